@@ -1,0 +1,2667 @@
+"""A folder of audio stems in, one SQLite database of CLAP vectors and musical metadata out.
+
+    python prepare_dataset_sql.py --input DIR      # rerun to resume
+
+    discover ──► filter_processed ──► worker pool: _process_file ──► batch ──► one CLAP call ──► _insert_meta
+     (stat only)  (asks the database)  decode, check, standardise,   (whole      (N windows in,   (one transaction
+                                       analyse, write the WAV         files)      N vectors out)   per batch)
+                                            │ broken
+                                            └──► quarantine/ERROR_… + a .json beside it, returns None
+
+What holds whatever the folder contains and whenever the run is stopped:
+
+- Every file found ends as exactly one of: already done, inserted, quarantined, failed, ignored, or left for the next
+  run; the sum closes.
+- A broken file goes to the quarantine folder and never into the database; a fault of the machine (disk full, permission
+  denied) leaves the file where it is, and the next run tries it again.
+- Killed at any moment, the next run ends with the same rows as an unbroken one. A run with nothing new opens no audio
+  file and loads no model.
+- A file's vector depends on its samples alone: not on its path, its batch, or the number of workers.
+
+Exit codes: 0 done · 1 done, but some files failed for the machine's reasons · 2 usage or configuration · 3 no CLAP
+weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the outputs · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import errno
+import faulthandler
+import functools
+import hashlib
+import io
+import json
+import logging
+import logging.handlers
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import queue
+import re
+import shutil
+import signal
+import sqlite3
+import stat
+import sys
+import threading
+import time
+import traceback
+import uuid
+import wave
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVar, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+import threadpoolctl
+from annotated_types import Interval
+from tqdm import tqdm
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
+# ---------------------------------------------------------------------------------------------------------------------
+
+VERSION = "0.1.0"
+
+SAMPLE_RATE_HZ = 48_000  # what every CLAP checkpoint was trained on
+WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ  # 480,000: CLAP sees exactly ten seconds
+WINDOW_STEPS = 32_767  # CLAP quantises to int16 itself; handing it those steps changes nothing
+SAMPLE_STEPS = 2**23  # 24-bit PCM
+SAMPLE_BYTES = 3
+WAV_HEADER_BYTES = 44  # RIFF + fmt + data, as the standard library's `wave` writes it
+EMBEDDING_SIZE = 512
+EMBEDDING_BYTES = EMBEDDING_SIZE * 4  # 2,048: little-endian float32
+UNIT_NORM_TOLERANCE = 1e-3
+
+BLOCK_S = 10  # audio is decoded in blocks of ten seconds of its own rate ...
+BLOCK_VALUES = 2**20  # ... but of at most this many values over all channels (4 MiB of float32)
+UNKNOWN_CHUNK_BYTES = 0x7FFF_F000  # writers to a pipe put 0x7FFFF000 … 0xFFFFFFFF where the length belongs
+
+N_FFT = 2_048
+HOP = 512
+ANALYSIS_FRAMES = 4_096  # frames a block of the analysis: 44 s of audio, 17 MB of spectrum
+MIN_TEMPO_S = 2.0  # no tempo is told from less
+MAX_TEMPO_S = 120.0  # librosa's tempogram needs 3 kB a frame: two minutes are 34 MB
+MIN_DURATION_S = 0.010
+MIN_PEAK = 10 ** (-60 / 20)  # -60 dBFS: 0.001
+
+TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
+INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
+LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
+HUB_PROBE_S = 5.0
+SCRATCH = ".unfinished"  # folder of half-written WAVs, beside the finished ones
+NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
+
+READABLE_SUFFIXES = frozenset(
+    ".wav .wave .bwf .rf64 .w64 .aif .aiff .aifc .flac .ogg .oga .opus .mp3 .caf .au .snd .voc".split()
+)
+UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .ape .wv .ac3 .dts .mka .ra .tta .mpc".split())
+
+HUB_REPOSITORY = "lukewys/laion_clap"
+HUB_REVISION = "b3708341862f581175dba5c356a4ebf74a9b6651"
+# laion_clap asks for the default revision of these three, whatever checkpoint is used; only roberta-base is run.
+TEXT_MODEL_FILES = {
+    "bert-base-uncased": ("config.json", "vocab.txt"),
+    "roberta-base": ("config.json", "vocab.json", "merges.txt", "model.safetensors"),
+    "facebook/bart-base": ("config.json", "vocab.json", "merges.txt"),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published CLAP checkpoint of `HUB_REPOSITORY`."""
+
+    name: str
+    architecture: str  # laion_clap's `amodel`
+    sha256: str
+    size_text: str
+
+
+CHECKPOINTS = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        Checkpoint(
+            "630k-audioset-best",
+            "HTSAT-tiny",
+            "8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037",
+            "1.9 GB",
+        ),
+        Checkpoint(
+            "630k-best",
+            "HTSAT-tiny",
+            "e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3",
+            "1.9 GB",
+        ),
+        Checkpoint(
+            "music_audioset_epoch_15_esc_90.14",
+            "HTSAT-base",
+            "fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
+            "2.4 GB",
+        ),
+        Checkpoint(
+            "music_speech_audioset_epoch_15_esc_89.98",
+            "HTSAT-base",
+            "51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006",
+            "2.4 GB",
+        ),
+    )
+}
+# The patch embedding's width tells the two architectures apart in a file that is not one of the above.
+ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
+PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
+
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+CREATE TABLE stems (
+  id              TEXT PRIMARY KEY,           -- sha256(original_file NUL sha256)[:16] at first import, then fixed
+  original_file   TEXT NOT NULL UNIQUE,       -- absolute path, byte for byte as the file system has it
+  path            TEXT,                       -- standardised WAV; NULL when none is written
+  sha256          TEXT NOT NULL,              -- of the original's bytes
+  samples_sha256  TEXT NOT NULL,              -- of the standardised samples, as 24-bit little-endian PCM
+  size_bytes      INTEGER NOT NULL,
+  mtime_ns        INTEGER NOT NULL,
+  duration_s      REAL NOT NULL,
+  sample_rate_hz  INTEGER NOT NULL,           -- of the original
+  channels        INTEGER NOT NULL,           -- of the original
+  bpm             REAL,                       -- NULL where there is none, never 0
+  key             TEXT,                       -- 'C#m', 'F', …; NULL where there is none
+  category        TEXT NOT NULL,
+  tags            TEXT NOT NULL,              -- JSON array
+  features        TEXT NOT NULL,              -- JSON object
+  quality_ok      INTEGER NOT NULL CHECK (quality_ok IN (0, 1)),
+  user_rating     INTEGER,
+  imported_at     TEXT NOT NULL,              -- ISO 8601, UTC; the last time the row was written
+  clap_embedding  BLOB NOT NULL CHECK (length(clap_embedding) = {EMBEDDING_BYTES}),  -- little-endian float32
+  embedding_model TEXT NOT NULL               -- '<checkpoint>@<sha256, 12 digits>/<precision>/<window rule>'
+) STRICT;
+-- The resume query reads this index alone; without it, it reads every row with its vector (4 kB a stem).
+CREATE INDEX stems_resume ON stems (original_file, size_bytes, mtime_ns);
+CREATE TABLE quarantined (
+  original_file TEXT PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, quarantine_path TEXT,
+  error TEXT NOT NULL, quarantined_at TEXT NOT NULL
+) STRICT;
+-- What --restore-quarantine keeps of a row until its file is imported again.
+CREATE TABLE restored (original_file TEXT PRIMARY KEY, id TEXT NOT NULL, user_rating INTEGER) STRICT;
+"""
+PATH_COLUMNS = frozenset({"original_file", "path"})
+
+log = logging.getLogger("prepare_dataset_sql")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class PrepareError(Exception):
+    """The run cannot start or go on; `exit_code` says how `main` ends."""
+
+    exit_code = 4
+
+
+class UsageError(PrepareError):
+    """A flag, a setting, a folder or a database is not what it should be."""
+
+    exit_code = 2
+
+
+class WeightsMissing(PrepareError):
+    """The CLAP weights are not on this machine and cannot be had."""
+
+    exit_code = 3
+
+
+class RunStopped(PrepareError):
+    """Going on makes no sense: not writable, disk full, broken installation, the same fault again and again."""
+
+    exit_code = 4
+
+
+class AlreadyRunning(PrepareError):
+    """Another run holds this database, its stems or its quarantine."""
+
+    exit_code = 5
+
+
+class Interrupted(PrepareError):
+    """Ctrl-C, SIGTERM or a closed terminal."""
+
+    exit_code = 130
+
+
+class MachineFault(Exception):
+    """The machine or the program failed, not the file: it stays where it is and is tried again by the next run."""
+
+
+# Of one file. The class's name becomes part of the quarantined file's name: ERROR_<name>_kick.wav.
+
+
+class BrokenFile(Exception):
+    """A file that cannot become a stem."""
+
+
+class NoSamples(BrokenFile):
+    """The header is fine, and there is no audio behind it."""
+
+
+class NotFinite(BrokenFile):
+    """NaN or infinity among the samples."""
+
+
+class TooLong(BrokenFile):
+    """Longer than `max_duration_s`."""
+
+
+class BadVector(BrokenFile):
+    """CLAP's vector for it is not 512 finite numbers of unit length."""
+
+
+class WorkerDied(BrokenFile):
+    """It killed the worker process twice, the second time alone."""
+
+
+class Timeout(BrokenFile):
+    """It took longer than `file_timeout_s` twice, the second time alone."""
+
+
+PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionError)
+
+
+def is_machine_fault(error: Exception) -> bool:
+    """Whether `error`, raised while a file was processed, says nothing about that file.
+
+    Every OSError is the machine's: decoders report bad audio as soundfile.LibsndfileError, a RuntimeError.
+    """
+    return isinstance(error, (MachineFault, OSError, MemoryError, *PROGRAM_ERRORS))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Config: every setting with its default, its range and its one line of help. config.yaml, the README's table and --help
+# say the same; a test compares them.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def setting(default: Any, help_text: str) -> Any:
+    """Return a `Config` field with its default and the line that config.yaml, --help and the README show for it."""
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata={"help": help_text})
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings. A flag beats config.yaml, which beats these defaults."""
+
+    input: Path | None = setting(None, "the folder of stems; usually given as --input")
+    database: Path = setting(Path("processed_database/stems.db"), "the SQLite database")
+    stems: Path | None = setting(Path("processed_database/stems"), "folder of the standardised WAVs; null writes none")
+    quarantine: Path = setting(Path("processed_database/quarantine"), "folder that broken files are moved to")
+    log_file: Path = setting(Path("processed_database/prepare_dataset.log"), "the full log, appended to")
+    workers: Annotated[int, Interval(ge=0, le=256)] = setting(0, "decoding processes; 0: one for each usable core")
+    batch_windows: Annotated[int, Interval(ge=1, le=4096)] = setting(
+        96, "windows of ten seconds in one CLAP call; memory grows with it (4 GB for 71)"
+    )
+    max_windows: Annotated[int, Interval(ge=1, le=64)] = setting(8, "windows of ten seconds taken from a long file")
+    max_duration_s: Annotated[float, Interval(gt=0, le=28_800)] = setting(
+        21_600.0, "a longer file is quarantined (the bound keeps its WAV under 4 GB)"
+    )
+    file_timeout_s: Annotated[float, Interval(gt=0, le=86_400)] = setting(
+        120.0, "a file that takes longer, plus a second a megabyte, is quarantined at the second try"
+    )
+    max_faults_in_a_row: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
+        50, "the same fault of the machine on so many files in a row stops the run"
+    )
+    limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most so many new files in a run")
+    checkpoint: str = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where CLAP runs; auto takes CUDA where torch sees it")
+    categories: dict[str, list[str]] = setting(
+        {}, "category: [words]; the first that has a word of the file's name, else of its folders' names, wins"
+    )
+
+
+CONFIG_FIELDS = {config_field.name: config_field for config_field in dataclasses.fields(Config)}
+OUTPUTS = ("database", "stems", "quarantine", "log_file")
+CONFIG_PATHS = ("input", *OUTPUTS)
+
+
+def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
+    """Merge `flags` over `config_file` over the defaults, and validate the whole.
+
+    Without `config_file`, ./config.yaml is taken, else the one beside this module, else the defaults alone. Paths in a
+    file are relative to that file, flags to the current folder. Raises `UsageError` naming key, value and rule.
+    """
+    from pydantic import ValidationError, create_model
+
+    source = config_file or _default_config_file()
+    settings = _read_config_file(source) if source else {}
+    hints = get_type_hints(Config, include_extras=True)
+    # Strict: "96" is not a number, and 1 is not true.
+    types: dict[str, Any] = {name: (hint, None) for name, hint in hints.items()}
+    validator = create_model("Config", __config__={"extra": "forbid", "strict": True}, **types)
+    settings.update(flags)
+    try:
+        validator(**settings)
+    except ValidationError as error:
+        problems = [_describe_problem(problem, flags, source) for problem in error.errors()]
+        raise UsageError("\n".join(problems)) from None
+    return Config(**settings)
+
+
+def _default_config_file() -> Path | None:
+    candidates = (Path("config.yaml"), Path(__file__).resolve().with_name("config.yaml"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _read_config_file(source: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{printable(source)}: cannot be read as a config file: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{printable(source)}: is not YAML: {error}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise UsageError(f"{printable(source)}: expected lines of 'setting: value', found {type(settings).__name__}")
+    for key in CONFIG_PATHS:
+        if isinstance(settings.get(key), str):
+            settings[key] = source.resolve().parent / Path(settings[key]).expanduser()
+    return settings
+
+
+def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | None) -> str:
+    """Turn one of pydantic's errors into a line with the key, the value and what is allowed."""
+    key = str(problem["loc"][0])
+    where = (
+        f"--{key.replace('_', '-')}"
+        if key in flags
+        else f"{printable(source or '')}: {'.'.join(map(str, problem['loc']))}"
+    )
+    if key not in CONFIG_FIELDS:
+        nearest = difflib.get_close_matches(key, CONFIG_FIELDS, n=1, cutoff=0)[0]
+        return f"{where}: unknown setting; did you mean {nearest!r}? Known: {', '.join(CONFIG_FIELDS)}"
+    return f"{where}: {problem['input']!r}: {problem['msg']} (default {_default_text(key)})"
+
+
+def _default_text(key: str) -> str:
+    default = CONFIG_FIELDS[key].default
+    if default is dataclasses.MISSING:
+        return "a list in config.yaml"
+    return default.as_posix() if isinstance(default, Path) else str(default)
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use, which on a shared machine is less than it has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data types: one for each stage of a file's life
+# ---------------------------------------------------------------------------------------------------------------------
+
+Float32 = npt.NDArray[np.float32]
+Int16 = npt.NDArray[np.int16]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FormerRow:
+    """What outlives a row whose file broke: its `id` and the user's rating."""
+
+    id: str
+    user_rating: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """An audio file that the walk found, as `stat` told it."""
+
+    path: str  # absolute; bytes that are not UTF-8 as surrogates
+    size_bytes: int
+    mtime_ns: int
+    former: FormerRow | None = None  # the row of an earlier version of this file
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs to know beside the file."""
+
+    root: str
+    stems: Path | None
+    quarantine: Path
+    max_windows: int
+    max_duration_s: float
+    file_timeout_s: float
+    categories: dict[str, list[str]]
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFormat:
+    """What was decoded."""
+
+    sample_rate_hz: int
+    channels: int
+    frames: int
+    truncated: bool
+
+    @property
+    def duration_s(self) -> float:
+        return self.frames / self.sample_rate_hz
+
+
+@dataclass(frozen=True, slots=True)
+class StemMetadata:
+    """A row of `stems` without what the parent adds: time, vector and model."""
+
+    id: str
+    original_file: str
+    path: str | None
+    sha256: str
+    samples_sha256: str
+    size_bytes: int
+    mtime_ns: int
+    duration_s: float
+    sample_rate_hz: int
+    channels: int
+    bpm: float | None
+    key: str | None
+    category: str
+    tags: str
+    features: str
+    quality_ok: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedFile:
+    """A standardised file: its metadata, and its audio as CLAP's windows in int16 steps of 1/32767."""
+
+    found: FoundFile
+    metadata: StemMetadata
+    windows: list[Int16]
+
+
+@dataclass(frozen=True, slots=True)
+class StemRecord:
+    """A finished row."""
+
+    metadata: StemMetadata
+    imported_at: str
+    clap_embedding: bytes
+    embedding_model: str
+
+
+STEM_COLUMNS = [
+    *(metadata_field.name for metadata_field in dataclasses.fields(StemMetadata)),
+    "imported_at",
+    "clap_embedding",
+    "embedding_model",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineEntry:
+    """What the JSON beside a quarantined file says; `path` is the quarantined file's."""
+
+    path: str
+    original_file: str
+    error: dict[str, str]  # type, message, traceback
+    quarantined_at: str
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+    run_id: str
+    link_target: str | None = None  # the original was a link with this text
+    former: FormerRow | None = None
+
+    @property
+    def error_text(self) -> str:
+        return f"{self.error['type']}: {self.error['message']}"
+
+
+@dataclass(slots=True)
+class TaskReport:
+    """What came of one file in a worker: a `ProcessedFile`, a fault, or (neither) a quarantined file."""
+
+    found: FoundFile
+    processed: ProcessedFile | None = None
+    fault: MachineFault | None = None
+    quarantine_json: str | None = None
+    log_records: list[logging.LogRecord] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """The account of a run: every file found is in exactly one of the counts."""
+
+    run_id: str
+    found: int = 0
+    already_done: int = 0
+    inserted: int = 0
+    quarantined: int = 0
+    failed: int = 0
+    left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
+    ignored: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    @property
+    def sum_closes(self) -> bool:
+        """Whether every file found has its one outcome."""
+        parts = self.already_done + self.inserted + self.quarantined + self.failed + self.left
+        return self.found == parts + self.ignored.total()
+
+    @property
+    def files_per_s(self) -> float:
+        """Files brought to an outcome by this run, a second."""
+        return (self.inserted + self.quarantined + self.failed) / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return {**dataclasses.asdict(self), "ignored": dict(self.ignored), "files_per_s": round(self.files_per_s, 3)}
+
+    def __str__(self) -> str:
+        ignored = f"{self.ignored.total()} ignored"
+        if self.ignored:
+            ignored += " (" + ", ".join(f"{count} {reason}" for reason, count in sorted(self.ignored.items())) + ")"
+        left = f", {self.left} left for the next run" if self.left else ""
+        return (
+            f"found {self.found}: {self.already_done} already done, {self.inserted} inserted, "
+            f"{self.quarantined} quarantined, {self.failed} failed, {ignored}{left}; "
+            f"{self.seconds:.1f} s, {self.files_per_s:.1f} files/s"
+        )
+
+
+def printable(path: object) -> str:
+    """Return a path or message as text that neither breaks a line nor steers a terminal: odd characters escaped."""
+    text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC; such texts sort by time."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Discover: stat only, nothing is opened
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterator[FoundFile]:
+    """Yield the audio files under `root`, sorted by path, and count everything else in `summary.ignored` by its reason.
+
+    `root` and `own_folders` (never entered) are real paths. A linked folder is never entered, so there is no loop. A
+    folder that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
+    """
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            log.warning("%s: this folder cannot be listed: %s", printable(folder), error)
+            summary.found += 1
+            summary.failed += 1
+            continue
+        subfolders = []
+        for entry in entries:
+            if _is_folder(entry) and not entry.name.startswith("."):
+                if entry.path not in own_folders:
+                    subfolders.append(entry.path)
+                    if _suffix(entry.name) in READABLE_SUFFIXES:
+                        _ignore(summary, "folder with an audio name")
+                continue
+            found = _examine(entry, root, summary)
+            if found is not None:
+                yield found
+        folders.extend(reversed(subfolders))
+
+
+def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile | None:
+    """Return `entry` as a file to process, or count why it is not one."""
+    reason = _reason_to_ignore(entry, root)
+    if reason is not None:
+        _ignore(summary, reason)
+        return None
+    summary.found += 1
+    try:
+        status = entry.stat()
+    except OSError as error:
+        log.warning("%s: vanished or unreadable: %s", printable(entry.path), error)
+        summary.failed += 1
+        return None
+    return FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+
+
+def _ignore(summary: Summary, reason: str) -> None:
+    summary.found += 1
+    summary.ignored[reason] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _reason_to_ignore(entry: os.DirEntry[str], root: str) -> str | None:
+    """Return why `entry`, which is no plain folder, is not a stem, or None if it is one."""
+    suffix = _suffix(entry.name)
+    if entry.name.startswith("._"):
+        return "resource fork"
+    if entry.name.startswith("."):
+        return "hidden"
+    if suffix in UNREADABLE_SUFFIXES:
+        return f"{suffix[1:]} (convert to wav or flac first)"
+    if suffix not in READABLE_SUFFIXES:
+        return "not audio"
+    if entry.is_symlink():
+        return _reason_to_ignore_link(entry.path, root)
+    return None if entry.is_file(follow_symlinks=False) else "not a regular file"
+
+
+def _reason_to_ignore_link(link: str, root: str) -> str | None:
+    """A link to a file inside the input has its target there; one to a file outside is a stem of its own."""
+    try:
+        mode = os.stat(link).st_mode
+    except OSError:
+        return "dangling link"
+    if stat.S_ISDIR(mode):
+        return "linked folder"
+    if not stat.S_ISREG(mode):
+        return "not a regular file"
+    return "link to a file inside" if is_inside(os.path.realpath(link), root) else None
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether the real path `path` is `folder` or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Audio: from any file libsndfile reads to 48 kHz, mono, 24 bit
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class WatchedFile:
+    """An open file that remembers the first error of the machine while libsndfile reads through it.
+
+    soundfile swallows what its callbacks raise: without this, an I/O error half way through a WAV, AIFF or ogg becomes
+    a shorter valid file, and in FLAC or MP3 a decode error that would quarantine a healthy file.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.fault: OSError | MemoryError | None = None
+
+    def __repr__(self) -> str:
+        return "the file"  # in soundfile's "Error opening …"
+
+    def readinto(self, buffer: Any) -> int:
+        return self._watch(lambda: self.file.readinto(buffer))  # type: ignore[attr-defined]  # IO[bytes] lacks it
+
+    def read(self, size: int = -1) -> bytes:  # soundfile asks for the method, and calls readinto
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._watch(lambda: self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return self._watch(self.file.tell)
+
+    def check(self) -> None:
+        """Raise the first error, if there was one."""
+        if self.fault is not None:
+            raise self.fault
+
+    def _watch(self, call: Callable[[], int]) -> int:
+        try:
+            return call()
+        except (OSError, MemoryError) as error:
+            self.fault = self.fault or error
+            return 0  # the end of the file, for libsndfile; `check` tells the truth afterwards
+
+
+class StreamedSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
+    """A SoundFile that is only read forward: soundfile seeks after each read otherwise, which fails at the end of a
+    FLAC of unknown length."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class StandardisedAudio:
+    """The samples that everything else comes from: 48 kHz, mono, 24 bit, in a WAV on disk, so that an hour needs no
+    more memory than a second.
+
+    Write with `append`, then `finish`; read with `samples`; `publish` moves the WAV to its place. Used as a context
+    manager; what was not published is gone afterwards.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.scratch = folder / f"{os.getpid()}-{uuid.uuid4().hex}.wav"
+        self.file = open(self.scratch, "x+b")  # noqa: SIM115  # closed by __exit__ or publish
+        self.wave = wave.open(self.file, "wb")  # noqa: SIM115  # closed by finish; an OSError of a full disk comes through
+        self.wave.setparams((1, SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", "not compressed"))
+        self.length = 0
+        self.peak = 0.0
+        self.hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.scratch.unlink(missing_ok=True)
+
+    def append(self, mono: Float32) -> None:
+        """Round `mono`, shape (n,), to 24 bit once, clipped at ±1, and add it."""
+        scaled = np.rint(mono * np.float32(SAMPLE_STEPS))
+        steps = np.clip(scaled, -SAMPLE_STEPS, SAMPLE_STEPS - 1).astype("<i4")
+        pcm = steps.view(np.uint8).reshape(-1, 4)[:, :SAMPLE_BYTES].tobytes()
+        self.wave.writeframesraw(pcm)
+        self.hash.update(pcm)
+        self.length += len(steps)
+        self.peak = max(self.peak, float(np.abs(steps).max(initial=0)) / SAMPLE_STEPS)
+
+    def finish(self) -> None:
+        """Complete the WAV's header; no `append` after this."""
+        self.wave.close()
+        self.file.flush()
+
+    def samples(self, start: int = 0, stop: int | None = None) -> Float32:
+        """Return samples [start, stop), float32 in [-1, 1), exactly those in the WAV."""
+        stop = self.length if stop is None else stop
+        self.file.seek(WAV_HEADER_BYTES + start * SAMPLE_BYTES)
+        pcm = np.frombuffer(self.file.read((stop - start) * SAMPLE_BYTES), np.uint8)
+        padded = np.zeros((stop - start, 4), np.uint8)
+        padded[:, 1:] = pcm.reshape(-1, SAMPLE_BYTES)
+        steps = padded.view("<i4")[:, 0] >> 8  # arithmetic: keeps the sign
+        return steps.astype(np.float32) / np.float32(SAMPLE_STEPS)
+
+    def publish(self, path: Path) -> None:
+        """Move the WAV to `path` for good: synced, then renamed, so that no half a WAV is ever there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.scratch, path)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlive a power cut. Windows has no such call and needs none (NTFS journals names)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
+    """Decode `file` into `audio`: mono by the plain mean, 48 kHz by soxr HQ, rounded to 24 bit.
+
+    Raises soundfile.LibsndfileError for what cannot be decoded, `NoSamples`, `NotFinite`, `TooLong`, and what the file
+    system raised while libsndfile read through `WatchedFile`.
+    """
+    watched = WatchedFile(file)
+    with _open_stream(watched) as stream:
+        if _declares_too_long(stream, max_duration_s):
+            _count_frames(watched, max_duration_s)
+            watched.seek(0)
+            with _open_stream(watched) as again:
+                return _standardise_stream(again, watched, audio, max_duration_s)
+        return _standardise_stream(stream, watched, audio, max_duration_s)
+
+
+def _open_stream(watched: WatchedFile) -> StreamedSoundFile:
+    watched.seek(0)
+    try:
+        return StreamedSoundFile(watched)
+    finally:
+        watched.check()
+
+
+def _declares_too_long(stream: StreamedSoundFile, max_duration_s: float) -> bool:
+    return bool(stream.frames > max_duration_s * stream.samplerate)
+
+
+def _count_frames(watched: WatchedFile, max_duration_s: float) -> None:
+    """Raise `TooLong` if a header that says so is right: headers lie, and 400 kB at 1 Hz are gigabytes at 48 kHz."""
+    with _open_stream(watched) as stream:
+        for _ in _blocks(stream, watched, max_duration_s):
+            pass
+
+
+def _blocks(stream: StreamedSoundFile, watched: WatchedFile, max_duration_s: float) -> Iterator[Float32]:
+    """Yield the decoded audio in blocks of shape (frames, channels), float32, nominally in [-1, 1]."""
+    block_frames = max(1, min(BLOCK_S * stream.samplerate, BLOCK_VALUES // stream.channels))
+    frames = 0
+    while True:
+        try:
+            block: Float32 = stream.read(block_frames, dtype="float32", always_2d=True)
+        finally:
+            watched.check()  # also where the decoder raised: the machine's error is the cause
+        if not len(block):
+            return
+        frames += len(block)
+        if frames > max_duration_s * stream.samplerate:
+            raise TooLong(f"more than max_duration_s = {max_duration_s:g} s at {stream.samplerate} Hz")
+        yield block
+
+
+def _standardise_stream(
+    stream: StreamedSoundFile, watched: WatchedFile, audio: StandardisedAudio, max_duration_s: float
+) -> SourceFormat:
+    rate_hz = stream.samplerate
+    resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ")  # bit-equal at every block size
+    frames = 0
+    first = np.zeros(0, np.float32)
+    for block in _blocks(stream, watched, max_duration_s):
+        mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if not np.isfinite(mono).all():
+            raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {frames / rate_hz:.3f} s")
+        first = mono[:1] if frames == 0 else first
+        frames += len(block)
+        audio.append(mono if rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(mono))
+    if frames == 0:
+        raise NoSamples(f"no audio behind a valid {stream.format} header")
+    if rate_hz != SAMPLE_RATE_HZ:
+        audio.append(resampler.resample_chunk(first[:0], last=True))
+    if audio.length == 0:  # one sample at 192 kHz resamples to none, and CLAP divides by the length
+        audio.append(first)
+    audio.finish()
+    return SourceFormat(rate_hz, stream.channels, frames, is_truncated(stream, watched, frames))
+
+
+# What libsndfile logs where a container says that more should be there: "data : 176400 (should be 105822)" in WAV (the
+# outer RIFF size is often wrong in healthy files and is not asked), SSND in AIFF, riff in W64, Data Size in AU.
+STATED_SIZE = re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+STATED_FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+OGG_WITHOUT_END = "without an End-Of-Stream flag"
+
+
+def is_truncated(stream: StreamedSoundFile, watched: WatchedFile, frames: int) -> bool:
+    """Whether the container of `stream`, read to its end as `frames` frames, says that there should be more."""
+    notes = stream.extra_info
+    if stream.format == "MP3":
+        promised = _promised_mp3_frames(watched, stream.samplerate)
+        return promised is not None and frames < promised
+    if any(int(real) < int(stated) < UNKNOWN_CHUNK_BYTES for stated, real in STATED_SIZE.findall(notes)):
+        return True
+    if any(int(real) < int(stated) for real, stated in STATED_FRAMES.findall(notes)):
+        return True
+    return OGG_WITHOUT_END in notes
+
+
+def _promised_mp3_frames(watched: WatchedFile, rate_hz: int) -> int | None:
+    """Return how many sample frames the Xing/Info header of an MP3 promises at least, or None without one.
+
+    libsndfile's own count is no promise: it is off by up to 70 times, with tags and cover art counted in. Layout: an
+    ID3v2 tag with its size in 4 x 7 bits, then the first frame with "Xing" or "Info", flags, and the count of frames.
+    """
+    watched.seek(0)
+    tag = watched.read(10)
+    id3_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))
+    watched.seek(id3_bytes if tag.startswith(b"ID3") else 0)
+    first_frame = watched.read(1_024)
+    watched.check()
+    match = re.search(rb"(?:Xing|Info)...(.)(....)", first_frame, re.DOTALL)
+    if match is None or not match[1][0] & 1:
+        return None
+    samples_per_frame = 1_152 if rate_hz >= 32_000 else 576  # MPEG-1 or MPEG-2, layer III
+    # The encoder's delay and padding are cut from the decoded audio: up to three frames.
+    return (int.from_bytes(match[2], "big") - 3) * samples_per_frame
+
+
+def window_starts(length: int, max_windows: int) -> list[int]:
+    """Return where CLAP's windows of a file of `length` samples begin: evenly spread, from the samples' count alone.
+
+    Up to 480,000 samples: one window, handed over at its own length. Longer: n = min(max_windows, ceil(length /
+    480000)) windows of exactly 480,000, window i at i * (length - 480000) // (n - 1).
+    """
+    count = min(max_windows, math.ceil(length / WINDOW_SAMPLES))
+    if count <= 1:
+        return [0]
+    return [i * (length - WINDOW_SAMPLES) // (count - 1) for i in range(count)]
+
+
+def cut_windows(audio: StandardisedAudio, max_windows: int) -> list[Int16]:
+    """Return CLAP's windows in int16 steps of 1/32767, quantised as laion_clap does it: by truncation."""
+    return [
+        (audio.samples(start, min(start + WINDOW_SAMPLES, audio.length)) * np.float32(WINDOW_STEPS)).astype(np.int16)
+        for start in window_starts(audio.length, max_windows)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Analysis: from the standardised samples, in blocks of bounded memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Not defined where nothing sounds; librosa gives 0 Hz there.
+PITCHLESS_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
+
+
+def analyse(audio: StandardisedAudio) -> tuple[dict[str, float | None], float | None]:
+    """Return the five features as means over all frames, and the tempo in beats a minute or None.
+
+    As librosa computes them with n_fft 2048, hop 512, frames centred and the ends padded with zeros, at 48 kHz:
+    `spectral_centroid`, `spectral_rolloff` (85 %) and `spectral_bandwidth` in Hz (None in silence),
+    `zero_crossing_rate` as a share of samples, `rms` with full scale as 1.
+    """
+    import librosa
+
+    sums: Counter[str] = Counter()
+    mels: list[Float32] = []
+    for block in _analysis_blocks(audio):
+        spectrum = np.abs(librosa.stft(block, n_fft=N_FFT, hop_length=HOP, center=False))
+        for name, values in _features(block, spectrum).items():
+            sums[name] += float(values.sum(dtype=np.float64))  # type: ignore[assignment]  # Counter of floats
+        if len(mels) * ANALYSIS_FRAMES * HOP < MAX_TEMPO_S * SAMPLE_RATE_HZ:
+            mels.append(librosa.feature.melspectrogram(S=spectrum**2, sr=SAMPLE_RATE_HZ, n_fft=N_FFT))
+    frames = 1 + audio.length // HOP
+    means: dict[str, float | None] = {name: total / frames for name, total in sums.items()}
+    if audio.peak == 0:
+        means.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
+    return means, _tempo_bpm(np.concatenate(mels, axis=1), audio.length / SAMPLE_RATE_HZ)
+
+
+def _analysis_blocks(audio: StandardisedAudio) -> Iterator[Float32]:
+    """Yield the samples, padded by half a frame of zeros at both ends, in pieces whose frames join without a gap."""
+    frames = 1 + audio.length // HOP
+    half = N_FFT // 2
+    for first in range(0, frames, ANALYSIS_FRAMES):
+        last = min(first + ANALYSIS_FRAMES, frames) - 1
+        start, stop = first * HOP - half, last * HOP + half
+        inner = audio.samples(max(start, 0), min(stop, audio.length))
+        yield np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
+
+
+def _features(block: Float32, spectrum: Float32) -> dict[str, Float32]:
+    """Return each feature of each frame, shape (1, frames)."""
+    from librosa import feature
+
+    of_spectrum = {"S": spectrum, "sr": SAMPLE_RATE_HZ}
+    centroid = feature.spectral_centroid(**of_spectrum)
+    return {
+        "spectral_centroid": centroid,
+        "zero_crossing_rate": feature.zero_crossing_rate(block, frame_length=N_FFT, hop_length=HOP, center=False),
+        "rms": feature.rms(y=block, frame_length=N_FFT, hop_length=HOP, center=False),
+        "spectral_rolloff": feature.spectral_rolloff(**of_spectrum),
+        "spectral_bandwidth": feature.spectral_bandwidth(**of_spectrum, centroid=centroid),
+    }
+
+
+def _tempo_bpm(mel: Float32, duration_s: float) -> float | None:
+    """Return librosa's tempo estimate from a mel power spectrogram (bands, frames); None under two seconds, and where
+    no onset is: librosa answers its prior of 120 there."""
+    import librosa.feature
+    import librosa.onset
+
+    if duration_s < MIN_TEMPO_S:
+        return None
+    level_db = librosa.power_to_db(mel[:, : int(MAX_TEMPO_S * SAMPLE_RATE_HZ / HOP)], ref=np.max)
+    onsets = librosa.onset.onset_strength(S=level_db, sr=SAMPLE_RATE_HZ, hop_length=HOP)
+    if not onsets.any():
+        return None
+    return float(librosa.feature.tempo(onset_envelope=onsets, sr=SAMPLE_RATE_HZ, hop_length=HOP)[0]) or None
+
+
+def categorise(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> str:
+    """Return the category whose words are in the file's name, else in the nearest folder's name, else 'unknown'.
+
+    A word of letters or digits matches whole, in upper or lower case, with or without a plural s: 'Kicks', 'BD_02',
+    'kickDrum', but not 'sidekick'. The folders above `root` are not asked.
+    """
+    parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)
+    for part in reversed(parts):
+        text = " " + " ".join(_words(part)) + " "
+        for category, keywords in categories.items():
+            if any(f" {keyword.lower()} " in text or f" {keyword.lower()}s " in text for keyword in keywords):
+                return category
+    return "unknown"
+
+
+def _words(name: str) -> list[str]:
+    """Split 'HiHat_open02' into ['hi', 'hat', 'open', '02']."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+", name)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Quarantine: JSON first, then the move, so that a crash between them can be repaired
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: str) -> QuarantineEntry:
+    """Move a broken file into `folder` as ERROR_<ExceptionName>_<name>, with a JSON beside it.
+
+    Raises OSError, with the file where it was, if the folder cannot take it. Where only the source cannot be removed (a
+    read-only library), the copy and the entry stand.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = sha256_of_path(found.path)
+    path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
+    entry = QuarantineEntry(
+        path=str(path),
+        original_file=found.path,
+        error={
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        },
+        quarantined_at=utc_now(),
+        size_bytes=found.size_bytes,
+        mtime_ns=found.mtime_ns,
+        sha256=digest,
+        run_id=run_id,
+        link_target=os.readlink(found.path) if os.path.islink(found.path) else None,
+        former=found.former,
+    )
+    try:
+        with json_file:
+            json_file.write(json.dumps(dataclasses.asdict(entry), indent=1))
+            json_file.flush()
+            os.fsync(json_file.fileno())
+        _move(Path(found.path), path, entry)
+    except BaseException:
+        json_path_of(path).unlink(missing_ok=True)
+        raise
+    return entry
+
+
+def json_path_of(quarantined: Path) -> Path:
+    """Return where the JSON of a quarantined file is."""
+    return quarantined.with_name(quarantined.name + ".json")
+
+
+def _claim_name(folder: Path, prefix: str, name: str) -> tuple[Path, IO[str]]:
+    """Return a free path in `folder` and its JSON, opened: creating that exclusively is what claims the name."""
+    stem, suffix = os.path.splitext(name)
+    counter = 1
+    while True:
+        tail = (f"~{counter}" if counter > 1 else "") + suffix
+        budget = NAME_BYTES - len(os.fsencode(prefix + tail + ".json"))
+        path = folder / (prefix + _cut(stem, budget) + tail)
+        try:
+            json_file = open(json_path_of(path), "x", encoding="ascii")  # noqa: SIM115  # the caller closes it
+        except FileExistsError:
+            counter += 1
+            continue
+        if not os.path.lexists(path):
+            return path, json_file
+        json_file.close()
+        json_path_of(path).unlink()
+        counter += 1
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Shorten `text` to `max_bytes` as the file system counts them, at a character's border."""
+    while len(os.fsencode(text)) > max_bytes:
+        text = text[:-1]
+    return text
+
+
+def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
+    """Move `source` to `target`, which does not exist: by renaming, else copy, sync, compare, unlink."""
+    if entry.link_target is not None:  # a relative link would point nowhere from here
+        os.symlink(os.path.realpath(source), target)
+        source.unlink()
+        return
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        _copy_across(source, target, entry.sha256)
+        remove_source(source)
+    sync_folder(target.parent)
+
+
+def _copy_across(source: Path, target: Path, sha256: str) -> None:
+    """Copy `source` to `target` on another file system; `target` appears whole or not at all."""
+    scratch = target.parent / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
+    try:
+        shutil.copy2(source, scratch)
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        if sha256_of_path(scratch) != sha256:
+            raise OSError(errno.EIO, "the copy in quarantine differs from its source", str(source))
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def remove_source(source: Path) -> None:
+    """Remove what has been copied to quarantine; a read-only library keeps it, and the entry makes us skip it."""
+    try:
+        source.unlink()
+    except OSError as error:
+        log.warning("%s: copied to quarantine, but cannot be removed here: %s", printable(source), error)
+
+
+def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
+    """Whether `path` is, unchanged, the very file that was copied to quarantine."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    unchanged = (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.mtime_ns)
+    return unchanged and not path.is_symlink() and sha256_of_path(path) == entry.sha256
+
+
+def put_back(quarantined: Path, original: Path, entry: QuarantineEntry) -> None:
+    """Undo `_move`; there is nothing at `original`."""
+    original.parent.mkdir(parents=True, exist_ok=True)
+    if entry.link_target is None:
+        _move(quarantined, original, entry)
+    else:
+        os.symlink(entry.link_target, original)
+        quarantined.unlink()
+
+
+def read_entry(json_path: str | Path) -> QuarantineEntry | None:
+    """Return what a quarantine JSON says, or None where it is not one of ours or was cut off by a crash."""
+    try:
+        content = json.loads(Path(json_path).read_text(encoding="ascii"))
+        former = content.pop("former")
+        return QuarantineEntry(**content, former=FormerRow(**former) if former else None)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """Return the hex sha256 of an open file from its start."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO[bytes] is what it reads
+
+
+def sha256_of_path(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return sha256_of(file)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One file, in a worker process
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
+    """Decode, check, standardise and analyse one file, and write its WAV; None if it is broken and now in quarantine.
+
+    Raises `MachineFault`, and moves nothing, where the machine or the program is to blame.
+    """
+    try:
+        with open(found.path, "rb") as file, StandardisedAudio(scratch_folder(job)) as audio:
+            digest = sha256_of(file)
+            source = standardise(file, audio, job.max_duration_s)
+            features, bpm = analyse(audio)
+            windows = cut_windows(audio, job.max_windows)
+            _check_unchanged(file, found)
+            metadata = _describe(found, job, source, audio, digest, features, bpm)
+            if metadata.path is not None:
+                audio.publish(Path(metadata.path))
+            return ProcessedFile(found, metadata, windows)
+    except Exception as error:
+        if is_machine_fault(error):
+            raise _as_fault(error, found) from None
+        log.debug("%s: traceback", printable(found.path), exc_info=True)
+        try:
+            entry = quarantine_file(found, error, job.quarantine, job.run_id)
+        except OSError as why:
+            raise _as_fault(why, found) from None
+        _log_quarantined(entry)
+        return None
+
+
+def scratch_folder(job: Job) -> Path:
+    """Return where half-finished WAVs are; emptied when a run starts. On the WAVs' own file system, for the rename."""
+    return (job.stems or job.quarantine) / SCRATCH
+
+
+def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
+    """Log an error that is not the file's, and return it in a form that survives pickling."""
+    text = f"{type(error).__name__}: {error}"
+    log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
+    log.debug("%s: traceback", printable(found.path), exc_info=error)
+    return MachineFault(text)
+
+
+def _log_quarantined(entry: QuarantineEntry) -> None:
+    log.error(
+        "%s: quarantined as %s: %s",
+        printable(entry.original_file),
+        printable(os.path.basename(entry.path)),
+        printable(entry.error_text),
+        extra={"quarantine_json": str(json_path_of(Path(entry.path)))},
+    )
+
+
+def _check_unchanged(file: IO[bytes], found: FoundFile) -> None:
+    """Raise if the file is still being written: its samples and the row's size would not belong together."""
+    status = os.fstat(file.fileno())
+    if (status.st_size, status.st_mtime_ns) != (found.size_bytes, found.mtime_ns):
+        raise MachineFault("it changed after it was found; run again when it is complete")
+
+
+def _describe(
+    found: FoundFile,
+    job: Job,
+    source: SourceFormat,
+    audio: StandardisedAudio,
+    digest: str,
+    features: Mapping[str, float | None],
+    bpm: float | None,
+) -> StemMetadata:
+    """Return the row of a file, all but what the parent adds."""
+    stem_id = stem_id_of(found.path, digest)
+    issues = quality_issues(source, audio.peak)
+    return StemMetadata(
+        id=stem_id,
+        original_file=found.path,
+        path=str(job.stems / stem_id[:2] / f"{stem_id}.wav") if job.stems else None,
+        sha256=digest,
+        samples_sha256=audio.hash.hexdigest(),
+        size_bytes=found.size_bytes,
+        mtime_ns=found.mtime_ns,
+        duration_s=source.duration_s,
+        sample_rate_hz=source.sample_rate_hz,
+        channels=source.channels,
+        bpm=bpm,
+        key=None,
+        category=categorise(found.path, job.root, job.categories),
+        tags="[]",
+        features=json.dumps({**features, "quality_issues": issues}),
+        quality_ok=int(not issues),
+    )
+
+
+def stem_id_of(original_file: str, digest: str) -> str:
+    """Return the one identity of a stem: where it is and what it holds. The same original always gives the same."""
+    return hashlib.sha256(os.fsencode(original_file) + b"\0" + digest.encode("ascii")).hexdigest()[:16]
+
+
+def quality_issues(source: SourceFormat, peak: float) -> list[str]:
+    """Return why a valid file is of little use: truncated, too_short (under 10 ms), too_quiet (under -60 dBFS)."""
+    checks = {
+        "truncated": source.truncated,
+        "too_short": source.duration_s < MIN_DURATION_S,
+        "too_quiet": peak < MIN_PEAK,
+    }
+    return [issue for issue, found in checks.items() if found]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Workers: processes that may die without taking the run along
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _run_task(found: FoundFile, job: Job) -> TaskReport:
+    """Run `_process_file` in a worker, and send its log lines along with its result.
+
+    A queue shared by the workers would block them all for ever once one is killed while it writes to it.
+    """
+    report = TaskReport(found)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(lines)
+    log.addHandler(handler)
+    # A thread's timer never fires while C code holds the GIL; this one ends the process from a thread of its own.
+    faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
+    try:
+        report.processed = _process_file(found, job)
+    except MachineFault as fault:
+        report.fault = fault
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        log.removeHandler(handler)
+    while not lines.empty():
+        report.log_records.append(lines.get())
+        report.quarantine_json = getattr(report.log_records[-1], "quarantine_json", report.quarantine_json)
+    return report
+
+
+def time_limit_s(found: FoundFile, job: Job) -> float:
+    """Return how long one file may take: the configured limit and a second a megabyte."""
+    return job.file_timeout_s + found.size_bytes / 1e6
+
+
+def self_test(job: Job) -> str | None:
+    """Return what is broken in this installation, or None: write and read back 0.1 s of wav, flac, ogg and mp3, and
+    analyse it. Without this, a broken decoder would send a whole library to quarantine."""
+    rate_hz = 44_100
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate_hz // 10) / rate_hz)
+    for container in ("WAV", "FLAC", "OGG", "MP3"):
+        try:
+            file = io.BytesIO()
+            soundfile.write(file, tone, rate_hz, format=container)
+            with StandardisedAudio(scratch_folder(job)) as audio:
+                standardise(file, audio, max_duration_s=1.0)
+                analyse(audio)
+        except Exception as error:
+            return f"{container}: {type(error).__name__}: {error}"
+        if not 0.4 < audio.peak < 0.6:
+            return f"{container}: a tone with a peak of 0.5 came back with {audio.peak:.3f}"
+    return None
+
+
+def start_worker(log_file: str) -> None:
+    """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, and no orphan stays."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(descriptor, 2)  # libmpg123 and cffi write to the C-level stderr, across the progress bar
+    os.close(descriptor)
+    faulthandler.enable()
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    # One thread a worker: the workers are what keeps the cores busy. By hand, since numpy is loaded already.
+    threadpoolctl.threadpool_limits(1)
+
+
+def _exit_with_parent() -> None:
+    """End this worker when its parent is gone, also by kill -9: forkserver and spawn workers live on for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+class WorkerPool:
+    """A ProcessPoolExecutor over `_process_file` in which a worker's death costs only the file that caused it.
+
+    A death breaks the executor and every pending future. What is finished is kept, the rest is replayed one file at a
+    time: the innocent pass, and the one that kills its worker again, alone, is to blame.
+    """
+
+    def __init__(self, workers: int, job: Job, log_file: Path) -> None:
+        self.workers = workers
+        self.job = job
+        self.log_file = log_file
+        self.executor = self._new_executor()
+
+    def _new_executor(self) -> ProcessPoolExecutor:
+        # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold.
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":  # librosa is imported once (2.4 s) and shared by all workers
+            context.set_forkserver_preload(["__main__", *WORKER_IMPORTS])
+        return ProcessPoolExecutor(self.workers, context, start_worker, (str(self.log_file),))
+
+    def self_test(self) -> Future[str | None]:
+        """Start `self_test` in a worker."""
+        return self.executor.submit(self_test, self.job)
+
+    def reports(
+        self, files: Iterator[FoundFile], on_wait: Callable[[], None], before_replay: Callable[[], None]
+    ) -> Iterator[TaskReport]:
+        """Yield one report a file, in the order in which they finish.
+
+        No more than two files a worker are in flight, so memory does not grow with the folder. `on_wait` is called at
+        least every `TICK_S` and may raise to stop; `before_replay` once before files are replayed alone.
+        """
+        in_flight: dict[Future[TaskReport], FoundFile] = {}
+        while True:
+            suspects = self._submit(files, in_flight)
+            if not in_flight and not suspects:
+                return
+            done = wait(in_flight, TICK_S, FIRST_COMPLETED).done if in_flight else set()
+            on_wait()
+            for future in done:
+                found = in_flight.pop(future)
+                try:
+                    report = future.result()
+                except BrokenProcessPool:
+                    suspects.append(found)
+                else:
+                    yield report
+            if suspects:
+                suspects += in_flight.values()
+                in_flight.clear()
+                before_replay()
+                yield from self._replay(suspects, on_wait)
+
+    def _submit(self, files: Iterator[FoundFile], in_flight: dict[Future[TaskReport], FoundFile]) -> list[FoundFile]:
+        """Fill up `in_flight`; return the file that found the pool broken, if one did."""
+        while len(in_flight) < 2 * self.workers:
+            found = next(files, None)
+            if found is None:
+                break
+            try:
+                in_flight[self.executor.submit(_run_task, found, self.job)] = found
+            except BrokenProcessPool:
+                return [found]
+        return []
+
+    def _replay(self, suspects: Sequence[FoundFile], on_wait: Callable[[], None]) -> Iterator[TaskReport]:
+        """Run each suspect alone in a new pool and yield its report, or the verdict on it if it kills again."""
+        log.warning("a worker process died; %d files that were in flight are tried again one by one", len(suspects))
+        self._renew()
+        for found in suspects:
+            started = time.monotonic()
+            future = self.executor.submit(_run_task, found, self.job)
+            workers = self._processes()  # one, since a pool starts its processes as they are needed
+            while not future.done():
+                wait([future], TICK_S)
+                on_wait()
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                workers[0].join()
+                yield self._verdict(found, workers[0].exitcode, time.monotonic() - started)
+                self._renew()
+
+    def _verdict(self, found: FoundFile, exit_code: int | None, elapsed_s: float) -> TaskReport:
+        """Say what becomes of a file whose worker died while it was alone."""
+        limit_s = time_limit_s(found, self.job)
+        if exit_code == -getattr(signal, "SIGKILL", 9):
+            text = "its worker was killed by SIGKILL, which we did not send: most likely the machine ran out of memory"
+            return TaskReport(found, fault=_as_fault(MachineFault(text), found))
+        if elapsed_s >= limit_s:
+            return quarantine_report(found, Timeout(f"not done after {limit_s:.0f} s, twice"), self.job)
+        return quarantine_report(found, WorkerDied(f"its worker died twice: {_exit_text(exit_code)}"), self.job)
+
+    def _renew(self) -> None:
+        self.executor.shutdown(wait=True, cancel_futures=True)
+        self.executor = self._new_executor()
+
+    def _processes(self) -> list[Any]:
+        # No public way tells which processes a ProcessPoolExecutor has, and BrokenProcessPool carries no exit code.
+        return list((self.executor._processes or {}).values())
+
+    def close(self) -> None:
+        """End all workers now, whatever they do: to be killed at any moment is what `_process_file` is made for."""
+        processes = self._processes()
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+WORKER_IMPORTS = ["librosa.core.spectrum", "librosa.feature.spectral", "librosa.feature.rhythm", "librosa.onset"]
+
+
+def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskReport:
+    """Quarantine `found` from the parent, and report it as a worker would."""
+    try:
+        entry = quarantine_file(found, error, job.quarantine, job.run_id)
+    except OSError as why:
+        return TaskReport(found, fault=_as_fault(why, found))
+    _log_quarantined(entry)
+    return TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
+
+
+def _exit_text(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    return f"exit code {exit_code}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# CLAP: the weights, the model, the vectors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ClapModel(Protocol):
+    """What the run needs of CLAP; laion_clap's `CLAP_Module` has it."""
+
+    def get_audio_embedding_from_data(self, x: list[Float32]) -> Float32:
+        """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of up to 480,000 samples."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which checkpoint a run uses."""
+
+    name: str
+    sha256: str
+    file: Path | None  # None: comes from the hub's cache
+    architecture: str | None  # None: told from the file itself
+
+    def embedding_model(self, max_windows: int) -> str:
+        """Return the text under which vectors are comparable."""
+        return f"{self.name}@{self.sha256[:12]}/f32/10s-max{max_windows}"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a model repository."""
+
+    repository: str
+    name: str
+    revision: str
+    sha256: str | None = None  # None: its name in the cache tells, if anything does
+    size_text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.name}" + (f" ({self.size_text})" if self.size_text else "")
+
+
+def identify_weights(checkpoint: str) -> Weights:
+    """Tell a published checkpoint's name from a file, and hash the file. Nothing is unpickled or downloaded.
+
+    Raises `UsageError` for an unknown name and `WeightsMissing` for a file that is not there.
+    """
+    file = Path(checkpoint).expanduser()
+    if checkpoint in CHECKPOINTS:
+        known = CHECKPOINTS[checkpoint]
+        return Weights(known.name, known.sha256, None, known.architecture)
+    if file.is_file():
+        return _identify_file(file)
+    if file.suffix == ".pt" or len(file.parts) > 1:
+        raise WeightsMissing(f"--checkpoint {printable(file)}: no such file. Published ones: {', '.join(CHECKPOINTS)}")
+    nearest = difflib.get_close_matches(checkpoint, CHECKPOINTS, n=1, cutoff=0)[0]
+    raise UsageError(
+        f"--checkpoint {checkpoint!r}: neither a file nor a published checkpoint; did you mean {nearest!r}?"
+    )
+
+
+def _identify_file(file: Path) -> Weights:
+    digest = sha256_of_path(file)
+    published = next((known for known in CHECKPOINTS.values() if known.sha256 == digest), None)
+    if published is not None:
+        return Weights(published.name, digest, file, published.architecture)
+    log.warning("%s is none of the published checkpoints: its vectors compare only with its own", printable(file))
+    return Weights(file.stem, digest, file, None)
+
+
+def fetch_weights(weights: Weights) -> Path:
+    """Return the checkpoint's path, with every file that laion_clap wants in the hub's cache and verified.
+
+    What is missing is downloaded; afterwards the hub's client is offline, so that no run depends on the network.
+    Raises `WeightsMissing`, with all that is missing and the ways out.
+    """
+    os.environ["HF_HUB_DISABLE_XET"] = "1"  # one protocol, the one that is tested
+    import huggingface_hub
+
+    wanted = _wanted_files(weights)
+    missing = [file for file in wanted if cached_path(file) is None]
+    if missing:
+        _probe_hub(missing)
+        for file in missing:
+            _download(file, missing)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read from the environment at the client's import
+    path = weights.file or cached_path(wanted[-1])
+    assert path is not None  # every file of `wanted` is in the cache by now
+    return path
+
+
+def _wanted_files(weights: Weights) -> list[HubFile]:
+    """Return the files that laion_clap asks the hub's cache for, the checkpoint last."""
+    wanted = [HubFile(repository, name, "main") for repository, names in TEXT_MODEL_FILES.items() for name in names]
+    if weights.file is None:
+        size_text = CHECKPOINTS[weights.name].size_text
+        wanted.append(HubFile(HUB_REPOSITORY, f"{weights.name}.pt", HUB_REVISION, weights.sha256, size_text))
+    return wanted
+
+
+def cached_path(file: HubFile) -> Path | None:
+    """Return where `file` is in the hub's cache, or None. One with a wrong hash is removed: the client takes it."""
+    import huggingface_hub
+
+    path = huggingface_hub.try_to_load_from_cache(file.repository, file.name, revision=file.revision)
+    if not isinstance(path, str):
+        return None
+    if _is_intact(Path(path), file.sha256):
+        return Path(path)
+    log.warning("%s has a wrong hash and is removed from the cache", printable(path))
+    Path(path).resolve().unlink(missing_ok=True)
+    Path(path).unlink(missing_ok=True)
+    return None
+
+
+def _is_intact(path: Path, sha256: str | None) -> bool:
+    """Compare a cached file with its known hash, else with the one that its blob is named by: sha256 for large files,
+    git's sha1 for small ones. A cache without links (Windows, a copied one) tells no hash."""
+    blob = path.resolve().name
+    is_named_by_hash = path.is_symlink() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob)
+    expected = sha256 or (blob if is_named_by_hash else None)
+    if expected is None:
+        return True
+    if len(expected) == 64:
+        return sha256_of_path(path) == expected
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == expected
+
+
+def _probe_hub(missing: Sequence[HubFile]) -> None:
+    """Raise `WeightsMissing` if the hub does not answer one HEAD: its client retries for 23 s a file."""
+    import httpx2
+    import huggingface_hub
+
+    endpoint = huggingface_hub.constants.ENDPOINT
+    if huggingface_hub.constants.is_offline_mode():
+        raise WeightsMissing(_missing_text(missing, "HF_HUB_OFFLINE is set, so nothing is downloaded"))
+    try:
+        response = huggingface_hub.get_session().head(endpoint, timeout=HUB_PROBE_S)
+    except (OSError, httpx2.HTTPError) as error:
+        raise WeightsMissing(_missing_text(missing, f"{endpoint} does not answer: {error}")) from None
+    if response.status_code >= 500:
+        raise WeightsMissing(_missing_text(missing, f"{endpoint} answers {response.status_code}"))
+
+
+def _download(file: HubFile, missing: Sequence[HubFile]) -> None:
+    """Download one file into the hub's cache and verify it there; raises `WeightsMissing`."""
+    import httpx2
+    import huggingface_hub
+
+    log.info("downloading %s", file)
+    _remove_unfinished_downloads(file.repository)
+    try:
+        huggingface_hub.hf_hub_download(file.repository, file.name, revision=file.revision)
+    except (OSError, httpx2.HTTPError) as error:
+        why = f"{file} cannot be downloaded: {type(error).__name__}: {error}"
+        raise WeightsMissing(_missing_text(missing, why)) from None
+    if cached_path(file) is None:
+        raise WeightsMissing(_missing_text(missing, f"{file} came with a wrong hash and was removed; run again"))
+
+
+def _remove_unfinished_downloads(repository: str) -> None:
+    """Remove what killed downloads left: the client starts again from 0 under another name and keeps them for ever.
+
+    One that another process is still writing holds its lock, and stays.
+    """
+    import filelock
+    import huggingface_hub
+
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    folder = huggingface_hub.file_download.repo_folder_name(repo_id=repository, repo_type="model")
+    for unfinished in (cache / folder / "blobs").glob("*.incomplete"):
+        lock_file = cache / ".locks" / folder / f"{unfinished.name.split('.')[0]}.lock"
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(lock_file, timeout=0):
+            unfinished.unlink(missing_ok=True)
+
+
+def _missing_text(missing: Sequence[HubFile], why: str) -> str:
+    import huggingface_hub
+
+    cache = huggingface_hub.constants.HF_HUB_CACHE
+    return "\n".join(
+        [
+            f"The CLAP weights are not complete here: {why}. No file was touched. Missing:",
+            *(f"  {file}, revision {file.revision}" for file in missing),
+            f"They would go to {cache} (HF_HUB_CACHE moves it). Ways out:",
+            "  - run once where the hub can be reached; what has been downloaded is kept",
+            "  - have the checkpoint already? --checkpoint FILE (the text model's files are still needed)",
+            "  - fill the cache on another machine (run this there) and copy that folder here",
+            "  - for a trial without weights: python fixtures/make_clap.py DIR, then HF_HUB_CACHE=DIR/hub and",
+            "    --checkpoint DIR/stand-in.pt (its vectors mean nothing)",
+        ]
+    )
+
+
+class TorchClap:
+    """laion_clap's own `CLAP_Module`, without autograd and without its prints."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def get_audio_embedding_from_data(self, x: list[Float32]) -> Float32:
+        """See `ClapModel`: one forward pass over the whole list. About 60 MB a window, 4.1 GB for 71 (CPU)."""
+        import torch
+
+        with torch.inference_mode(), prints_to_log():  # with autograd it keeps every activation: 13 GB
+            embeddings: Float32 = self.module.get_audio_embedding_from_data(x)
+        return embeddings
+
+
+def load_clap(weights: Weights, checkpoint_file: Path, device: str) -> ClapModel:
+    """Build laion_clap's `CLAP_Module` with the weights of `checkpoint_file`, unpickled without running any code.
+
+    Raises `UsageError` for --device cuda without one, and `WeightsMissing` for a file that is no CLAP checkpoint.
+    """
+    with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        state = _read_checkpoint(checkpoint_file)
+        architecture = weights.architecture or _architecture_of(state, checkpoint_file)
+        import laion_clap
+
+        module = laion_clap.CLAP_Module(enable_fusion=False, device=device, amodel=architecture)
+        try:
+            module.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise WeightsMissing(f"{printable(checkpoint_file)}: does not fit {architecture}: {error}") from None
+        return TorchClap(module)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the weights in `path` by laion_clap's names. Only tensors and numbers are unpickled: a checkpoint can hold
+    code, and `CLAP_Module.load_ckpt` would run it."""
+    import torch
+
+    scalars: list[Any] = [
+        np.core.multiarray.scalar,  # type: ignore[attr-defined]
+        np.dtype,
+        np.dtypes.Int64DType,
+        np.dtypes.Float64DType,
+    ]
+    try:
+        with torch.serialization.safe_globals(scalars):  # the published checkpoints hold numpy scalars
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsMissing(f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {reason}") from None
+    if "stand-in" in str(content.get("name")):
+        log.warning("%s is an untrained stand-in for CLAP: its vectors mean nothing", printable(path))
+    state.pop("text_branch.embeddings.position_ids", None)  # today's transformers does not know it
+    return state
+
+
+def _architecture_of(state: Mapping[str, Any], path: Path) -> str:
+    width = state[PATCH_EMBEDDING].shape[0] if PATCH_EMBEDDING in state else None
+    if width not in ARCHITECTURE_BY_WIDTH:
+        known = ", ".join(ARCHITECTURE_BY_WIDTH.values())
+        raise WeightsMissing(f"{printable(path)}: holds no audio tower of a known architecture ({known})")
+    return ARCHITECTURE_BY_WIDTH[width]
+
+
+class _LogLines(io.TextIOBase):
+    """A text stream whose lines go to the log, at debug level."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.debug("%s", printable(text.strip()), extra={"file_only": True})
+        return len(text)
+
+
+@contextlib.contextmanager
+def prints_to_log() -> Iterator[None]:
+    """Send what libraries print to the log. Our own bar and log lines hold the real stderr, and go there."""
+    lines = _LogLines()
+    with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
+        yield
+
+
+ModelLoader = Callable[[Weights, Path, str], ClapModel]
+
+
+def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
+    """Return one vector a window, shape (N, 512), from one call; a row that is bad twice is left bad.
+
+    A bad row is embedded again alone. Where several are bad, or one stays bad, a reference signal decides whether it is
+    the engine: then `RunStopped`, since no file is to blame.
+    """
+    vectors = _call_clap(model, windows)
+    bad = np.flatnonzero(~well_formed(vectors))
+    for row in bad:
+        vectors[row] = _call_clap(model, [windows[row]])[0]
+    engine_is_suspect = len(bad) > 1 or not well_formed(vectors).all()
+    if engine_is_suspect and not well_formed(_call_clap(model, [reference_signal()])).all():
+        raise RunStopped("CLAP is broken: its vector for a reference signal is not finite or not of unit length")
+    return vectors
+
+
+def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
+    waveforms = [window.astype(np.float32) / np.float32(WINDOW_STEPS) for window in windows]
+    try:
+        vectors = np.array(model.get_audio_embedding_from_data(waveforms), dtype=np.float32)
+    except (RuntimeError, MemoryError) as error:
+        text = f"CLAP failed on {len(windows)} windows: {type(error).__name__}: {error}"
+        raise RunStopped(f"{text}. No file is to blame; if memory ran out, use a smaller --batch-windows") from error
+    if vectors.shape != (len(windows), EMBEDDING_SIZE):
+        raise RunStopped(f"CLAP is broken: it answered {len(windows)} windows with an array of shape {vectors.shape}")
+    return vectors
+
+
+def well_formed(vectors: Float32) -> npt.NDArray[np.bool_]:
+    """Whether each row of (..., 512) is finite and of unit length to 1e-3 (a NaN or infinity spoils the length)."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
+    return np.asarray(np.abs(lengths - 1) <= UNIT_NORM_TOLERANCE)
+
+
+def reference_signal() -> Int16:
+    """Return ten seconds made from integers alone: no decoder and no random numbers can change it."""
+    steps = np.arange(WINDOW_SAMPLES, dtype=np.int64)
+    return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)
+
+
+def file_vector(vectors: Float32) -> Float32:
+    """Return the vector of a file from those of its windows, (n, 512): the mean, normalised again."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):  # windows that cancel out are caught as not well-formed
+        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Database: only the parent writes, and only in whole transactions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def text_of(raw: bytes) -> str:
+    """Read a TEXT: a file name need not be UTF-8, and with Python's default one such name breaks a whole query."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def check_database(path: Path) -> None:
+    """Raise `UsageError` if there is something at `path` that is not ours to write to. Changes nothing."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    try:
+        with contextlib.closing(open_read_only(path)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise UsageError(f"{printable(path)}: not a SQLite database ({error}); choose another --database") from None
+    if version > SCHEMA_VERSION:
+        text = f"has schema {version}, and this program knows up to {SCHEMA_VERSION}: update the program"
+        raise UsageError(f"{printable(path)}: {text}")
+    if version == 0 and tables:
+        raise UsageError(f"{printable(path)}: is the database of another program; choose another --database")
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open a database without leaving a trace: `immutable` spares the -shm file too, where no writer is at work."""
+    has_writer = path.with_name(path.name + "-wal").exists()
+    mode = "mode=ro" if has_writer else "mode=ro&immutable=1"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
+    connection.text_factory = text_of
+    return connection
+
+
+def known_files(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Return (size_bytes, mtime_ns) of every file in `stems`: what the resume filter asks."""
+    rows = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
+    return {path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in rows}
+
+
+def known_broken(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Return (size_bytes, mtime_ns) of every quarantined file: one that could not be removed is skipped until it
+    changes."""
+    rows = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
+    return {path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in rows}
+
+
+class Database:
+    """The SQLite file of a run. What writes is one transaction; errors become `RunStopped`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if sqlite3.sqlite_version_info < (3, 37):
+            raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37")
+        with self.errors():
+            self.connection = sqlite3.connect(path, timeout=LOCKED_DATABASE_S, isolation_level=None)
+            self.connection.text_factory = text_of
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; 0.6 ms
+        with self._transaction() as connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close; SQLite folds the WAL into the file."""
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what SQLite raises within into `RunStopped`."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            remedy = "check that the disk has room, the folder is writable and no other program holds the database"
+            raise RunStopped(
+                f"{printable(self.path)}: {error}; what was committed stays: {remedy}, then run again"
+            ) from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self.errors():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self.connection.rollback()  # else the next BEGIN fails, and so does every later batch
+                raise
+
+    def _row(self, query: str, name: bytes) -> Any:
+        with self.errors():
+            return self.connection.execute(query, (name,)).fetchone()
+
+    def embedding_model(self) -> str | None:
+        """Return what the rows' vectors were made with; all are alike, so one is asked."""
+        with self.errors():
+            row = self.connection.execute("SELECT embedding_model FROM stems LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def former_row(self, original_file: str) -> FormerRow | None:
+        """Return what must outlive the row of `original_file`."""
+        query = "SELECT id, user_rating FROM stems WHERE original_file = CAST(? AS TEXT)"
+        row = self._row(query, os.fsencode(original_file))
+        return FormerRow(*row) if row else None
+
+    def insert(self, records: Sequence[StemRecord]) -> list[Path]:
+        """Write `records` in one transaction; return the WAVs that no row names any more.
+
+        A row that is replaced keeps its `id` and `user_rating`; one that was quarantined and restored gets them back.
+        """
+        rows = [_parameters(record) for record in records]
+        names = [{"original_file": row["original_file"]} for row in rows]
+        with self._transaction() as connection:
+            old_wavs = [self._wav_of(row["original_file"]) for row in rows]
+            connection.executemany(INSERT_STEM, rows)
+            connection.executemany(GIVE_BACK_FORMER_ROW, names)
+            connection.executemany("DELETE FROM restored WHERE original_file = CAST(:original_file AS TEXT)", names)
+        pairs = zip(old_wavs, records, strict=True)
+        return [old_wav for old_wav, record in pairs if old_wav and str(old_wav) != record.metadata.path]
+
+    def enter_quarantined(self, entry: QuarantineEntry) -> Path | None:
+        """Note a quarantined file and drop the row it had, in one transaction; return the row's WAV."""
+        name = os.fsencode(entry.original_file)
+        status = (
+            entry.size_bytes,
+            entry.mtime_ns,
+            os.fsencode(entry.path),
+            storable(entry.error_text),
+            entry.quarantined_at,
+        )
+        with self._transaction() as connection:
+            wav = self._wav_of(name)
+            connection.execute(ENTER_QUARANTINED, (name, *status))
+            connection.execute("DELETE FROM stems WHERE original_file = CAST(? AS TEXT)", (name,))
+        return wav
+
+    def verdict_paths(self) -> set[str]:
+        """Return the quarantined files that are noted."""
+        with self.errors():
+            return {path for (path,) in self.connection.execute("SELECT quarantine_path FROM quarantined")}
+
+    def last_verdict_at(self, original_file: str) -> str:
+        """Return when `original_file` was last imported or quarantined, as ISO 8601; '' if never."""
+        name = os.fsencode(original_file)
+        imported = self._row("SELECT imported_at FROM stems WHERE original_file = CAST(? AS TEXT)", name)
+        broken = self._row("SELECT quarantined_at FROM quarantined WHERE original_file = CAST(? AS TEXT)", name)
+        return max(row[0] if row else "" for row in (imported, broken))
+
+    def forget_quarantined(self, entry: QuarantineEntry) -> None:
+        """Note that a file is back in its place; its former id and rating wait for its next import."""
+        name = os.fsencode(entry.original_file)
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM quarantined WHERE quarantine_path = CAST(? AS TEXT)", (os.fsencode(entry.path),)
+            )
+            if entry.former is not None:
+                values = (name, entry.former.id, entry.former.user_rating)
+                connection.execute("INSERT OR REPLACE INTO restored VALUES (CAST(? AS TEXT), ?, ?)", values)
+
+    def _wav_of(self, name: bytes) -> Path | None:
+        row = self._row("SELECT path FROM stems WHERE original_file = CAST(? AS TEXT)", name)
+        return Path(row[0]) if row and row[0] else None
+
+
+def _placeholder(column: str) -> str:
+    return f"CAST(:{column} AS TEXT)" if column in PATH_COLUMNS else f":{column}"
+
+
+INSERT_STEM = (
+    f"INSERT INTO stems ({', '.join(STEM_COLUMNS)}) VALUES ({', '.join(map(_placeholder, STEM_COLUMNS))}) "
+    "ON CONFLICT (original_file) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in STEM_COLUMNS if column not in ("id", "original_file"))
+)
+GIVE_BACK_FORMER_ROW = """
+UPDATE stems SET (id, user_rating) = (SELECT id, user_rating FROM restored WHERE original_file = stems.original_file)
+WHERE original_file = CAST(:original_file AS TEXT) AND original_file IN (SELECT original_file FROM restored)"""
+ENTER_QUARANTINED = "INSERT OR REPLACE INTO quarantined VALUES (CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?, ?)"
+
+
+def _parameters(record: StemRecord) -> dict[str, Any]:
+    """Return the values of `INSERT_STEM`; paths as the bytes that the file system has."""
+    row = dataclasses.asdict(record.metadata) | {
+        "imported_at": record.imported_at,
+        "clap_embedding": record.clap_embedding,
+        "embedding_model": record.embedding_model,
+    }
+    return row | {column: os.fsencode(row[column]) for column in PATH_COLUMNS if row[column] is not None}
+
+
+def storable(text: str) -> str:
+    """Escape what sqlite3 refuses in a text that is no path: lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Around a run: folders, locks, logs
+# ---------------------------------------------------------------------------------------------------------------------
+
+LOCK_NAME = ".prepare_dataset.lock"
+
+
+def make_folders(config: Config) -> None:
+    """Create the output folders; raises `RunStopped` where that cannot be."""
+    folders = (config.database.parent, config.stems, config.quarantine, config.log_file.parent)
+    for folder in filter(None, folders):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunStopped(f"{printable(folder)}: this output folder cannot be made: {error}") from None
+
+
+@contextlib.contextmanager
+def hold_outputs(config: Config) -> Iterator[None]:
+    """Lock database, stems and quarantine against another run; raises `AlreadyRunning` with the one that is held.
+
+    The operating system drops the locks of a process that dies; the files stay, and say who held them last.
+    """
+    import filelock
+
+    held = {config.database: config.database.with_name(config.database.name + ".lock")}
+    held |= {folder: folder / LOCK_NAME for folder in (config.stems, config.quarantine) if folder}
+    with contextlib.ExitStack() as stack:
+        for output, lock_file in held.items():
+            try:
+                stack.enter_context(filelock.FileLock(lock_file, timeout=0))
+                with contextlib.suppress(OSError):  # Windows lets nobody write to a locked file
+                    lock_file.write_text(str(os.getpid()), encoding="ascii")
+            except filelock.Timeout:
+                holder = lock_file.read_text(encoding="ascii") if os.name == "posix" else "unknown"
+                raise AlreadyRunning(f"{printable(output)} is in the hands of another run (process {holder})") from None
+            except OSError as error:
+                raise RunStopped(f"{printable(output)}: not writable: {error}") from None
+        yield
+
+
+class FileLog(logging.FileHandler):
+    """The log file. A full disk costs the log, not the run."""
+
+    gave_up = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        if not self.gave_up:
+            self.gave_up = True
+            log.warning("%s cannot be written: %s", self.baseFilename, sys.exception(), extra={"console_only": True})
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not hasattr(record, "console_only") and bool(super().filter(record))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+class ConsoleLog(logging.Handler):
+    """Short lines on stderr, above the bar. A closed terminal costs the lines, not the run."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.stream = sys.stderr  # the real one, also while `prints_to_log` has replaced it
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "file_only"):
+            prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+            with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+                tqdm.write(prefix + self.format(record), file=self.stream)
+
+
+@contextlib.contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append everything to the log file, other packages' warnings and the error that ends the run included."""
+    try:
+        handler = FileLog(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise RunStopped(f"{printable(path)}: the log cannot be written: {error}") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(processName)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    except Exception as error:
+        log.debug("the run ends with %s: %s", type(error).__name__, error, exc_info=True, extra={"file_only": True})
+        raise
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def log_to_console(level: int) -> Iterator[None]:
+    """Show our own log lines from `level` on."""
+    handler = ConsoleLog(level)
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The conductor
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class StopSignals:
+    """Within it, the first Ctrl-C, SIGTERM or closed terminal sets `requested`, and the second ends at once."""
+
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.former: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
+            self.former = {number: signal.signal(number, self._on_signal) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        if self.requested:
+            os._exit(Interrupted.exit_code)  # the workers follow: they watch their parent
+        self.requested = True
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self.requested:
+            raise Interrupted("interrupted: what was committed stays; run again to go on")
+
+
+class DatasetPreparer:
+    """Brings every stem under `config.input` into the database; `run` is the whole story."""
+
+    def __init__(self, config: Config, load_model: ModelLoader = load_clap, show_progress: bool = True) -> None:
+        self.config = config
+        self.load_model = load_model
+        self.show_progress = show_progress
+        self.summary = Summary(run_id=uuid.uuid4().hex)
+        self.unsettled: set[str] = set()  # new files without an outcome
+        self.signals = StopSignals()
+        self.database: Database
+        self.clap_model: ClapModel
+        self.embedding_model = ""
+        self.model_thread = ThreadPoolExecutor(
+            1, "clap"
+        )  # one for all: OpenMP starts a team of threads for each caller
+        self.batch: list[ProcessedFile] = []  # in the model's hands
+        self.embedding: Future[Float32] | None = None
+        self.bar: tqdm[NoReturn] | None = None
+        self.faults_in_a_row: Counter[str] = Counter()
+
+    def run(self) -> Summary:
+        """Discover, filter, process, embed and insert, and return the account; raises a `PrepareError` to end early."""
+        started = time.monotonic()
+        root = self.root
+        with self.signals, self._outputs():
+            try:
+                files = self._filter_processed(root)
+                if files:
+                    self._import(files)
+            finally:
+                self._close_account(time.monotonic() - started)
+        return self.summary
+
+    def dry_run(self) -> list[FoundFile]:
+        """Return what `run` would process, in its order; nothing is written, not even a log."""
+        check_database(self.config.database)
+        if not self.config.database.exists():
+            return self._new_files({}, {})
+        with contextlib.closing(open_read_only(self.config.database)) as connection:
+            return self._new_files(known_files(connection), known_broken(connection))
+
+    def restore_quarantine(self) -> Counter[str]:
+        """Move quarantined files back to where they came from, never over another; return what became of them."""
+        outcomes: Counter[str] = Counter()
+        with self.signals, self._outputs():
+            for json_path in sorted(self.config.quarantine.glob("ERROR_*.json")):
+                self.signals.check()
+                outcomes[self._restore(json_path)] += 1
+        return outcomes
+
+    # -- before the first file ----------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def root(self) -> str:
+        """The input folder's real path; raises `UsageError` where there is none or it is one of our own folders."""
+        folder = self.config.input
+        if folder is None or not folder.is_dir():
+            raise UsageError(
+                f"--input {printable(folder)}: {'not a folder' if folder and folder.exists() else 'no such folder'}"
+            )
+        root = os.path.realpath(folder)
+        for own_folder in self._own_folders:
+            if is_inside(root, own_folder):
+                raise UsageError(f"--input {printable(folder)}: lies in the output folder {printable(own_folder)}")
+        return root
+
+    @property
+    def _own_folders(self) -> frozenset[str]:
+        return frozenset(os.path.realpath(folder) for folder in (self.config.stems, self.config.quarantine) if folder)
+
+    @property
+    def _job(self) -> Job:
+        config = self.config
+        return Job(
+            root=self.root,
+            stems=Path(os.path.realpath(config.stems)) if config.stems else None,
+            quarantine=Path(os.path.realpath(config.quarantine)),
+            max_windows=config.max_windows,
+            max_duration_s=config.max_duration_s,
+            file_timeout_s=config.file_timeout_s,
+            categories=config.categories,
+            run_id=self.summary.run_id,
+        )
+
+    @contextlib.contextmanager
+    def _outputs(self) -> Iterator[None]:
+        """Hold the outputs, with the log and the database open and what a killed run left cleaned up."""
+        check_database(self.config.database)
+        make_folders(self.config)
+        with hold_outputs(self.config), log_to_file(self.config.log_file):
+            log.debug("run %s of version %s begins", self.summary.run_id, VERSION)
+            self.database = Database(self.config.database)
+            with contextlib.closing(self.database):
+                self._clean_up()
+                yield
+
+    def _clean_up(self) -> None:
+        """Finish or undo what a killed run left: half WAVs, and quarantined files that no row names yet."""
+        for folder in filter(None, (self.config.stems, self.config.quarantine)):
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        noted = self.database.verdict_paths()
+        for json_path in sorted(self.config.quarantine.glob("ERROR_*.json")):
+            path = Path(os.path.realpath(json_path.parent)) / json_path.name.removesuffix(".json")
+            if str(path) not in noted:
+                self._repair(path, json_path)
+
+    def _repair(self, path: Path, json_path: Path) -> None:
+        """Bring a quarantine JSON that the database does not know to one of its two ends."""
+        if not os.path.lexists(path):  # killed before the move: the file is still in its place
+            json_path.unlink()
+            return
+        entry = read_entry(json_path)
+        if entry is None or entry.quarantined_at <= self.database.last_verdict_at(entry.original_file):
+            return
+        source = Path(entry.original_file)
+        if entry.link_target is None and is_same_file(source, entry):  # killed between copy and unlink
+            remove_source(source)
+        self._drop_wav(self.database.enter_quarantined(entry))
+
+    def _restore(self, json_path: Path) -> str:
+        """Put one quarantined file back; return what became of it. Killed at any moment, it can be called again."""
+        entry = read_entry(json_path)
+        path = json_path.with_suffix("")
+        if entry is None or not os.path.lexists(path):
+            return "without a file or a readable JSON"
+        original = Path(entry.original_file)
+        still_there = is_same_file(original, entry)
+        if os.path.lexists(original) and not still_there:
+            log.warning("%s: not restored, since there is another file now", printable(original))
+            return "left, since its place is taken"
+        self.database.forget_quarantined(entry)
+        if still_there:  # a read-only library kept it
+            path.unlink()
+        else:
+            put_back(path, original, entry)
+        json_path.unlink()
+        return "restored"
+
+    # -- discover and resume ------------------------------------------------------------------------------------------
+
+    def _filter_processed(self, root: str) -> list[FoundFile]:
+        """Return the files to process: those that the database does not know as they are now."""
+        with self.database.errors():
+            known, broken = known_files(self.database.connection), known_broken(self.database.connection)
+        files = self._new_files(known, broken)
+        summary = self.summary
+        if not summary.found:
+            log.info("%s holds no files: nothing to do", printable(root))
+        elif not files:
+            log.info(
+                "nothing new: %d files already processed, %d ignored", summary.already_done, summary.ignored.total()
+            )
+        else:
+            log.info("%d already processed, %d new", summary.already_done, len(files))
+        return files[: self.config.limit]
+
+    def _new_files(
+        self, known: Mapping[str, tuple[int, int]], broken: Mapping[str, tuple[int, int]]
+    ) -> list[FoundFile]:
+        files = []
+        for found in discover(self.root, self._own_folders, self.summary):
+            self.signals.check()
+            status = (found.size_bytes, found.mtime_ns)
+            if status in (known.get(found.path), broken.get(found.path)):
+                self.summary.already_done += 1
+                continue
+            self.unsettled.add(found.path)
+            files.append(found)
+        return files
+
+    def _with_former_rows(self, files: Sequence[FoundFile]) -> Iterator[FoundFile]:
+        """Add to each file, when its turn comes, what must outlive the row of its earlier version."""
+        for found in files:
+            yield dataclasses.replace(found, former=self.database.former_row(found.path))
+
+    # -- process, embed, insert ---------------------------------------------------------------------------------------
+
+    def _import(self, files: Sequence[FoundFile]) -> None:
+        """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
+        weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint))
+        self.embedding_model = weights.embedding_model(self.config.max_windows)
+        self._refuse_to_mix_models()
+        checkpoint_file = self._wait_for(self.model_thread.submit(fetch_weights, weights))
+        workers = self.config.workers or usable_cores()
+        with (
+            self._progress(len(files)),
+            contextlib.closing(WorkerPool(workers, self._job, self.config.log_file)) as pool,
+        ):
+            self._load_model(weights, checkpoint_file, pool)
+            try:
+                for batch in self._batches(pool, self._with_former_rows(files)):
+                    self._finish_embedding()
+                    self._start_embedding(batch)
+                self._finish_embedding()
+            except Interrupted:
+                self._settle_interrupted()
+                raise
+
+    def _refuse_to_mix_models(self) -> None:
+        """Vectors of two models in one database would be compared as if they meant the same."""
+        present = self.database.embedding_model()
+        if present is not None and present != self.embedding_model:
+            raise UsageError(
+                f"{printable(self.config.database)} holds vectors of {present}, this run would add "
+                f"{self.embedding_model}, and the two do not compare: use the settings of the first, or another "
+                "--database and --stems"
+            )
+
+    def _load_model(self, weights: Weights, checkpoint_file: Path, pool: WorkerPool) -> None:
+        """Load CLAP while a worker tests the decoders; raises before any file is touched."""
+        self._show("loading CLAP")
+        self_test = pool.self_test()
+        model = self.model_thread.submit(self.load_model, weights, checkpoint_file, self.config.device)
+        try:
+            problem = self._wait_for(self_test)
+        except BrokenProcessPool:
+            problem = f"a worker process dies at its start; {printable(self.config.log_file)} may say why"
+        if problem is not None:
+            raise RunStopped(f"the self-test failed, so no file was touched: {problem}")
+        self.clap_model = self._wait_for(model)
+
+    def _batches(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[list[ProcessedFile]]:
+        """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
+        self._show("decoding")
+        batch: list[ProcessedFile] = []
+        windows = 0
+        for report in pool.reports(files, self._tick, self._finish_embedding):
+            processed = self._receive(report)
+            if processed is None:
+                continue
+            if batch and windows + len(processed.windows) > self.config.batch_windows:
+                yield batch
+                batch, windows = [], 0
+            batch.append(processed)
+            windows += len(processed.windows)
+        if batch:
+            yield batch
+
+    def _receive(self, report: TaskReport) -> ProcessedFile | None:
+        """Take a worker's report: log its lines, and settle a file that is not to be embedded."""
+        for record in report.log_records:
+            log.handle(record)
+        if report.fault is not None:
+            self._settle(report.found, "failed")
+            self._count_fault(str(report.fault))
+            return None
+        self.faults_in_a_row.clear()
+        if report.quarantine_json is not None:
+            self._enter_quarantined(report.found, report.quarantine_json)
+        return report.processed
+
+    def _count_fault(self, fault: str) -> None:
+        """Stop when the machine does the same again and again: a full disk would fail a whole library one by one."""
+        kind = re.sub(r": '.*", "", fault)  # "[Errno 13] Permission denied: '/a/b.wav'" without the path
+        count = self.faults_in_a_row[kind] + 1
+        self.faults_in_a_row = Counter({kind: count})
+        if count >= self.config.max_faults_in_a_row:
+            raise RunStopped(
+                f"the same fault on {count} files in a row: {kind}. Nothing was moved; mend it and run again"
+            )
+
+    def _enter_quarantined(self, found: FoundFile, json_path: str) -> None:
+        entry = read_entry(json_path)
+        if entry is None:
+            raise RunStopped(f"{printable(json_path)}: just written, and cannot be read; is the disk failing?")
+        self._drop_wav(self.database.enter_quarantined(entry))
+        self._settle(found, "quarantined")
+
+    def _start_embedding(self, batch: list[ProcessedFile]) -> None:
+        windows = [window for processed in batch for window in processed.windows]
+        self._show(f"embedding {len(windows)} windows")
+        self.batch = batch
+        self.embedding = self.model_thread.submit(embed_windows, self.clap_model, windows)
+
+    def _finish_embedding(self) -> None:
+        """Wait for the batch in the model's hands, if there is one, and write it."""
+        if self.embedding is not None:
+            self._wait_for(self.embedding)
+            self._insert_embedded()
+
+    def _insert_embedded(self) -> None:
+        """Give each file of the finished batch its vector, and write those with a good one."""
+        assert self.embedding is not None
+        vectors, start, records = self.embedding.result(), 0, []
+        batch, self.batch, self.embedding = self.batch, [], None
+        for processed in batch:
+            stop = start + len(processed.windows)
+            rows = vectors[start:stop]
+            start = stop
+            vector = file_vector(rows)
+            if not well_formed(rows).all() or not well_formed(vector):
+                self._quarantine_for_its_vector(processed)
+                continue
+            blob = vector.astype("<f4").tobytes()
+            records.append(StemRecord(processed.metadata, utc_now(), blob, self.embedding_model))
+        self._insert_meta(records)
+        self._show("decoding")
+
+    def _insert_meta(self, records: Sequence[StemRecord]) -> None:
+        """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
+        for wav in self.database.insert(records):
+            self._drop_wav(wav)
+        for record in records:
+            self._settle(record.metadata, "inserted")
+
+    def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
+        self._drop_wav(Path(processed.metadata.path) if processed.metadata.path else None)
+        error = BadVector(
+            f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
+        )
+        found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
+        self._receive(quarantine_report(found, error, self._job))
+
+    def _drop_wav(self, wav: Path | None) -> None:
+        if wav is not None:
+            try:
+                wav.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s: an old WAV that no row names cannot be removed: %s", printable(wav), error)
+
+    def _settle(self, stem: FoundFile | StemMetadata, outcome: Literal["inserted", "quarantined", "failed"]) -> None:
+        """Count the one outcome of a file; a second one raises."""
+        self.unsettled.remove(stem.path if isinstance(stem, FoundFile) else stem.original_file)
+        setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
+        if self.bar is not None:
+            self.bar.update()
+
+    def _settle_interrupted(self) -> None:
+        """Write the batch in hand if it is done within five seconds."""
+        log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
+        if self.embedding is not None and wait([self.embedding], INTERRUPT_GRACE_S).done:
+            self._insert_embedded()
+
+    # -- what a person sees -------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _progress(self, files: int) -> Iterator[None]:
+        disable = None if self.show_progress else True  # None: where stderr is no terminal
+        with tqdm(total=files, unit="file", dynamic_ncols=True, disable=disable, file=sys.stderr) as self.bar:
+            yield
+        self.bar = None
+
+    def _close_account(self, seconds: float) -> None:
+        """Say what became of every file, and where everything is."""
+        self.summary.left = len(self.unsettled)
+        self.summary.seconds = seconds
+        log.info("%s", self.summary)
+        for name in OUTPUTS:
+            log.info("%-10s %s", name, printable(getattr(self.config, name) or "none written"))
+
+    def _show(self, activity: str) -> None:
+        if self.bar is not None:
+            self.bar.set_description_str(activity)
+
+    def _tick(self) -> None:
+        """Look for Ctrl-C, move the bar's clock, and write a batch as soon as it is embedded."""
+        self._breathe()
+        if self.embedding is not None and self.embedding.done():
+            self._insert_embedded()
+
+    def _wait_for(self, future: Future[T]) -> T:
+        while not wait([future], TICK_S).done:
+            self._breathe()
+        return future.result()
+
+    def _breathe(self) -> None:
+        self.signals.check()
+        if self.bar is not None:
+            with contextlib.suppress(OSError):  # a closed terminal is no reason to lose a batch
+                self.bar.refresh()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; a flag that is not given leaves its setting to config.yaml."""
+    parser = argparse.ArgumentParser(
+        description="Put a folder of audio stems into a SQLite database of CLAP vectors and metadata; rerun to resume.",
+        epilog="Exit codes: 0 done, 1 some files failed for the machine's reasons (run again), 2 usage or config, "
+        "3 no CLAP weights, 4 stopped, 5 another run is at work, 130 interrupted.",
+        argument_default=argparse.SUPPRESS,
+    )
+    for name, kind in (("input", Path), ("database", Path), ("stems", Path), ("quarantine", Path), ("log_file", Path)):
+        _add_setting(parser, name, type=kind, metavar="FILE" if name in ("database", "log_file") else "DIR")
+    parser.add_argument("--no-stems", dest="stems", action="store_const", const=None, help="write no standardised WAVs")
+    for name in ("workers", "batch_windows", "limit"):
+        _add_setting(parser, name, type=int, metavar="N")
+    _add_setting(parser, "checkpoint", metavar="NAME|FILE")
+    _add_setting(parser, "device", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--config", type=Path, metavar="FILE", default=None, help="settings (default: ./config.yaml)")
+    parser.add_argument(
+        "--dry-run", action="store_true", default=False, help="list what would be processed, touch nothing"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", default=None, help="write the account there, as JSON")
+    parser.add_argument(
+        "--restore-quarantine",
+        action="store_true",
+        default=False,
+        help="move quarantined files back to where they were",
+    )
+    parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
+    parser.add_argument(
+        "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.set_defaults(level=logging.INFO)
+    return parser
+
+
+def _add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """Add the flag of a `Config` field, with the field's own words and default."""
+    text = f"{CONFIG_FIELDS[name].metadata['help']} (default: {_default_text(name)})"
+    parser.add_argument(f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` and return the exit code."""
+    try:
+        options = build_parser().parse_args(argv)
+    except SystemExit as stop:  # --help, --version, or a flag that argparse refuses
+        return int(stop.code or 0)
+    with log_to_console(options.level):
+        try:
+            return _run_options(options)
+        except PrepareError as error:
+            log.error("%s", error)
+            return error.exit_code
+        except Exception:
+            log.critical("a fault of this program, not of your files; what was committed stays", exc_info=True)
+            return RunStopped.exit_code
+
+
+def _run_options(options: argparse.Namespace) -> int:
+    flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
+    config = load_config(options.config, flags)
+    preparer = DatasetPreparer(config, show_progress=options.level <= logging.INFO)
+    if options.dry_run:
+        return _print_plan(preparer)
+    if options.restore_quarantine:
+        for outcome, count in sorted(preparer.restore_quarantine().items()):
+            log.info("%d %s", count, outcome)
+        return 0
+    exit_code = RunStopped.exit_code
+    try:
+        exit_code = 1 if preparer.run().failed else 0
+    except PrepareError as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        if options.report is not None:
+            content = {**preparer.summary.as_dict(), "exit_code": exit_code}
+            options.report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return exit_code
+
+
+def _print_plan(preparer: DatasetPreparer) -> int:
+    files = preparer.dry_run()
+    for found in files:
+        print(printable(found.path))
+    log.info("%d to process, %d already processed; nothing was touched", len(files), preparer.summary.already_done)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    if code == Interrupted.exit_code:  # torch may be in a call that nothing stops: 22 s for 71 windows
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
