@@ -93,7 +93,8 @@ UNKNOWN_CHUNK_BYTES = 0x7FFF_F000  # writers to a pipe put 0x7FFFF000 … 0xFFFF
 N_FFT = 2_048
 HOP = 512
 ANALYSIS_FRAMES = 4_096  # frames a block of the analysis: 44 s of audio, 17 MB of spectrum
-MIN_TEMPO_S = 2.0  # no tempo is told from less
+MIN_TEMPO_S = 2.0  # no tempo is told from less ...
+MIN_TEMPO_ONSETS = 3  # ... or from two beats: librosa answers its prior of 120 there
 MAX_TEMPO_S = 120.0  # librosa's tempogram needs 3 kB a frame: two minutes are 34 MB
 MIN_DURATION_S = 0.010
 MIN_PEAK = 10 ** (-60 / 20)  # -60 dBFS: 0.001
@@ -774,6 +775,8 @@ class StandardisedAudio:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # an unfinished header needs no room on a full disk
+            self.wave.close()
         self.file.close()
         self.scratch.unlink(missing_ok=True)
 
@@ -1017,18 +1020,21 @@ def _features(block: Float32, spectrum: Float32) -> dict[str, Float32]:
 
 
 def _tempo_bpm(mel: Float32, duration_s: float) -> float | None:
-    """Return librosa's tempo estimate from a mel power spectrogram (bands, frames); None under two seconds, and where
-    no onset is: librosa answers its prior of 120 there."""
-    import librosa.feature
-    import librosa.onset
+    """Return librosa's tempo estimate from a mel power spectrogram (bands, frames) or None."""
+    import librosa
+    from librosa.onset import onset_detect, onset_strength
 
     if duration_s < MIN_TEMPO_S:
         return None
     level_db = librosa.power_to_db(mel[:, : int(MAX_TEMPO_S * SAMPLE_RATE_HZ / HOP)], ref=np.max)
-    onsets = librosa.onset.onset_strength(S=level_db, sr=SAMPLE_RATE_HZ, hop_length=HOP)
-    if not onsets.any():
+    onsets = {
+        "onset_envelope": onset_strength(S=level_db, sr=SAMPLE_RATE_HZ, hop_length=HOP),
+        "sr": SAMPLE_RATE_HZ,
+        "hop_length": HOP,
+    }
+    if len(onset_detect(**onsets)) < MIN_TEMPO_ONSETS:
         return None
-    return float(librosa.feature.tempo(onset_envelope=onsets, sr=SAMPLE_RATE_HZ, hop_length=HOP)[0]) or None
+    return float(librosa.feature.tempo(**onsets)[0]) or None
 
 
 def categorise(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> str:
@@ -1730,11 +1736,12 @@ class TorchClap:
         return embeddings
 
 
-def load_clap(weights: Weights, checkpoint_file: Path, device: str) -> ClapModel:
-    """Build laion_clap's `CLAP_Module` with the weights of `checkpoint_file`, unpickled without running any code.
+def load_clap(weights: Weights, device: str) -> ClapModel:
+    """Build laion_clap's `CLAP_Module` with `weights`, downloaded if need be, unpickled without running any code.
 
-    Raises `UsageError` for --device cuda without one, and `WeightsMissing` for a file that is no CLAP checkpoint.
+    Raises `UsageError` for --device cuda without one, and `WeightsMissing` where there is no CLAP checkpoint to load.
     """
+    checkpoint_file = fetch_weights(weights)
     with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
         import torch
 
@@ -1803,7 +1810,7 @@ def prints_to_log() -> Iterator[None]:
         yield
 
 
-ModelLoader = Callable[[Weights, Path, str], ClapModel]
+ModelLoader = Callable[[Weights, str], ClapModel]
 
 
 def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
@@ -2375,13 +2382,12 @@ class DatasetPreparer:
         weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint))
         self.embedding_model = weights.embedding_model(self.config.max_windows)
         self._refuse_to_mix_models()
-        checkpoint_file = self._wait_for(self.model_thread.submit(fetch_weights, weights))
         workers = self.config.workers or usable_cores()
         with (
             self._progress(len(files)),
             contextlib.closing(WorkerPool(workers, self._job, self.config.log_file)) as pool,
         ):
-            self._load_model(weights, checkpoint_file, pool)
+            self._load_model(weights, pool)
             try:
                 for batch in self._batches(pool, self._with_former_rows(files)):
                     self._finish_embedding()
@@ -2401,18 +2407,17 @@ class DatasetPreparer:
                 "--database and --stems"
             )
 
-    def _load_model(self, weights: Weights, checkpoint_file: Path, pool: WorkerPool) -> None:
+    def _load_model(self, weights: Weights, pool: WorkerPool) -> None:
         """Load CLAP while a worker tests the decoders; raises before any file is touched."""
         self._show("loading CLAP")
         self_test = pool.self_test()
-        model = self.model_thread.submit(self.load_model, weights, checkpoint_file, self.config.device)
+        self.clap_model = self._wait_for(self.model_thread.submit(self.load_model, weights, self.config.device))
         try:
             problem = self._wait_for(self_test)
         except BrokenProcessPool:
             problem = f"a worker process dies at its start; {printable(self.config.log_file)} may say why"
         if problem is not None:
             raise RunStopped(f"the self-test failed, so no file was touched: {problem}")
-        self.clap_model = self._wait_for(model)
 
     def _batches(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[list[ProcessedFile]]:
         """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
@@ -2659,9 +2664,13 @@ def _print_plan(preparer: DatasetPreparer) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    code = main()
-    if code == Interrupted.exit_code:  # torch may be in a call that nothing stops: 22 s for 71 windows
+def leave(exit_code: int) -> NoReturn:
+    """End this process. After an interrupt at once: torch may be in a call that nothing stops (22 s for 71 windows)."""
+    if exit_code == Interrupted.exit_code:
         logging.shutdown()
-        os._exit(code)
-    sys.exit(code)
+        os._exit(exit_code)
+    sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    leave(main())

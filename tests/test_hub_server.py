@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from hub_server import COMMIT, HubServer, Request
 
 REPOSITORY, FILENAME = "lukewys/laion_clap", "model.pt"
@@ -68,9 +69,7 @@ def wait_for_bytes(home: Path) -> None:
 
 
 @pytest.mark.parametrize("repository", ["roberta-base", "facebook/bart-base"])
-def test_file_of_a_branch_is_downloaded_whole_and_the_branch_is_remembered(
-    tmp_path: Path, repository: str
-) -> None:
+def test_file_of_a_branch_is_downloaded_whole_and_the_branch_is_remembered(tmp_path: Path, repository: str) -> None:
     with HubServer({(repository, "vocab.json"): SMALL}) as hub:
         path = download(hub, tmp_path, repository, "vocab.json")
     storage = tmp_path / "hub" / ("models--" + repository.replace("/", "--"))

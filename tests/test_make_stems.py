@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import make_stems as maker
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile as sf
+
+import make_stems as maker
 from make_stems import STEMS, Stem, main, make_stems, render
 
 LOSSY = {"mp3", "ogg"}
@@ -137,9 +138,7 @@ def test_windows_stay_within_the_budget_and_only_the_piece_has_several(valid: Tr
     assert {file: n for file, n in windows.items() if n > 1} == {"Full Pieces/piece_96bpm_Am.flac": 3}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "windows"), [(0.05, 1), (10.0, 1), (10.0001, 2), (25.0, 3), (80.0, 8), (300.0, 8)]
-)
+@pytest.mark.parametrize(("seconds", "windows"), [(0.05, 1), (10.0, 1), (10.0001, 2), (25.0, 3), (80.0, 8), (300.0, 8)])
 def test_a_window_is_counted_for_each_ten_seconds_begun(seconds: float, windows: int) -> None:
     assert Stem("x.wav", "silence", "silence", seconds).windows == windows
 
@@ -251,9 +250,7 @@ def test_rerun_rewrites_what_was_damaged_and_leaves_other_files(
     assert (tmp_path / "stems/mine.txt").read_text() == "keep me"
 
 
-def test_a_file_in_the_way_is_reported_with_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_in_the_way_is_reported_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_the_way = tmp_path / "taken"
     in_the_way.write_text("not a folder")
     assert main([str(in_the_way)]) == 1

@@ -1,0 +1,159 @@
+"""What the tests share: a library of stems, the stand-in for CLAP, and ways to run the program on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+import make_clap
+import make_stems
+from fake_clap import FakeClap
+from prepare_dataset_sql import Config, DatasetPreparer, Summary, text_of
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Make a folder once a test run, whichever of pytest-xdist's processes comes first."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with filelock.FileLock(root / f"{name}.lock"):
+        if not (folder / ".complete").exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            (folder / ".complete").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 74 fixtures: `stems/` and `truth.json`. Shared: copy before a run, which moves the broken ones."""
+    return once(tmp_path_factory, "library", make_stems.make_stems)
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for CLAP: `hub/` and `stand-in.pt`. Taken from where `make` has built it, else built here."""
+    built = REPOSITORY / "build" / "clap"
+    if (built / "stand-in.pt").exists():
+        return built
+    return once(tmp_path_factory, "clap", make_clap.make_stand_in)
+
+
+@pytest.fixture
+def stems(library: Path, tmp_path: Path) -> Path:
+    """A copy of the 74 fixtures."""
+    return Path(shutil.copytree(library / "stems", tmp_path / "stems"))
+
+
+@dataclass
+class Workplace:
+    """A folder with an input and outputs of its own, and what a test wants to know about them."""
+
+    folder: Path
+
+    @property
+    def input(self) -> Path:
+        return self.folder / "stems"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "out" / "stems.db"
+
+    @property
+    def wavs(self) -> Path:
+        return self.folder / "out" / "stems"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "out" / "quarantine"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "out" / "prepare_dataset.log"
+
+    def config(self, **settings: Any) -> Config:
+        """Return a config with all outputs in this folder."""
+        paths: dict[str, Any] = {
+            "input": self.input,
+            "database": self.database,
+            "stems": self.wavs,
+            "quarantine": self.quarantine,
+            "log_file": self.log_file,
+            "workers": 2,
+        }
+        return Config(**{**paths, **settings})
+
+    def run(self, model: Any = None, **settings: Any) -> Summary:
+        """Run in this process (with real worker processes) and a fake model; the account's sum must close."""
+        clap = model or FakeClap()
+        preparer = DatasetPreparer(self.config(**settings), load_model=lambda *_: clap, show_progress=False)
+        try:
+            return preparer.run()
+        finally:
+            assert preparer.summary.sum_closes, preparer.summary
+
+    def flags(self) -> list[str]:
+        """Return the command line of a run with all outputs in this folder."""
+        return [
+            *("--input", str(self.input), "--database", str(self.database), "--stems", str(self.wavs)),
+            *("--quarantine", str(self.quarantine), "--log-file", str(self.log_file), "--workers", "2"),
+        ]
+
+    def start(self, *flags: str, faults: dict[str, Any] | None = None, **options: Any) -> subprocess.Popen[str]:
+        """Start the program as a process of its own, with a fake model and the faults of driver.py."""
+        command = [sys.executable, str(REPOSITORY / "tests" / "driver.py"), *self.flags(), *flags]
+        env = {**os.environ, "TEST_FAULTS": json.dumps(faults or {})}
+        defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+        return subprocess.Popen(command, cwd=self.folder, **{**defaults, **options})
+
+    def execute(self, *flags: str, faults: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the program as a process of its own to its end."""
+        with self.start(*flags, faults=faults) as process:
+            stdout, stderr = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def rows(self, query: str = "SELECT * FROM stems ORDER BY original_file") -> list[dict[str, Any]]:
+        """Return what a query finds, as dictionaries."""
+        connection = sqlite3.connect(self.database)
+        connection.text_factory = text_of
+        connection.row_factory = sqlite3.Row
+        try:
+            return [dict(row) for row in connection.execute(query)]
+        finally:
+            connection.close()
+
+    def originals(self) -> list[str]:
+        """Return the rows' originals relative to the input, sorted."""
+        return sorted(os.path.relpath(row["original_file"], os.path.realpath(self.input)) for row in self.rows())
+
+    def quarantined(self) -> list[str]:
+        """Return the names in the quarantine folder, without the JSONs and what is hidden."""
+        return sorted(p.name for p in self.quarantine.glob("[!.]*") if p.suffix != ".json")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    """An empty input folder and its outputs-to-be."""
+    place = Workplace(tmp_path)
+    place.input.mkdir()
+    return place
+
+
+@pytest.fixture
+def full_workplace(stems: Path) -> Workplace:
+    """The 74 fixtures as input."""
+    return Workplace(stems.parent)

@@ -1,0 +1,109 @@
+"""The program with a fake CLAP and, on request, with faults: tests run `python tests/driver.py FLAGS` as a process.
+
+A worker imports the main module again, so the faults below reach the workers too. They are asked for by TEST_FAULTS, a
+JSON object, and are no part of the product:
+
+    {"die": {"kick.wav": 11}}          the worker is killed by that signal when it comes to that file
+    {"exit": {"kick.wav": 3}}          the worker ends by os._exit with that code
+    {"hang": ["kick.wav"]}             the worker never comes back from that file
+    {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
+    {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
+    {"write_errno": 28}                every WAV fails with that errno when it is synced
+    {"commit": "database or disk is full"}  the first commit of a batch raises sqlite3.OperationalError with that text
+    {"slow_s": 5}                      each CLAP call takes so long
+    {"slow_file_s": 0.2}               each file takes so much longer
+    {"bad_decoder": true}              libsndfile refuses everything
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import soundfile
+
+import prepare_dataset_sql as product
+from fake_clap import FakeClap
+
+FAULTS: dict[str, Any] = json.loads(os.environ.get("TEST_FAULTS", "{}"))
+
+
+def install_file_faults() -> None:
+    """Wrap the steps of `_process_file` that open and read a file."""
+    standardise = product.standardise
+
+    def faulty_standardise(file: Any, *rest: Any, **options: Any) -> product.SourceFormat:
+        name = os.path.basename(str(getattr(file, "name", "")))
+        time.sleep(FAULTS.get("slow_file_s", 0))
+        if name in FAULTS.get("die", {}):
+            os.kill(os.getpid(), FAULTS["die"][name])
+        if name in FAULTS.get("exit", {}):
+            os._exit(FAULTS["exit"][name])
+        if name in FAULTS.get("hang", []):
+            time.sleep(3600)
+        if name in FAULTS.get("errno", {}):
+            raise OSError(FAULTS["errno"][name], os.strerror(FAULTS["errno"][name]), name)
+        if name in FAULTS.get("eio", {}):
+            file = FailingFile(file, FAULTS["eio"][name])
+        if FAULTS.get("bad_decoder"):
+            raise soundfile.LibsndfileError(1)
+        return standardise(file, *rest, **options)
+
+    product.standardise = faulty_standardise  # type: ignore[assignment]
+
+
+class FailingFile:
+    """An open file on a failing disk: what lies beyond `good_bytes` cannot be read."""
+
+    def __init__(self, file: Any, good_bytes: int) -> None:
+        self.file = file
+        self.good_bytes = good_bytes
+
+    def readinto(self, buffer: Any) -> int:
+        if self.file.tell() + len(buffer) > self.good_bytes:
+            raise OSError(errno.EIO, "Input/output error")
+        return int(self.file.readinto(buffer))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def install_output_faults() -> None:
+    if "write_errno" in FAULTS:
+
+        def full_disk(self: product.StandardisedAudio, path: Path) -> None:
+            raise OSError(FAULTS["write_errno"], os.strerror(FAULTS["write_errno"]), str(path))
+
+        product.StandardisedAudio.publish = full_disk  # type: ignore[method-assign]
+    if "commit" in FAULTS:
+
+        def failing_insert(self: product.Database, records: Any) -> list[Path]:
+            with self.errors():
+                raise sqlite3.OperationalError(FAULTS["commit"])
+
+        product.Database.insert = failing_insert  # type: ignore[method-assign]
+
+
+def load_fake(weights: product.Weights, device: str) -> FakeClap:
+    return FakeClap(seconds_a_call=FAULTS.get("slow_s", 0))
+
+
+def main() -> int:
+    product.DatasetPreparer.__init__.__defaults__ = (load_fake, True)
+    return product.main()
+
+
+install_file_faults()
+install_output_faults()
+
+if __name__ == "__main__":
+    product.leave(main())

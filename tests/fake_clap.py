@@ -1,0 +1,46 @@
+"""A model for the tests in which the model is not the subject."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class FakeClap:
+    """Vectors that depend on the samples, so that a swapped row shows; it remembers the size of each call."""
+
+    def __init__(self, seconds_a_call: float = 0) -> None:
+        self.seconds_a_call = seconds_a_call
+        self.call_sizes: list[int] = []
+
+    def get_audio_embedding_from_data(self, x: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Return (N, 512) float32 of unit length."""
+        self.call_sizes.append(len(x))
+        time.sleep(self.seconds_a_call)
+        return np.stack([fake_vector(window) for window in x])
+
+
+def fake_vector(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the first 512 magnitudes of the window's spectrum and its length, as a unit vector."""
+    spectrum = np.abs(np.fft.rfft(window, 8192))[:512]
+    spectrum[0] += len(window) / 480_000
+    unit: npt.NDArray[np.float32] = (spectrum / np.linalg.norm(spectrum)).astype(np.float32)
+    return unit
+
+
+class BrokenClap(FakeClap):
+    """A model that gives back NaN for chosen calls: `bad(call, row, window)` says which."""
+
+    def __init__(self, bad: Any) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def get_audio_embedding_from_data(self, x: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        vectors = super().get_audio_embedding_from_data(x)
+        for row, window in enumerate(x):
+            if self.bad(len(self.call_sizes), row, window):
+                vectors[row] = np.nan
+        return vectors
