@@ -2218,6 +2218,7 @@ class DatasetPreparer:
         self.batch: list[ProcessedFile] = []  # in the model's hands
         self.embedding: Future[Float32] | None = None
         self.bar: tqdm[NoReturn] | None = None
+        self.decoded = 0
         self.faults_in_a_row: Counter[str] = Counter()
 
     def run(self) -> Summary:
@@ -2418,6 +2419,7 @@ class DatasetPreparer:
             problem = f"a worker process dies at its start; {printable(self.config.log_file)} may say why"
         if problem is not None:
             raise RunStopped(f"the self-test failed, so no file was touched: {problem}")
+        log.debug("CLAP is loaded and the decoders work")
 
     def _batches(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[list[ProcessedFile]]:
         """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
@@ -2445,6 +2447,7 @@ class DatasetPreparer:
             self._count_fault(str(report.fault))
             return None
         self.faults_in_a_row.clear()
+        self.decoded += report.processed is not None
         if report.quarantine_json is not None:
             self._enter_quarantined(report.found, report.quarantine_json)
         return report.processed
@@ -2469,6 +2472,7 @@ class DatasetPreparer:
     def _start_embedding(self, batch: list[ProcessedFile]) -> None:
         windows = [window for processed in batch for window in processed.windows]
         self._show(f"embedding {len(windows)} windows")
+        log.debug("embedding %d windows of %d files in one call", len(windows), len(batch))
         self.batch = batch
         self.embedding = self.model_thread.submit(embed_windows, self.clap_model, windows)
 
@@ -2536,7 +2540,9 @@ class DatasetPreparer:
     @contextlib.contextmanager
     def _progress(self, files: int) -> Iterator[None]:
         disable = None if self.show_progress else True  # None: where stderr is no terminal
-        with tqdm(total=files, unit="file", dynamic_ncols=True, disable=disable, file=sys.stderr) as self.bar:
+        with tqdm(
+            total=files, unit="file", dynamic_ncols=True, smoothing=0, disable=disable, file=sys.stderr
+        ) as self.bar:
             yield
         self.bar = None
 
@@ -2566,6 +2572,7 @@ class DatasetPreparer:
     def _breathe(self) -> None:
         self.signals.check()
         if self.bar is not None:
+            self.bar.set_postfix_str(f"{self.decoded} decoded", refresh=False)
             with contextlib.suppress(OSError):  # a closed terminal is no reason to lose a batch
                 self.bar.refresh()
 

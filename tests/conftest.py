@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 import make_clap
 import make_stems
 from fake_clap import FakeClap
-from prepare_dataset_sql import Config, DatasetPreparer, Summary, text_of
+from prepare_dataset_sql import Config, DatasetPreparer, Summary, load_config, text_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -95,7 +96,7 @@ class Workplace:
             "log_file": self.log_file,
             "workers": 2,
         }
-        return Config(**{**paths, **settings})
+        return dataclasses.replace(load_config(REPOSITORY / "config.yaml", {}), **{**paths, **settings})
 
     def run(self, model: Any = None, **settings: Any) -> Summary:
         """Run in this process (with real worker processes) and a fake model; the account's sum must close."""
@@ -116,7 +117,7 @@ class Workplace:
     def start(self, *flags: str, faults: dict[str, Any] | None = None, **options: Any) -> subprocess.Popen[str]:
         """Start the program as a process of its own, with a fake model and the faults of driver.py."""
         command = [sys.executable, str(REPOSITORY / "tests" / "driver.py"), *self.flags(), *flags]
-        env = {**os.environ, "TEST_FAULTS": json.dumps(faults or {})}
+        env = {**os.environ, "TEST_FAULTS": json.dumps(faults or {}), "TEST_WORKPLACE": str(self.folder)}
         defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
         return subprocess.Popen(command, cwd=self.folder, **{**defaults, **options})
 

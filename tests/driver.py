@@ -58,7 +58,7 @@ def install_file_faults() -> None:
             raise soundfile.LibsndfileError(1)
         return standardise(file, *rest, **options)
 
-    product.standardise = faulty_standardise  # type: ignore[assignment]
+    product.standardise = faulty_standardise
 
 
 class FailingFile:

@@ -2,18 +2,511 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import pickle
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import prepare_dataset_sql as product
 from conftest import Workplace
-from fake_clap import FakeClap
+from fake_clap import BrokenClap, FakeClap, fake_vector
+
+VALID, BROKEN = 71, 3
 
 
-def test_71_valid_files_get_rows_and_3_broken_ones_go_to_quarantine(full_workplace: Workplace) -> None:
+def vector(row: dict[str, Any]) -> Any:
+    return np.frombuffer(row["clap_embedding"], "<f4")
+
+
+def comparable(place: Workplace) -> list[dict[str, Any]]:
+    """Return all rows without what may differ between two runs on the same files: time, and folder of the WAVs."""
+    rows = place.rows()
+    for row in rows:
+        assert Path(row["path"]).is_file()
+        row["imported_at"] = ""
+    return rows
+
+
+# -- 71 valid and 3 broken files -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, FakeClap, product.Summary]:
+    """One unbroken run on the 74 fixtures, for the tests that only look."""
+    place = Workplace(tmp_path_factory.mktemp("finished"))
+    shutil.copytree(library / "stems", place.input)
     clap = FakeClap()
-    summary = full_workplace.run(clap)
-    assert (summary.found, summary.inserted, summary.quarantined, summary.failed) == (74, 71, 3, 0)
-    assert clap.call_sizes == [73]
-    assert len(full_workplace.originals()) == 71
-    assert full_workplace.quarantined() == [
+    return place, clap, place.run(clap)
+
+
+Finished = tuple[Workplace, FakeClap, product.Summary]
+
+
+def test_71_valid_files_get_rows_and_3_broken_ones_go_to_quarantine(finished: Finished) -> None:
+    place, _, summary = finished
+    assert (summary.found, summary.inserted, summary.quarantined, summary.failed) == (74, VALID, BROKEN, 0)
+    assert len(place.originals()) == VALID
+    assert place.quarantined() == [
         "ERROR_LibsndfileError_kick_empty.wav",
         "ERROR_LibsndfileError_pad_cut_short.flac",
         "ERROR_LibsndfileError_snare_notes.wav",
     ]
+
+
+def test_all_valid_files_are_embedded_in_one_call(finished: Finished) -> None:
+    _, clap, _ = finished
+    assert clap.call_sizes == [73]  # 70 files of one window and the 25 s piece of three
+
+
+def test_each_broken_file_has_its_json_and_its_error_in_the_log(finished: Finished) -> None:
+    place, _, _ = finished
+    log_lines = place.log_file.read_text(encoding="utf-8").splitlines()
+    for name in place.quarantined():
+        entry = json.loads((place.quarantine / f"{name}.json").read_text(encoding="utf-8"))
+        assert not Path(entry["original_file"]).exists()
+        errors = [line for line in log_lines if " ERROR " in line and entry["original_file"] in line]
+        assert len(errors) == 1
+        assert f"LibsndfileError: {entry['error']['message']}" in errors[0]
+    assert sum("Traceback (most recent call last)" in line for line in log_lines) == BROKEN
+
+
+def test_every_vector_is_that_of_its_own_row(finished: Finished) -> None:
+    place, _, _ = finished
+    for row in place.rows():
+        samples = soundfile.read(row["path"], dtype="float32")[0]
+        assert np.linalg.norm(vector(row)) == pytest.approx(1, abs=1e-6)
+        if len(samples) <= 480_000:
+            quantised = (samples * np.float32(32767)).astype(np.int16) / np.float32(32767)
+            assert vector(row) @ fake_vector(quantised) == pytest.approx(1, abs=1e-6), row["original_file"]
+
+
+def test_a_long_file_has_the_normalised_mean_of_its_windows(finished: Finished) -> None:
+    place, _, _ = finished
+    row = max(place.rows(), key=lambda row: float(row["duration_s"]))
+    samples = soundfile.read(row["path"], dtype="float32")[0]
+    assert len(samples) == 1_200_000
+    starts = (0, 360_000, 720_000)  # i * (1,200,000 - 480,000) // 2
+    windows = [(samples[i : i + 480_000] * np.float32(32767)).astype(np.int16) / np.float32(32767) for i in starts]
+    mean = np.mean([fake_vector(window) for window in windows], axis=0)
+    assert vector(row) == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+
+
+def test_the_metadata_says_what_the_makers_truth_says(finished: Finished, library: Path) -> None:
+    place, _, _ = finished
+    truth = json.loads((library / "truth.json").read_text(encoding="utf-8"))["stems"]
+    expected = {stem["file"]: stem for stem in truth if stem["valid"]}
+    for row, name in zip(place.rows(), place.originals(), strict=True):
+        stem = expected.pop(name.replace("\\", "/"))
+        assert (row["sample_rate_hz"], row["channels"]) == (stem["sample_rate_hz"], stem["channels"])
+        assert row["duration_s"] == pytest.approx(stem["duration_s"], abs=0.001)
+        assert row["quality_ok"] == (stem["category"] != "silence")
+        assert row["bpm"] is None or stem["duration_s"] >= 2
+        assert (row["key"], row["tags"], row["user_rating"]) == (None, "[]", None)
+    assert not expected
+
+
+def test_the_tempo_of_drum_loops_is_found(finished: Finished, library: Path) -> None:
+    place, _, _ = finished
+    truth = json.loads((library / "truth.json").read_text(encoding="utf-8"))["stems"]
+    rows = dict(zip(place.originals(), place.rows(), strict=True))
+    loops = [stem for stem in truth if stem.get("category") == "drum_loop"]
+    ratios = [rows[stem["file"]]["bpm"] / stem["bpm"] for stem in loops]
+    right = [min(abs(ratio / octave - 1) for octave in (0.5, 1, 2)) < 0.04 for ratio in ratios]
+    assert sum(right) >= 0.8 * len(loops), ratios
+
+
+# -- nothing but the samples counts ----------------------------------------------------------------------------------
+
+
+def test_batch_size_and_workers_change_nothing(finished: Finished, full_workplace: Workplace) -> None:
+    reference, _, _ = finished
+    clap = FakeClap()
+    full_workplace.run(clap, batch_windows=5, workers=3)
+    assert len(clap.call_sizes) > 10
+    assert max(clap.call_sizes) <= 5
+    prefix = len(str(full_workplace.folder)), len(str(reference.folder))
+    for ours, theirs in zip(comparable(full_workplace), comparable(reference), strict=True):
+        assert vector(ours) == pytest.approx(vector(theirs), abs=1e-6)
+        assert ours["original_file"][prefix[0] :] == theirs["original_file"][prefix[1] :]
+        for column in ours.keys() - {"id", "original_file", "path", "mtime_ns", "clap_embedding"}:
+            # Some formats carry the time of their making, so the library's copies are compared, not remade ones.
+            assert ours[column] == theirs[column], column
+
+
+def test_a_file_with_more_windows_than_a_batch_is_a_batch_of_its_own(workplace: Workplace, library: Path) -> None:
+    shutil.copytree(library / "stems" / "Full Pieces", workplace.input, dirs_exist_ok=True)
+    clap = FakeClap()
+    workplace.run(clap, batch_windows=1)
+    assert clap.call_sizes == [3]
+
+
+def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, library: Path) -> None:
+    shutil.copytree(library / "stems" / "Drums", workplace.input, dirs_exist_ok=True)
+    preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
+    workplace.quarantine.mkdir(parents=True)
+    files = list(product.discover(preparer.root, frozenset(), product.Summary("x")))
+    taken = iter(files)
+    pool = product.WorkerPool(2, preparer._job, workplace.log_file)
+    most = 0
+    try:
+        for done, report in enumerate(pool.reports(taken, lambda: None, lambda: None)):
+            assert report.processed is not None
+            most = max(most, len(files) - len(list_left(taken, files)) - done)
+            time.sleep(0.02)  # a slow consumer: the pool must wait for it
+    finally:
+        pool.close()
+    assert most <= 4
+
+
+def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.FoundFile]:
+    """Return what a list iterator has not given out yet, without taking it."""
+    return files[len(files) - iterator.__length_hint__() :]
+
+
+def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
+    preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
+    task = (product._run_task, product.FoundFile("/a/kick.wav", 1, 1), preparer._job)
+    assert len(pickle.dumps(task)) < 4_000
+
+
+# -- what the model may do -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drums(workplace: Workplace, library: Path) -> Workplace:
+    """The one-shots of the fixtures' Drums folder: 25 files, all valid."""
+    shutil.copytree(library / "stems" / "Drums", workplace.input, dirs_exist_ok=True)
+    return workplace
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_vector_that_is_bad_once_is_embedded_again_alone(drums: Workplace) -> None:
+    clap = BrokenClap(lambda call, row, window: call == 1 and row == 3)
+    summary = drums.run(clap)
+    assert summary.inserted == summary.found
+    assert clap.call_sizes[1:] == [1]
+
+
+def test_a_file_whose_vector_stays_bad_is_quarantined_without_row_or_wav(drums: Workplace) -> None:
+    calls: list[Any] = []
+
+    def bad(call: int, row: int, window: Any) -> bool:
+        if call == 1 and row == 3:
+            calls.append(window)
+        return any(len(window) == len(bad) and (window == bad).all() for bad in calls)
+
+    summary = drums.run(BrokenClap(bad))
+    assert (summary.inserted, summary.quarantined) == (summary.found - 1, 1)
+    assert drums.quarantined()[0].startswith("ERROR_BadVector_")
+    assert len(list(drums.wavs.rglob("*.wav"))) == summary.inserted == len(drums.rows())
+
+
+@pytest.mark.parametrize("answer", [np.nan, 0.0, 2.0], ids=["nan", "zeros", "not of unit length"])
+def test_a_broken_engine_stops_the_run_and_moves_nothing(drums: Workplace, answer: float) -> None:
+    class BrokenEngine(FakeClap):
+        def get_audio_embedding_from_data(self, x: Any) -> Any:
+            return np.full((len(x), 512), answer, np.float32)
+
+    before = snapshot(drums.input)
+    with pytest.raises(product.RunStopped, match="CLAP is broken"):
+        drums.run(BrokenEngine())
+    assert snapshot(drums.input) == before
+    assert drums.rows() == []
+
+
+def test_an_answer_of_another_shape_stops_the_run(drums: Workplace) -> None:
+    class OneTooFew(FakeClap):
+        def get_audio_embedding_from_data(self, x: Any) -> Any:
+            return super().get_audio_embedding_from_data(x)[1:]
+
+    with pytest.raises(product.RunStopped, match="array of shape"):
+        drums.run(OneTooFew())
+    assert drums.rows() == []
+
+
+def test_out_of_memory_in_the_model_names_the_remedy(drums: Workplace) -> None:
+    class TooLarge(FakeClap):
+        def get_audio_embedding_from_data(self, x: Any) -> Any:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(product.RunStopped, match="smaller --batch-windows"):
+        drums.run(TooLarge())
+
+
+# -- whose fault it is (design.md, table of faults) --------------------------------------------------------------------
+
+
+def some_name(place: Workplace) -> str:
+    return sorted(path.name for path in place.input.rglob("*.wav"))[3]
+
+
+def test_a_worker_that_dies_costs_only_the_guilty_file(drums: Workplace) -> None:
+    guilty = some_name(drums)
+    result = drums.execute("--report", "report.json", faults={"die": {guilty: int(signal.SIGSEGV)}})
+    assert result.returncode == 0, result.stderr
+    report = json.loads((drums.folder / "report.json").read_text())
+    assert (report["quarantined"], report["failed"]) == (1, 0)
+    assert report["inserted"] == report["found"] - 1
+    assert drums.quarantined() == [f"ERROR_WorkerDied_{guilty}"]
+    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
+    assert "SIGSEGV" in entry["error"]["message"]
+    assert "Segmentation fault" in drums.log_file.read_text()  # faulthandler's traceback
+
+
+def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -> None:
+    guilty = some_name(drums)
+    assert drums.execute(faults={"exit": {guilty: 3}}).returncode == 0
+    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
+    assert "exit code 3" in entry["error"]["message"]
+
+
+def test_a_file_whose_worker_is_killed_by_sigkill_is_not_blamed(drums: Workplace) -> None:
+    victim = some_name(drums)
+    result = drums.execute(faults={"die": {victim: int(signal.SIGKILL)}})
+    assert result.returncode == 1
+    assert "out of memory" in result.stderr
+    assert drums.quarantined() == []
+    files = len(list(drums.input.rglob("*.*")))
+    assert len(drums.rows()) == files - 1
+    assert drums.execute().returncode == 0
+    assert len(drums.rows()) == files
+
+
+def test_a_file_that_hangs_is_quarantined_and_no_process_is_left(drums: Workplace) -> None:
+    guilty = some_name(drums)
+    (drums.folder / "config.yaml").write_text("file_timeout_s: 2\n")
+    result = drums.execute(faults={"hang": [guilty]})
+    assert result.returncode == 0, result.stderr
+    assert drums.quarantined() == [f"ERROR_Timeout_{guilty}"]
+    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
+    assert processes_of(drums) == []
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EMFILE", "EACCES", "EIO", "ENOENT"])
+def test_an_oserror_fails_a_file_and_leaves_it_where_it_is(workplace: Workplace, number: str, library: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / name)
+    before = snapshot(workplace.input)
+    code = getattr(errno, number)
+    result = workplace.execute(faults={"errno": {"a.wav": code}})
+    assert result.returncode == 1
+    assert workplace.originals() == ["b.wav"]
+    assert snapshot(workplace.input) == before
+    assert workplace.quarantined() == []
+    assert "a.wav: failed, left where it is" in result.stderr
+
+
+def test_a_full_disk_while_a_wav_is_written_fails_files_and_the_next_run_completes(drums: Workplace) -> None:
+    result = drums.execute(faults={"write_errno": int(errno.ENOSPC)})
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr
+    assert (drums.rows(), drums.quarantined()) == ([], [])
+    assert drums.execute().returncode == 0
+    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
+
+
+def test_the_same_fault_on_many_files_in_a_row_stops_the_run(drums: Workplace) -> None:
+    (drums.folder / "config.yaml").write_text("max_faults_in_a_row: 5\n")
+    result = drums.execute("--report", "report.json", faults={"write_errno": int(errno.ENOSPC)})
+    assert result.returncode == 4
+    assert "the same fault on 5 files in a row" in result.stderr
+    report = json.loads((drums.folder / "report.json").read_text())
+    assert report["failed"] == 5
+    assert report["left"] == report["found"] - 5
+
+
+@pytest.mark.parametrize("error", [ImportError, NameError, AttributeError, TypeError, AssertionError, MemoryError])
+def test_a_fault_of_the_program_moves_nothing(
+    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
+    status = file.stat()
+
+    def fail(*_: Any) -> None:
+        raise error("boom")
+
+    monkeypatch.setattr(product, "analyse", fail)
+    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    with pytest.raises(product.MachineFault, match=f"{error.__name__}: boom"):
+        product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
+    assert file.exists()
+    assert not workplace.quarantine.exists() or workplace.quarantined() == []
+
+
+def test_any_other_exception_is_the_files(workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
+    status = file.stat()
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(product, "analyse", fail)
+    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    assert product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job) is None
+    assert workplace.quarantined() == ["ERROR_ZeroDivisionError_a.wav"]
+    assert not file.exists()
+
+
+def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(
+    workplace: Workplace, library: Path
+) -> None:
+    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
+    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    with pytest.raises(product.MachineFault, match="changed after it was found"):
+        product._process_file(product.FoundFile(str(file), file.stat().st_size, 1), job)
+    assert list(workplace.wavs.rglob("*.wav")) == []
+    assert workplace.run().inserted == 1
+
+
+def test_a_broken_installation_stops_before_the_first_file(drums: Workplace) -> None:
+    before = snapshot(drums.input)
+    result = drums.execute(faults={"bad_decoder": True})
+    assert result.returncode == 4
+    assert "the self-test failed, so no file was touched: WAV: LibsndfileError" in result.stderr
+    assert snapshot(drums.input) == before
+    assert drums.quarantined() == []
+
+
+# -- stopped at any moment ---------------------------------------------------------------------------------------------
+
+
+def processes_of(place: Workplace) -> list[str]:
+    """Return the command lines of living processes that were started for this workplace."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().decode("utf-8", "replace")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if f"TEST_WORKPLACE={place.folder}\0" in environment + "\0" and state != "Z":
+            found.append((folder / "cmdline").read_text())
+    return found
+
+
+def wait_for_no_process_of(place: Workplace, seconds: float) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and processes_of(place):
+        time.sleep(0.1)
+    return processes_of(place)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in Linux's /proc")
+
+
+def wait_for_rows(place: Workplace, rows: int) -> None:
+    """Wait until a running program has committed so many rows."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if place.database.exists() and len(place.rows("SELECT id FROM stems")) >= rows:
+                return
+        except sqlite3.OperationalError:  # the schema is not there yet
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"not {rows} rows within a minute")
+
+
+@needs_proc
+def test_kill_minus_9_leaves_no_worker_and_the_next_runs_end_as_one_unbroken_run(
+    full_workplace: Workplace, finished: Finished
+) -> None:
+    seed = random.Random(74)
+    for _ in range(4):
+        process = full_workplace.start("--batch-windows", "4", faults={"slow_s": 0.05}, start_new_session=True)
+        time.sleep(seed.uniform(1.5, 6))
+        process.kill()
+        process.communicate()
+        assert wait_for_no_process_of(full_workplace, 10) == []
+    assert full_workplace.execute().returncode == 0
+    reference, _, _ = finished
+    assert full_workplace.originals() == reference.originals()
+    assert full_workplace.quarantined() == reference.quarantined()
+    assert len(list(full_workplace.wavs.rglob("*.wav"))) == VALID
+    assert full_workplace.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    assert len(full_workplace.rows("SELECT * FROM quarantined")) == BROKEN
+    keys = {"sha256", "samples_sha256", "bpm", "category", "features", "quality_ok", "duration_s"}
+    for ours, theirs in zip(comparable(full_workplace), comparable(reference), strict=True):
+        assert {key: ours[key] for key in keys} == {key: theirs[key] for key in keys}
+        assert vector(ours) == pytest.approx(vector(theirs), abs=1e-6)
+    assert list(full_workplace.wavs.glob(".unfinished/*")) == []
+
+
+@needs_proc
+def test_ctrl_c_in_a_long_call_drops_the_batch_and_ends_with_130(full_workplace: Workplace) -> None:
+    with full_workplace.start("--batch-windows", "20", faults={"slow_s": 1}) as process:
+        wait_for_rows(full_workplace, 1)
+        committed = len(full_workplace.rows())
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 8
+    assert "interrupted" in stderr
+    assert committed <= len(full_workplace.rows()) < VALID
+    assert wait_for_no_process_of(full_workplace, 5) == []
+    assert full_workplace.execute().returncode == 0
+    assert len(full_workplace.rows()) == VALID
+
+
+def test_ctrl_c_drops_a_batch_that_takes_longer_than_the_grace(drums: Workplace) -> None:
+    with drums.start(faults={"slow_s": 60}) as process:
+        wait_for_log(drums, "in one call")
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - started < product.INTERRUPT_GRACE_S + 3
+    assert drums.rows() == []
+
+
+def test_a_batch_that_is_done_within_the_grace_is_kept(drums: Workplace) -> None:
+    with drums.start(faults={"slow_s": 3}) as process:
+        wait_for_log(drums, "in one call")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_sigterm_and_a_closed_terminal_are_as_ctrl_c(drums: Workplace, name: str) -> None:
+    with drums.start(faults={"slow_file_s": 1}) as process:
+        wait_for_log(drums, "the decoders work")
+        process.send_signal(getattr(signal, name))
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_ctrl_c_twice_ends_at_once(drums: Workplace) -> None:
+    with drums.start(faults={"slow_s": 60}) as process:
+        wait_for_log(drums, "in one call")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 2
+
+
+def wait_for_log(place: Workplace, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if place.log_file.exists() and text in place.log_file.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{text!r} is not in the log within a minute")

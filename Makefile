@@ -1,0 +1,40 @@
+# make demo: set up, run the main job on the fixtures, show what came of it.   make test: everything that must pass.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+STAND_IN := build/clap/stand-in.json
+DEMO := build/demo.txt
+
+.PHONY: demo test format clean
+.DELETE_ON_ERROR:
+
+demo: $(DEMO)
+	@cat $(DEMO)
+
+test: $(INSTALLED) $(STAND_IN)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -n 2 --dist loadgroup
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+# The stand-in for CLAP, since its weights are 1.9 GB: the real architecture, untrained.
+$(STAND_IN): fixtures/make_clap.py $(INSTALLED)
+	$(BIN)/python fixtures/make_clap.py build/clap
+	touch $@
+
+# Runs once; again only when something that it shows has changed.
+$(DEMO): fixtures/demo.py fixtures/make_stems.py prepare_dataset_sql.py config.yaml $(STAND_IN)
+	$(BIN)/python fixtures/demo.py build/demo > $@
