@@ -103,6 +103,7 @@ TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
+MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
 SCRATCH = ".unfinished"  # folder of half-written WAVs, beside the finished ones
 NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
 
@@ -1409,8 +1410,9 @@ class WorkerPool:
         self.executor = self._new_executor()
 
     def _new_executor(self) -> ProcessPoolExecutor:
-        # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold.
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold. A forkserver with
+        # numpy in it is safe on Linux alone (macOS's Accelerate does not survive a fork).
+        method = "forkserver" if sys.platform == "linux" else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":  # librosa is imported once (2.4 s) and shared by all workers
             context.set_forkserver_preload(["__main__", *WORKER_IMPORTS])
@@ -2383,7 +2385,7 @@ class DatasetPreparer:
         weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint))
         self.embedding_model = weights.embedding_model(self.config.max_windows)
         self._refuse_to_mix_models()
-        workers = self.config.workers or usable_cores()
+        workers = min(self.config.workers or usable_cores(), MAX_WORKERS)
         with (
             self._progress(len(files)),
             contextlib.closing(WorkerPool(workers, self._job, self.config.log_file)) as pool,
