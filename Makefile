@@ -6,13 +6,13 @@ INSTALLED := .venv/.installed
 STAND_IN := build/clap/stand-in.json
 DEMO := build/demo.txt
 
-.PHONY: demo test format clean
+.PHONY: demo test format readme clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
 	@cat $(DEMO)
 
-test: $(INSTALLED) $(STAND_IN)
+test: $(INSTALLED) $(DEMO)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -21,6 +21,10 @@ test: $(INSTALLED) $(STAND_IN)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Puts what the demo prints into README.md.
+readme: $(DEMO)
+	$(BIN)/python fixtures/demo.py --readme $(DEMO)
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache

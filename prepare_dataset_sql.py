@@ -1410,8 +1410,8 @@ class WorkerPool:
         self.executor = self._new_executor()
 
     def _new_executor(self) -> ProcessPoolExecutor:
-        # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold. A forkserver with
-        # numpy in it is safe on Linux alone (macOS's Accelerate does not survive a fork).
+        # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold. A forkserver
+        # with numpy in it is safe on Linux alone (macOS's Accelerate does not survive a fork).
         method = "forkserver" if sys.platform == "linux" else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":  # librosa is imported once (2.4 s) and shared by all workers
