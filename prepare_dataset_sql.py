@@ -1435,19 +1435,17 @@ class WorkerPool:
             suspects = self._submit(files, in_flight)
             if not in_flight and not suspects:
                 return
-            done = wait(in_flight, TICK_S, FIRST_COMPLETED).done if in_flight else set()
+            done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
             on_wait()
+            if suspects or any(map(_is_broken, done)):
+                done = wait(in_flight).done  # a death settles every future at once, some of them with their result
             for future in done:
                 found = in_flight.pop(future)
-                try:
-                    report = future.result()
-                except BrokenProcessPool:
+                if _is_broken(future):
                     suspects.append(found)
                 else:
-                    yield report
+                    yield future.result()
             if suspects:
-                suspects += in_flight.values()
-                in_flight.clear()
                 before_replay()
                 yield from self._replay(suspects, on_wait)
 
@@ -1468,18 +1466,21 @@ class WorkerPool:
         log.warning("a worker process died; %d files that were in flight are tried again one by one", len(suspects))
         self._renew()
         for found in suspects:
+            if (json_path := find_json(self.job, found)) is not None:  # quarantined, and its report was lost
+                yield TaskReport(found, quarantine_json=json_path)
+                continue
             started = time.monotonic()
             future = self.executor.submit(_run_task, found, self.job)
             workers = self._processes()  # one, since a pool starts its processes as they are needed
             while not future.done():
                 wait([future], TICK_S)
                 on_wait()
-            try:
-                yield future.result()
-            except BrokenProcessPool:
+            if _is_broken(future):
                 workers[0].join()
                 yield self._verdict(found, workers[0].exitcode, time.monotonic() - started)
                 self._renew()
+            else:
+                yield future.result()
 
     def _verdict(self, found: FoundFile, exit_code: int | None, elapsed_s: float) -> TaskReport:
         """Say what becomes of a file whose worker died while it was alone."""
@@ -1507,6 +1508,19 @@ class WorkerPool:
             process.terminate()
         for process in processes:
             process.join()
+
+
+def _is_broken(future: Future[Any]) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
+def find_json(job: Job, found: FoundFile) -> str | None:
+    """Return the JSON of `found` in the quarantine folder if this run has put it there."""
+    for json_path in job.quarantine.glob("ERROR_*.json"):
+        entry = read_entry(json_path)
+        if entry is not None and (entry.run_id, entry.original_file) == (job.run_id, found.path):
+            return str(json_path) if os.path.lexists(entry.path) else None
+    return None
 
 
 WORKER_IMPORTS = ["librosa.core.spectrum", "librosa.feature.spectral", "librosa.feature.rhythm", "librosa.onset"]

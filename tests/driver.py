@@ -5,6 +5,7 @@ JSON object, and are no part of the product:
 
     {"die": {"kick.wav": 11}}          the worker is killed by that signal when it comes to that file
     {"exit": {"kick.wav": 3}}          the worker ends by os._exit with that code
+    {"die_after": ["kick.wav"]}        the worker is killed once it has moved that file to quarantine
     {"hang": ["kick.wav"]}             the worker never comes back from that file
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
     {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
@@ -20,6 +21,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sqlite3
 import sys
 import time
@@ -78,6 +80,15 @@ class FailingFile:
 
 
 def install_output_faults() -> None:
+    quarantine_file = product.quarantine_file
+
+    def deadly_quarantine_file(found: product.FoundFile, *rest: Any) -> product.QuarantineEntry:
+        entry = quarantine_file(found, *rest)
+        if os.path.basename(found.path) in FAULTS.get("die_after", []):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return entry
+
+    product.quarantine_file = deadly_quarantine_file  # type: ignore[assignment]
     if "write_errno" in FAULTS:
 
         def full_disk(self: product.StandardisedAudio, path: Path) -> None:

@@ -273,6 +273,16 @@ def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -
     assert "exit code 3" in entry["error"]["message"]
 
 
+def test_a_worker_that_dies_after_it_has_quarantined_a_file_loses_no_verdict(drums: Workplace) -> None:
+    (drums.input / "broken.wav").write_text("no audio")
+    result = drums.execute("--report", "report.json", faults={"die_after": ["broken.wav"]})
+    assert result.returncode == 0, result.stderr
+    report = json.loads((drums.folder / "report.json").read_text())
+    assert (report["quarantined"], report["failed"], report["inserted"]) == (1, 0, report["found"] - 1)
+    assert drums.quarantined() == ["ERROR_LibsndfileError_broken.wav"]
+    assert len(drums.rows("SELECT * FROM quarantined")) == 1
+
+
 def test_a_file_whose_worker_is_killed_by_sigkill_is_not_blamed(drums: Workplace) -> None:
     victim = some_name(drums)
     result = drums.execute(faults={"die": {victim: int(signal.SIGKILL)}})
