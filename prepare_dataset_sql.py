@@ -51,6 +51,7 @@ import sys
 import threading
 import time
 import traceback
+import unicodedata
 import uuid
 import wave
 from collections import Counter
@@ -88,7 +89,9 @@ UNIT_NORM_TOLERANCE = 1e-3
 
 BLOCK_S = 10  # audio is decoded in blocks of ten seconds of its own rate ...
 BLOCK_VALUES = 2**20  # ... but of at most this many values over all channels (4 MiB of float32)
-UNKNOWN_CHUNK_BYTES = 0x7FFF_F000  # writers to a pipe put 0x7FFFF000 … 0xFFFFFFFF where the length belongs
+# Writers to a pipe put 0x7FFFF000 (sox), 0x80000000 (arecord) or 0xFFFFFFFF (ffmpeg) where the length belongs.
+UNKNOWN_CHUNK_BYTES = (range(0x7FFF_F000, 0x8000_1000), range(0xFFFF_F000, 2**64))
+LOUDEST = 1e30  # soxr overflows to NaN from 1e37 on, which would become silence; this clips just as well
 
 N_FFT = 2_048
 HOP = 512
@@ -742,7 +745,9 @@ class WatchedFile:
         try:
             return call()
         except (OSError, MemoryError) as error:
-            self.fault = self.fault or error
+            # EINVAL is no fault of the disk: a broken header sent libsndfile to a place before the file's start.
+            if getattr(error, "errno", None) != errno.EINVAL:
+                self.fault = self.fault or error
             return 0  # the end of the file, for libsndfile; `check` tells the truth afterwards
 
 
@@ -889,6 +894,7 @@ def _standardise_stream(
         mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
         if not np.isfinite(mono).all():
             raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {frames / rate_hz:.3f} s")
+        mono = np.clip(mono, -LOUDEST, LOUDEST)
         first = mono[:1] if frames == 0 else first
         frames += len(block)
         audio.append(mono if rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(mono))
@@ -915,7 +921,8 @@ def is_truncated(stream: StreamedSoundFile, watched: WatchedFile, frames: int) -
     if stream.format == "MP3":
         promised = _promised_mp3_frames(watched, stream.samplerate)
         return promised is not None and frames < promised
-    if any(int(real) < int(stated) < UNKNOWN_CHUNK_BYTES for stated, real in STATED_SIZE.findall(notes)):
+    sizes = [(int(stated), int(real)) for stated, real in STATED_SIZE.findall(notes)]
+    if any(real < stated and not any(stated in unknown for unknown in UNKNOWN_CHUNK_BYTES) for stated, real in sizes):
         return True
     if any(int(real) < int(stated) for real, stated in STATED_FRAMES.findall(notes)):
         return True
@@ -1046,16 +1053,19 @@ def categorise(path: str, root: str, categories: Mapping[str, Sequence[str]]) ->
     """
     parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)
     for part in reversed(parts):
-        text = " " + " ".join(_words(part)) + " "
+        text = f" {' '.join(_words(part))} "
         for category, keywords in categories.items():
-            if any(f" {keyword.lower()} " in text or f" {keyword.lower()}s " in text for keyword in keywords):
+            phrases = [" ".join(_words(keyword)) for keyword in keywords]
+            if any(f" {phrase} " in text or f" {phrase}s " in text for phrase in phrases):
                 return category
     return "unknown"
 
 
 def _words(name: str) -> list[str]:
     """Split 'HiHat_open02' into ['hi', 'hat', 'open', '02']."""
-    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+", name)]
+    name = unicodedata.normalize("NFC", name)  # macOS may write ö as two characters
+    kinds = "".join("A" if c.isupper() else "a" if c.isalpha() else "9" if c.isdigit() else " " for c in name)
+    return [name[slice(*match.span())].lower() for match in re.finditer(r"A+(?!a)|A?a+|9+", kinds)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
