@@ -383,9 +383,10 @@ def _read_config_file(source: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise UsageError(f"{printable(source)}: expected lines of 'setting: value', found {type(settings).__name__}")
+    settings = {str(key): value for key, value in settings.items()}  # YAML reads 1, null and `no` as no text
     for key in CONFIG_PATHS:
         if isinstance(settings.get(key), str):
-            settings[key] = source.resolve().parent / Path(settings[key]).expanduser()
+            settings[key] = source.resolve().parent / os.path.expanduser(settings[key])
     return settings
 
 
@@ -678,6 +679,8 @@ def _reason_to_ignore(entry: os.DirEntry[str], root: str) -> str | None:
         return "resource fork"
     if entry.name.startswith("."):
         return "hidden"
+    if entry.is_symlink() and os.path.isdir(entry.path):
+        return "linked folder"  # whatever its name: its stems are missing
     if suffix in UNREADABLE_SUFFIXES:
         return f"{suffix[1:]} (convert to wav or flac first)"
     if suffix not in READABLE_SUFFIXES:
@@ -1162,9 +1165,10 @@ def _copy_across(source: Path, target: Path, sha256: str) -> None:
     """Copy `source` to `target` on another file system; `target` appears whole or not at all."""
     scratch = target.parent / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
     try:
-        shutil.copy2(source, scratch)
+        shutil.copyfile(source, scratch)
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
+        shutil.copystat(source, scratch)  # after the sync: a read-only file cannot be opened for it
         if sha256_of_path(scratch) != sha256:
             raise OSError(errno.EIO, "the copy in quarantine differs from its source", str(source))
         os.replace(scratch, target)
@@ -1896,20 +1900,25 @@ def text_of(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def is_filled(path: Path) -> bool:
+    """Whether there is something at `path`; SQLite takes an empty file for a new database."""
+    return path.exists() and not (path.is_file() and path.stat().st_size == 0)
+
+
 def check_database(path: Path) -> None:
     """Raise `UsageError` if there is something at `path` that is not ours to write to. Changes nothing."""
-    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+    if not is_filled(path):
         return
     try:
         with contextlib.closing(open_read_only(path)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise UsageError(f"{printable(path)}: not a SQLite database ({error}); choose another --database") from None
     if version > SCHEMA_VERSION:
         text = f"has schema {version}, and this program knows up to {SCHEMA_VERSION}: update the program"
         raise UsageError(f"{printable(path)}: {text}")
-    if version == 0 and tables:
+    if tables and not (version and {"stems", "quarantined"} <= tables):  # many programs have a schema 1
         raise UsageError(f"{printable(path)}: is the database of another program; choose another --database")
 
 
@@ -2207,6 +2216,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
+            if "SIGHUP" in dir(signal) and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                numbers.remove(signal.SIGHUP)  # nohup: the run is to outlive its terminal
             self.former = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
@@ -2238,9 +2249,7 @@ class DatasetPreparer:
         self.database: Database
         self.clap_model: ClapModel
         self.embedding_model = ""
-        self.model_thread = ThreadPoolExecutor(
-            1, "clap"
-        )  # one for all: OpenMP starts a team of threads for each caller
+        self.model_thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
         self.batch: list[ProcessedFile] = []  # in the model's hands
         self.embedding: Future[Float32] | None = None
         self.bar: tqdm[NoReturn] | None = None
@@ -2263,10 +2272,10 @@ class DatasetPreparer:
     def dry_run(self) -> list[FoundFile]:
         """Return what `run` would process, in its order; nothing is written, not even a log."""
         check_database(self.config.database)
-        if not self.config.database.exists():
-            return self._new_files({}, {})
+        if not is_filled(self.config.database):
+            return self._new_files({}, {})[: self.config.limit]
         with contextlib.closing(open_read_only(self.config.database)) as connection:
-            return self._new_files(known_files(connection), known_broken(connection))
+            return self._new_files(known_files(connection), known_broken(connection))[: self.config.limit]
 
     def restore_quarantine(self) -> Counter[str]:
         """Move quarantined files back to where they came from, never over another; return what became of them."""
@@ -2274,7 +2283,11 @@ class DatasetPreparer:
         with self.signals, self._outputs():
             for json_path in sorted(self.config.quarantine.glob("ERROR_*.json")):
                 self.signals.check()
-                outcomes[self._restore(json_path)] += 1
+                try:
+                    outcomes[self._restore(json_path)] += 1
+                except OSError as error:  # what it left is repaired by the next start
+                    log.error("%s: not restored: %s", printable(json_path.with_suffix("")), error)
+                    outcomes["failed"] += 1
         return outcomes
 
     # -- before the first file ----------------------------------------------------------------------------------------
@@ -2283,10 +2296,10 @@ class DatasetPreparer:
     def root(self) -> str:
         """The input folder's real path; raises `UsageError` where there is none or it is one of our own folders."""
         folder = self.config.input
-        if folder is None or not folder.is_dir():
-            raise UsageError(
-                f"--input {printable(folder)}: {'not a folder' if folder and folder.exists() else 'no such folder'}"
-            )
+        if folder is None:
+            raise UsageError("no input: give the folder of stems as --input DIR, or as input: in config.yaml")
+        if not folder.is_dir():
+            raise UsageError(f"--input {printable(folder)}: {'not a folder' if folder.exists() else 'no such folder'}")
         root = os.path.realpath(folder)
         for own_folder in self._own_folders:
             if is_inside(root, own_folder):
@@ -2423,6 +2436,8 @@ class DatasetPreparer:
             except Interrupted:
                 self._settle_interrupted()
                 raise
+            finally:
+                self.model_thread.shutdown(wait=False, cancel_futures=True)
 
     def _refuse_to_mix_models(self) -> None:
         """Vectors of two models in one database would be compared as if they meant the same."""
@@ -2673,9 +2688,10 @@ def _run_options(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _print_plan(preparer)
     if options.restore_quarantine:
-        for outcome, count in sorted(preparer.restore_quarantine().items()):
+        outcomes = preparer.restore_quarantine()
+        for outcome, count in sorted(outcomes.items()):
             log.info("%d %s", count, outcome)
-        return 0
+        return 1 if outcomes["failed"] else 0
     exit_code = RunStopped.exit_code
     try:
         exit_code = 1 if preparer.run().failed else 0
@@ -2683,10 +2699,19 @@ def _run_options(options: argparse.Namespace) -> int:
         exit_code = error.exit_code
         raise
     finally:
-        if options.report is not None:
-            content = {**preparer.summary.as_dict(), "exit_code": exit_code}
-            options.report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if options.report is not None and not _write_report(options.report, preparer.summary, exit_code):
+            exit_code = exit_code or RunStopped.exit_code
     return exit_code
+
+
+def _write_report(path: Path, summary: Summary, exit_code: int) -> bool:
+    """Write the account as JSON; whether that went well."""
+    try:
+        path.write_text(json.dumps({**summary.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:  # the run itself went as it went
+        log.error("--report %s: cannot be written: %s", printable(path), error)
+        return False
+    return True
 
 
 def _print_plan(preparer: DatasetPreparer) -> int:

@@ -180,9 +180,12 @@ def test_output_folders_inside_the_input_are_never_walked(tmp_path: Path, monkey
     touch(tmp_path, "kick.wav", "out/stems/aa/1.wav", "out/quarantine/ERROR_X_1.wav", "out/mine.wav", "stems/own.wav")
     listed: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(
-        os, "scandir", lambda folder: (listed.append(os.path.relpath(folder, tmp_path)), scandir(folder))[1]
-    )
+
+    def listing(folder: str) -> Any:
+        listed.append(os.path.relpath(folder, tmp_path))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", listing)
     found, summary = walk(tmp_path, tmp_path / "out" / "stems", tmp_path / "out" / "quarantine")
     assert found == ["kick.wav", "out/mine.wav", "stems/own.wav"]
     assert listed == [".", "out", "stems"]
@@ -347,7 +350,7 @@ def test_printable_leaves_one_line_that_any_terminal_and_file_can_take(text: str
 
 def test_printable_takes_paths_and_bytes() -> None:
     assert printable(Path("a\nb")) == "a\\nb"
-    assert printable("a\nb".encode()) == "a\\nb"
+    assert printable(b"a\nb") == "a\\nb"
     if sys.platform == "linux":
         assert printable(b"caf\xe9") == printable(Path(os.fsdecode(b"caf\xe9"))) == "caf\\udce9"
 

@@ -501,6 +501,14 @@ def test_sigterm_and_a_closed_terminal_are_as_ctrl_c(drums: Workplace, name: str
     assert process.returncode == 130
 
 
+def test_nohup_lets_a_run_outlive_its_terminal(drums: Workplace) -> None:
+    with drums.start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), faults={"slow_s": 2}) as process:
+        wait_for_log(drums, "in one call")
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_ctrl_c_twice_ends_at_once(drums: Workplace) -> None:
     with drums.start(faults={"slow_s": 60}) as process:
         wait_for_log(drums, "in one call")
