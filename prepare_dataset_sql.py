@@ -401,7 +401,8 @@ def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | Non
     if key not in CONFIG_FIELDS:
         nearest = difflib.get_close_matches(key, CONFIG_FIELDS, n=1, cutoff=0)[0]
         return f"{where}: unknown setting; did you mean {nearest!r}? Known: {', '.join(CONFIG_FIELDS)}"
-    return f"{where}: {problem['input']!r}: {problem['msg']} (default {_default_text(key)})"
+    rule = "should be a path" if problem["type"] == "is_instance_of" else problem["msg"]
+    return f"{where}: {problem['input']!r}: {rule} (default {_default_text(key)})"
 
 
 def _default_text(key: str) -> str:
