@@ -40,7 +40,6 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import queue
 import re
 import shutil
@@ -1617,7 +1616,10 @@ def identify_weights(checkpoint: str) -> Weights:
 
 
 def _identify_file(file: Path) -> Weights:
-    digest = sha256_of_path(file)
+    try:
+        digest = sha256_of_path(file)
+    except OSError as error:
+        raise WeightsMissing(f"--checkpoint {printable(file)}: cannot be read: {error}") from None
     published = next((known for known in CHECKPOINTS.values() if known.sha256 == digest), None)
     if published is not None:
         return Weights(published.name, digest, file, published.architecture)
@@ -1634,16 +1636,18 @@ def fetch_weights(weights: Weights) -> Path:
     os.environ["HF_HUB_DISABLE_XET"] = "1"  # one protocol, the one that is tested
     import huggingface_hub
 
-    wanted = _wanted_files(weights)
-    missing = [file for file in wanted if cached_path(file) is None]
-    if missing:
-        _probe_hub(missing)
-        for file in missing:
-            _download(file, missing)
+    try:
+        paths = {file: cached_path(file) for file in _wanted_files(weights)}  # hashes each: seconds for the checkpoint
+        missing = [file for file, path in paths.items() if path is None]
+        if missing:
+            _probe_hub(missing)
+            paths |= {file: _download(file, missing) for file in missing}
+    except OSError as error:  # a read-only cache, with something to mend in it
+        raise WeightsMissing(f"the hub's cache cannot be used: {error}; HF_HUB_CACHE moves it") from None
     os.environ["HF_HUB_OFFLINE"] = "1"
     huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read from the environment at the client's import
-    path = weights.file or cached_path(wanted[-1])
-    assert path is not None  # every file of `wanted` is in the cache by now
+    path = weights.file or list(paths.values())[-1]
+    assert path is not None  # every wanted file is in the cache by now
     return path
 
 
@@ -1701,8 +1705,8 @@ def _probe_hub(missing: Sequence[HubFile]) -> None:
         raise WeightsMissing(_missing_text(missing, f"{endpoint} answers {response.status_code}"))
 
 
-def _download(file: HubFile, missing: Sequence[HubFile]) -> None:
-    """Download one file into the hub's cache and verify it there; raises `WeightsMissing`."""
+def _download(file: HubFile, missing: Sequence[HubFile]) -> Path:
+    """Download one file into the hub's cache, verify it there and return its path; raises `WeightsMissing`."""
     import httpx2
     import huggingface_hub
 
@@ -1713,8 +1717,10 @@ def _download(file: HubFile, missing: Sequence[HubFile]) -> None:
     except (OSError, httpx2.HTTPError) as error:
         why = f"{file} cannot be downloaded: {type(error).__name__}: {error}"
         raise WeightsMissing(_missing_text(missing, why)) from None
-    if cached_path(file) is None:
+    path = cached_path(file)
+    if path is None:
         raise WeightsMissing(_missing_text(missing, f"{file} came with a wrong hash and was removed; run again"))
+    return path
 
 
 def _remove_unfinished_downloads(repository: str) -> None:
@@ -1788,7 +1794,8 @@ def load_clap(weights: Weights, device: str) -> ClapModel:
         try:
             module.model.load_state_dict(state)
         except RuntimeError as error:
-            raise WeightsMissing(f"{printable(checkpoint_file)}: does not fit {architecture}: {error}") from None
+            names = printable(str(error)[:500])  # torch lists every name that is missing: 12 kB
+            raise WeightsMissing(f"{printable(checkpoint_file)}: does not fit {architecture}: {names} …") from None
         return TorchClap(module)
 
 
@@ -1807,8 +1814,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(scalars):  # the published checkpoints hold numpy scalars
             content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything: OSError, struct.error, UnicodeDecodeError
+        reason = _reason_of(error)
         raise WeightsMissing(f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {reason}") from None
     if "stand-in" in str(content.get("name")):
         log.warning("%s is an untrained stand-in for CLAP: its vectors mean nothing", printable(path))
@@ -1816,8 +1825,17 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def _reason_of(error: Exception) -> str:
+    """Return what torch found, in one line, without its advice to load the file with weights_only=False."""
+    advice = ("Weights only load failed", "Please file an issue", "Check the documentation")
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = [line for line in lines if line and not line.startswith(advice)]
+    return f"{type(error).__name__}: {printable(found[0])}" if found else type(error).__name__
+
+
 def _architecture_of(state: Mapping[str, Any], path: Path) -> str:
-    width = state[PATCH_EMBEDDING].shape[0] if PATCH_EMBEDDING in state else None
+    shape = getattr(state.get(PATCH_EMBEDDING), "shape", None)
+    width = shape[0] if shape else None
     if width not in ARCHITECTURE_BY_WIDTH:
         known = ", ".join(ARCHITECTURE_BY_WIDTH.values())
         raise WeightsMissing(f"{printable(path)}: holds no audio tower of a known architecture ({known})")

@@ -1,0 +1,63 @@
+"""`fetch_weights` in a process of its own: huggingface_hub reads its settings once, at its import.
+
+    python tests/fetch_weights_driver.py CHECKPOINT [SHA256]
+
+With SHA256, that is what the published checkpoint CHECKPOINT is expected to hash to, so that a few MiB can stand for
+it. Prints one line of JSON: the seconds it took, the names of the files that were `hashed`, and either `path` with the
+client's state afterwards or `missing`, the text of `WeightsMissing`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import prepare_dataset_sql as product
+
+HASHED: list[str] = []
+
+
+def count_hashing() -> None:
+    """Note the name of every file that is hashed whole."""
+    sha256_of_path = product.sha256_of_path
+
+    def counting(path: str | Path) -> str:
+        HASHED.append(Path(path).name)
+        return sha256_of_path(path)
+
+    product.sha256_of_path = counting
+
+
+def fetch(checkpoint: str) -> dict[str, Any]:
+    try:
+        path = product.fetch_weights(product.identify_weights(checkpoint))
+    except product.WeightsMissing as error:
+        return {"missing": str(error)}
+    import huggingface_hub
+
+    constants = huggingface_hub.constants
+    return {
+        "path": str(path),
+        "is_offline": constants.is_offline_mode(),
+        "uses_xet": not constants.HF_HUB_DISABLE_XET,
+    }
+
+
+def main(checkpoint: str, sha256: str | None = None) -> None:
+    if sha256 is not None:
+        published = product.CHECKPOINTS[checkpoint]
+        product.CHECKPOINTS[checkpoint] = dataclasses.replace(published, sha256=sha256)
+    count_hashing()
+    begun_s = time.monotonic()
+    answer = fetch(checkpoint)
+    print(json.dumps({**answer, "hashed": HASHED, "seconds": time.monotonic() - begun_s}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
