@@ -1919,15 +1919,10 @@ def text_of(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def is_filled(path: Path) -> bool:
-    """Whether there is something at `path`; SQLite takes an empty file for a new database."""
-    return path.exists() and not (path.is_file() and path.stat().st_size == 0)
-
-
-def check_database(path: Path) -> None:
-    """Raise `UsageError` if there is something at `path` that is not ours to write to. Changes nothing."""
-    if not is_filled(path):
-        return
+def check_database(path: Path) -> bool:
+    """Return whether our tables are at `path`; raises `UsageError` for what is not ours to write to. Changes nothing."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return False
     try:
         with contextlib.closing(open_read_only(path)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -1939,6 +1934,7 @@ def check_database(path: Path) -> None:
         raise UsageError(f"{printable(path)}: {text}")
     if tables and not (version and {"stems", "quarantined"} <= tables):  # many programs have a schema 1
         raise UsageError(f"{printable(path)}: is the database of another program; choose another --database")
+    return bool(tables)  # none yet: a run was killed, or is, between making the file and its tables
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
@@ -2290,8 +2286,7 @@ class DatasetPreparer:
 
     def dry_run(self) -> list[FoundFile]:
         """Return what `run` would process, in its order; nothing is written, not even a log."""
-        check_database(self.config.database)
-        if not is_filled(self.config.database):
+        if not check_database(self.config.database):
             return self._new_files({}, {})[: self.config.limit]
         with contextlib.closing(open_read_only(self.config.database)) as connection:
             return self._new_files(known_files(connection), known_broken(connection))[: self.config.limit]

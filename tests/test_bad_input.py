@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -349,6 +351,17 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows lets nobody read a locked file")
+def test_a_dry_run_takes_a_database_without_tables_for_a_new_one(workplace: Workplace, inline: None) -> None:
+    fill(workplace, good=1, broken=0)
+    workplace.database.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(workplace.database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")  # as far as a run had come when it was killed
+    assert workplace.database.stat().st_size > 0
+    assert main([*workplace.flags(), "--dry-run"]) == 0
+    assert main(workplace.flags()) == 0
+    assert len(workplace.rows()) == 1
+
+
 def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(workplace: Workplace) -> None:
     fill(workplace, good=3)
     other = Workplace(workplace.folder / "other")
