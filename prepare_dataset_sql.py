@@ -1920,7 +1920,7 @@ def text_of(raw: bytes) -> str:
 
 
 def check_database(path: Path) -> bool:
-    """Return whether our tables are at `path`; raises `UsageError` for what is not ours to write to. Changes nothing."""
+    """Return whether our tables are at `path`; raises `UsageError` for what is not ours. Changes nothing."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
     try:
