@@ -54,7 +54,7 @@ import unicodedata
 import uuid
 import wave
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -106,7 +106,9 @@ INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
-SCRATCH = ".unfinished"  # folder of half-written WAVs, beside the finished ones
+WORKER_IMPORTS = ["librosa.core.spectrum", "librosa.feature.spectral", "librosa.feature.rhythm", "librosa.onset"]
+SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
+LOCK_NAME = ".prepare_dataset.lock"
 NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
 
 READABLE_SUFFIXES = frozenset(
@@ -131,43 +133,23 @@ class Checkpoint:
     name: str
     architecture: str  # laion_clap's `amodel`
     sha256: str
-    size_text: str
 
 
 CHECKPOINTS = {
-    checkpoint.name: checkpoint
-    for checkpoint in (
-        Checkpoint(
-            "630k-audioset-best",
-            "HTSAT-tiny",
-            "8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037",
-            "1.9 GB",
-        ),
-        Checkpoint(
-            "630k-best",
-            "HTSAT-tiny",
-            "e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3",
-            "1.9 GB",
-        ),
-        Checkpoint(
-            "music_audioset_epoch_15_esc_90.14",
-            "HTSAT-base",
-            "fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd",
-            "2.4 GB",
-        ),
-        Checkpoint(
-            "music_speech_audioset_epoch_15_esc_89.98",
-            "HTSAT-base",
-            "51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006",
-            "2.4 GB",
-        ),
-    )
+    line.split()[0]: Checkpoint(*line.split())
+    for line in """
+    630k-audioset-best HTSAT-tiny 8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037
+    630k-best HTSAT-tiny e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3
+    music_audioset_epoch_15_esc_90.14 HTSAT-base fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd
+    music_speech_audioset_epoch_15_esc_89.98 HTSAT-base 51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006
+    """.strip().splitlines()
 }
+DOWNLOAD_SIZES = {"HTSAT-tiny": "1.9 GB", "HTSAT-base": "2.4 GB"}
 # The patch embedding's width tells the two architectures apart in a file that is not one of the above.
 ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # the first; the next brings a migration, after a copy of the database
 SCHEMA = f"""
 CREATE TABLE stems (
   id              TEXT PRIMARY KEY,           -- sha256(original_file NUL sha256)[:16] at first import, then fixed
@@ -230,8 +212,6 @@ class WeightsMissing(PrepareError):
 
 class RunStopped(PrepareError):
     """Going on makes no sense: not writable, disk full, broken installation, the same fault again and again."""
-
-    exit_code = 4
 
 
 class AlreadyRunning(PrepareError):
@@ -514,12 +494,7 @@ class StemRecord:
     embedding_model: str
 
 
-STEM_COLUMNS = [
-    *(metadata_field.name for metadata_field in dataclasses.fields(StemMetadata)),
-    "imported_at",
-    "clap_embedding",
-    "embedding_model",
-]
+STEM_COLUMNS = [c.name for c in (*dataclasses.fields(StemMetadata), *dataclasses.fields(StemRecord)[1:])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,7 +586,7 @@ def utc_now() -> str:
 
 
 def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterator[FoundFile]:
-    """Yield the audio files under `root`, sorted by path, and count everything else in `summary.ignored` by its reason.
+    """Yield the audio files under `root`, each folder's sorted and before its subfolders'; count the rest by reason.
 
     `root` and `own_folders` (never entered) are real paths. A linked folder is never entered, so there is no loop. A
     folder that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
@@ -642,18 +617,17 @@ def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterat
 
 def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile | None:
     """Return `entry` as a file to process, or count why it is not one."""
-    reason = _reason_to_ignore(entry, root)
-    if reason is not None:
-        _ignore(summary, reason)
-        return None
     summary.found += 1
     try:
-        status = entry.stat()
+        reason = _reason_to_ignore(entry, root)
+        if reason is None:
+            status = entry.stat()
+            return FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+        summary.ignored[reason] += 1
     except OSError as error:
         log.warning("%s: vanished or unreadable: %s", printable(entry.path), error)
         summary.failed += 1
-        return None
-    return FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+    return None
 
 
 def _ignore(summary: Summary, reason: str) -> None:
@@ -825,13 +799,15 @@ class StandardisedAudio:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlive a power cut. Windows has no such call and needs none (NTFS journals names)."""
+    """Make a rename in `folder` outlive a power cut, where the file system can. Windows has no such call and needs none
+    (NTFS journals names). Never raises: the rename is done, and a caller would take it for not done."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
@@ -842,11 +818,10 @@ def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float
     """
     watched = WatchedFile(file)
     with _open_stream(watched) as stream:
-        if _declares_too_long(stream, max_duration_s):
-            _count_frames(watched, max_duration_s)
-            watched.seek(0)
-            with _open_stream(watched) as again:
-                return _standardise_stream(again, watched, audio, max_duration_s)
+        claims_too_long = stream.frames > max_duration_s * stream.samplerate
+    if claims_too_long:
+        _count_frames(watched, max_duration_s)
+    with _open_stream(watched) as stream:
         return _standardise_stream(stream, watched, audio, max_duration_s)
 
 
@@ -856,10 +831,6 @@ def _open_stream(watched: WatchedFile) -> StreamedSoundFile:
         return StreamedSoundFile(watched)
     finally:
         watched.check()
-
-
-def _declares_too_long(stream: StreamedSoundFile, max_duration_s: float) -> bool:
-    return bool(stream.frames > max_duration_s * stream.samplerate)
 
 
 def _count_frames(watched: WatchedFile, max_duration_s: float) -> None:
@@ -958,10 +929,8 @@ def window_starts(length: int, max_windows: int) -> list[int]:
     Up to 480,000 samples: one window, handed over at its own length. Longer: n = min(max_windows, ceil(length /
     480000)) windows of exactly 480,000, window i at i * (length - 480000) // (n - 1).
     """
-    count = min(max_windows, math.ceil(length / WINDOW_SAMPLES))
-    if count <= 1:
-        return [0]
-    return [i * (length - WINDOW_SAMPLES) // (count - 1) for i in range(count)]
+    count = max(1, min(max_windows, math.ceil(length / WINDOW_SAMPLES)))
+    return [i * (length - WINDOW_SAMPLES) // max(1, count - 1) for i in range(count)]
 
 
 def cut_windows(audio: StandardisedAudio, max_windows: int) -> list[Int16]:
@@ -1083,7 +1052,9 @@ def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: st
     read-only library), the copy and the entry stand.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = sha256_of_path(found.path)
+    with open(found.path, "rb") as file:
+        digest = sha256_of(file)
+        _check_unchanged(file, found)  # half a file, still being copied in, is not a broken one
     path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
     entry = QuarantineEntry(
         path=str(path),
@@ -1108,7 +1079,8 @@ def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: st
             os.fsync(json_file.fileno())
         _move(Path(found.path), path, entry)
     except BaseException:
-        json_path_of(path).unlink(missing_ok=True)
+        if not os.path.lexists(path):  # else it has been moved, and the JSON alone knows from where
+            json_path_of(path).unlink(missing_ok=True)
         raise
     return entry
 
@@ -1149,7 +1121,7 @@ def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
     """Move `source` to `target`, which does not exist: by renaming, else copy, sync, compare, unlink."""
     if entry.link_target is not None:  # a relative link would point nowhere from here
         os.symlink(os.path.realpath(source), target)
-        source.unlink()
+        remove_source(source)
         return
     try:
         os.rename(source, target)
@@ -1252,7 +1224,7 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
         log.debug("%s: traceback", printable(found.path), exc_info=True)
         try:
             entry = quarantine_file(found, error, job.quarantine, job.run_id)
-        except OSError as why:
+        except (OSError, MachineFault) as why:
             raise _as_fault(why, found) from None
         _log_quarantined(entry)
         return None
@@ -1429,7 +1401,7 @@ class WorkerPool:
         method = "forkserver" if sys.platform == "linux" else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":  # librosa is imported once (2.4 s) and shared by all workers
-            context.set_forkserver_preload(["__main__", *WORKER_IMPORTS])
+            context.set_forkserver_preload(WORKER_IMPORTS)
         return ProcessPoolExecutor(self.workers, context, start_worker, (str(self.log_file),))
 
     def self_test(self) -> Future[str | None]:
@@ -1451,6 +1423,8 @@ class WorkerPool:
                 return
             done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
             on_wait()
+            if not done:
+                self._end_half_a_result()
             if suspects or any(map(_is_broken, done)):
                 done = wait(in_flight).done  # a death settles every future at once, some of them with their result
             for future in done:
@@ -1458,7 +1432,7 @@ class WorkerPool:
                 if _is_broken(future):
                     suspects.append(found)
                 else:
-                    yield future.result()
+                    yield _report_of(future, found)
             if suspects:
                 before_replay()
                 yield from self._replay(suspects, on_wait)
@@ -1479,22 +1453,24 @@ class WorkerPool:
         """Run each suspect alone in a new pool and yield its report, or the verdict on it if it kills again."""
         log.warning("a worker process died; %d files that were in flight are tried again one by one", len(suspects))
         self._renew()
+        moved = quarantined_by(self.job)
         for found in suspects:
-            if (json_path := find_json(self.job, found)) is not None:  # quarantined, and its report was lost
-                yield TaskReport(found, quarantine_json=json_path)
+            if (entry := moved.get(found.path)) is not None:  # quarantined, and its report was lost
+                _log_quarantined(entry)
+                yield TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
                 continue
             started = time.monotonic()
             future = self.executor.submit(_run_task, found, self.job)
             workers = self._processes()  # one, since a pool starts its processes as they are needed
-            while not future.done():
-                wait([future], TICK_S)
+            while not wait([future], TICK_S).done:
                 on_wait()
+                self._end_half_a_result()
             if _is_broken(future):
-                workers[0].join()
+                self.executor.shutdown()  # its thread reads the exit code; of two readers, one gets 255
                 yield self._verdict(found, workers[0].exitcode, time.monotonic() - started)
                 self._renew()
             else:
-                yield future.result()
+                yield _report_of(future, found)
 
     def _verdict(self, found: FoundFile, exit_code: int | None, elapsed_s: float) -> TaskReport:
         """Say what becomes of a file whose worker died while it was alone."""
@@ -1506,6 +1482,19 @@ class WorkerPool:
             return quarantine_report(found, Timeout(f"not done after {limit_s:.0f} s, twice"), self.job)
         return quarantine_report(found, WorkerDied(f"its worker died twice: {_exit_text(exit_code)}"), self.job)
 
+    def _end_half_a_result(self) -> None:
+        """Break a pool whose worker died while it sent its result (up to 8 MB, through a pipe of 64 kB): the executor
+        would wait for the rest for ever, and the other workers for the dead one's lock."""
+        if any(not process.is_alive() for process in self._processes()):
+            self._kill_workers()
+
+    def _kill_workers(self) -> None:
+        for process in self._processes():
+            process.kill()
+        results = self.executor._result_queue  # the pipe may hold half a result, and ours is its last writing end
+        if results is not None:
+            results._writer.close()  # type: ignore[attr-defined]
+
     def _renew(self) -> None:
         self.executor.shutdown(wait=True, cancel_futures=True)
         self.executor = self._new_executor()
@@ -1516,35 +1505,34 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers now, whatever they do: to be killed at any moment is what `_process_file` is made for."""
-        processes = self._processes()
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+        self._kill_workers()
+        self.executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _is_broken(future: Future[Any]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def find_json(job: Job, found: FoundFile) -> str | None:
-    """Return the JSON of `found` in the quarantine folder if this run has put it there."""
-    for json_path in job.quarantine.glob("ERROR_*.json"):
-        entry = read_entry(json_path)
-        if entry is not None and (entry.run_id, entry.original_file) == (job.run_id, found.path):
-            return str(json_path) if os.path.lexists(entry.path) else None
-    return None
+def _report_of(future: Future[TaskReport], found: FoundFile) -> TaskReport:
+    """Return what a worker reported; an error on the way (no memory to pickle it, no thread for the timer) is no
+    verdict on the file."""
+    try:
+        return future.result()
+    except Exception as error:
+        return TaskReport(found, fault=_as_fault(error, found))
 
 
-WORKER_IMPORTS = ["librosa.core.spectrum", "librosa.feature.spectral", "librosa.feature.rhythm", "librosa.onset"]
+def quarantined_by(job: Job) -> dict[str, QuarantineEntry]:
+    """Return what this run has moved to quarantine, by original file."""
+    entries = filter(None, map(read_entry, job.quarantine.glob("ERROR_*.json")))
+    return {e.original_file: e for e in entries if e.run_id == job.run_id and os.path.lexists(e.path)}
 
 
 def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskReport:
     """Quarantine `found` from the parent, and report it as a worker would."""
     try:
         entry = quarantine_file(found, error, job.quarantine, job.run_id)
-    except OSError as why:
+    except (OSError, MachineFault) as why:
         return TaskReport(found, fault=_as_fault(why, found))
     _log_quarantined(entry)
     return TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
@@ -1552,7 +1540,8 @@ def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskRepor
 
 def _exit_text(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+        names = {int(number): number.name for number in signal.Signals}  # real-time ones have none
+        return f"signal {-exit_code} ({names.get(-exit_code, 'no name')})"
     return f"exit code {exit_code}"
 
 
@@ -1655,7 +1644,7 @@ def _wanted_files(weights: Weights) -> list[HubFile]:
     """Return the files that laion_clap asks the hub's cache for, the checkpoint last."""
     wanted = [HubFile(repository, name, "main") for repository, names in TEXT_MODEL_FILES.items() for name in names]
     if weights.file is None:
-        size_text = CHECKPOINTS[weights.name].size_text
+        size_text = DOWNLOAD_SIZES[CHECKPOINTS[weights.name].architecture]
         wanted.append(HubFile(HUB_REPOSITORY, f"{weights.name}.pt", HUB_REVISION, weights.sha256, size_text))
     return wanted
 
@@ -1924,10 +1913,14 @@ def check_database(path: Path) -> bool:
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
     try:
+        if path.is_dir():
+            raise UsageError(f"{printable(path)}: is a folder; choose another --database")
         with contextlib.closing(open_read_only(path)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+            raise RunStopped(f"{printable(path)}: cannot be read: {error}; no file was touched") from None
         raise UsageError(f"{printable(path)}: not a SQLite database ({error}); choose another --database") from None
     if version > SCHEMA_VERSION:
         text = f"has schema {version}, and this program knows up to {SCHEMA_VERSION}: update the program"
@@ -1946,28 +1939,29 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def known_files(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """Return (size_bytes, mtime_ns) of every file in `stems`: what the resume filter asks."""
-    rows = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
-    return {path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in rows}
+KnownFile = tuple[str, int, int]  # original_file, size_bytes, mtime_ns
 
 
-def known_broken(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """Return (size_bytes, mtime_ns) of every quarantined file: one that could not be removed is skipped until it
-    changes."""
-    rows = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
-    return {path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in rows}
+def known_files(connection: sqlite3.Connection) -> set[KnownFile]:
+    """Return every file that is done as it is: what the resume filter asks.
+
+    A quarantined one is in its place still where it could not be removed, or was put back by hand.
+    """
+    imported = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
+    broken = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
+    return {*imported, *broken}
 
 
 class Database:
     """The SQLite file of a run. What writes is one transaction; errors become `RunStopped`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.on_wait = on_wait
         if sqlite3.sqlite_version_info < (3, 37):
             raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37")
         with self.errors():
-            self.connection = sqlite3.connect(path, timeout=LOCKED_DATABASE_S, isolation_level=None)
+            self.connection = sqlite3.connect(path, timeout=TICK_S, isolation_level=None)
             self.connection.text_factory = text_of
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; 0.6 ms
@@ -1995,13 +1989,25 @@ class Database:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self.errors():
-            self.connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self.connection
                 self.connection.execute("COMMIT")
             except BaseException:
                 self.connection.rollback()  # else the next BEGIN fails, and so does every later batch
                 raise
+
+    def _begin(self) -> None:
+        """Begin to write. While another program holds the database, `on_wait` moves the bar and looks for Ctrl-C."""
+        deadline = time.monotonic() + LOCKED_DATABASE_S
+        while True:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+            self.on_wait()
 
     def _row(self, query: str, name: bytes) -> Any:
         with self.errors():
@@ -2095,11 +2101,8 @@ ENTER_QUARANTINED = "INSERT OR REPLACE INTO quarantined VALUES (CAST(? AS TEXT),
 
 def _parameters(record: StemRecord) -> dict[str, Any]:
     """Return the values of `INSERT_STEM`; paths as the bytes that the file system has."""
-    row = dataclasses.asdict(record.metadata) | {
-        "imported_at": record.imported_at,
-        "clap_embedding": record.clap_embedding,
-        "embedding_model": record.embedding_model,
-    }
+    row = dataclasses.asdict(record)
+    row |= row.pop("metadata")
     return row | {column: os.fsencode(row[column]) for column in PATH_COLUMNS if row[column] is not None}
 
 
@@ -2111,8 +2114,6 @@ def storable(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Around a run: folders, locks, logs
 # ---------------------------------------------------------------------------------------------------------------------
-
-LOCK_NAME = ".prepare_dataset.lock"
 
 
 def make_folders(config: Config) -> None:
@@ -2287,9 +2288,13 @@ class DatasetPreparer:
     def dry_run(self) -> list[FoundFile]:
         """Return what `run` would process, in its order; nothing is written, not even a log."""
         if not check_database(self.config.database):
-            return self._new_files({}, {})[: self.config.limit]
-        with contextlib.closing(open_read_only(self.config.database)) as connection:
-            return self._new_files(known_files(connection), known_broken(connection))[: self.config.limit]
+            return self._new_files(set())[: self.config.limit]
+        try:
+            with contextlib.closing(open_read_only(self.config.database)) as connection:
+                known = known_files(connection)
+        except sqlite3.Error as error:
+            raise RunStopped(f"{printable(self.config.database)}: cannot be read: {error}") from None
+        return self._new_files(known)[: self.config.limit]
 
     def restore_quarantine(self) -> Counter[str]:
         """Move quarantined files back to where they came from, never over another; return what became of them."""
@@ -2345,7 +2350,7 @@ class DatasetPreparer:
         make_folders(self.config)
         with hold_outputs(self.config), log_to_file(self.config.log_file):
             log.debug("run %s of version %s begins", self.summary.run_id, VERSION)
-            self.database = Database(self.config.database)
+            self.database = Database(self.config.database, self._breathe)
             with contextlib.closing(self.database):
                 self._clean_up()
                 yield
@@ -2354,11 +2359,16 @@ class DatasetPreparer:
         """Finish or undo what a killed run left: half WAVs, and quarantined files that no row names yet."""
         for folder in filter(None, (self.config.stems, self.config.quarantine)):
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        for half_a_copy in self.config.quarantine.glob(".*.tmp"):
+            half_a_copy.unlink(missing_ok=True)
         noted = self.database.verdict_paths()
         for json_path in sorted(self.config.quarantine.glob("ERROR_*.json")):
             path = Path(os.path.realpath(json_path.parent)) / json_path.name.removesuffix(".json")
             if str(path) not in noted:
-                self._repair(path, json_path)
+                try:
+                    self._repair(path, json_path)
+                except OSError as error:  # one file that cannot be looked at must not end every run
+                    log.warning("%s: not repaired: %s", printable(path), printable(error))
 
     def _repair(self, path: Path, json_path: Path) -> None:
         """Bring a quarantine JSON that the database does not know to one of its two ends."""
@@ -2397,8 +2407,8 @@ class DatasetPreparer:
     def _filter_processed(self, root: str) -> list[FoundFile]:
         """Return the files to process: those that the database does not know as they are now."""
         with self.database.errors():
-            known, broken = known_files(self.database.connection), known_broken(self.database.connection)
-        files = self._new_files(known, broken)
+            known = known_files(self.database.connection)
+        files = self._new_files(known)
         summary = self.summary
         if not summary.found:
             log.info("%s holds no files: nothing to do", printable(root))
@@ -2410,18 +2420,15 @@ class DatasetPreparer:
             log.info("%d already processed, %d new", summary.already_done, len(files))
         return files[: self.config.limit]
 
-    def _new_files(
-        self, known: Mapping[str, tuple[int, int]], broken: Mapping[str, tuple[int, int]]
-    ) -> list[FoundFile]:
+    def _new_files(self, known: Set[KnownFile]) -> list[FoundFile]:
         files = []
         for found in discover(self.root, self._own_folders, self.summary):
-            self.signals.check()
-            status = (found.size_bytes, found.mtime_ns)
-            if status in (known.get(found.path), broken.get(found.path)):
+            if (found.path, found.size_bytes, found.mtime_ns) in known:
                 self.summary.already_done += 1
-                continue
-            self.unsettled.add(found.path)
-            files.append(found)
+            else:
+                self.unsettled.add(found.path)
+                files.append(found)
+            self.signals.check()  # after the count, or the sum lacks this file
         return files
 
     def _with_former_rows(self, files: Sequence[FoundFile]) -> Iterator[FoundFile]:
@@ -2509,13 +2516,12 @@ class DatasetPreparer:
 
     def _count_fault(self, fault: str) -> None:
         """Stop when the machine does the same again and again: a full disk would fail a whole library one by one."""
-        kind = re.sub(r": '.*", "", fault)  # "[Errno 13] Permission denied: '/a/b.wav'" without the path
+        kind = re.sub(r""": ['"].*""", "", fault)  # "[Errno 13] Permission denied: '/a/b.wav'" without the path
         count = self.faults_in_a_row[kind] + 1
         self.faults_in_a_row = Counter({kind: count})
         if count >= self.config.max_faults_in_a_row:
-            raise RunStopped(
-                f"the same fault on {count} files in a row: {kind}. Nothing was moved; mend it and run again"
-            )
+            text = f"the same fault on {count} files in a row (max_faults_in_a_row): {kind}"
+            raise RunStopped(f"{text}. Nothing was moved for it; mend it, or raise that setting, and run again")
 
     def _enter_quarantined(self, found: FoundFile, json_path: str) -> None:
         entry = read_entry(json_path)
@@ -2563,12 +2569,14 @@ class DatasetPreparer:
             self._settle(record.metadata, "inserted")
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
-        self._drop_wav(Path(processed.metadata.path) if processed.metadata.path else None)
         error = BadVector(
             f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
         )
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
-        self._receive(quarantine_report(found, error, self._job))
+        report = quarantine_report(found, error, self._job)
+        if report.fault is None and processed.metadata.path:  # else it may be the WAV of the row that stays
+            self._drop_wav(Path(processed.metadata.path))
+        self._receive(report)
 
     def _drop_wav(self, wav: Path | None) -> None:
         if wav is not None:
@@ -2690,6 +2698,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except PrepareError as error:
             log.error("%s", error)
             return error.exit_code
+        except OSError as error:  # the machine's, as for a file
+            log.error("stopped: %s; what was committed stays, run again", printable(error))
+            log.debug("traceback", exc_info=True)
+            return RunStopped.exit_code
         except Exception:
             log.critical("a fault of this program, not of your files; what was committed stays", exc_info=True)
             return RunStopped.exit_code
@@ -2730,8 +2742,12 @@ def _write_report(path: Path, summary: Summary, exit_code: int) -> bool:
 
 def _print_plan(preparer: DatasetPreparer) -> int:
     files = preparer.dry_run()
-    for found in files:
-        print(printable(found.path))
+    try:
+        for found in files:
+            print(printable(found.path))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`; Python flushes stdout once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     log.info("%d to process, %d already processed; nothing was touched", len(files), preparer.summary.already_done)
     return 0
 

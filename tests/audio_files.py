@@ -87,6 +87,7 @@ class InlineExecutor(Executor):
     """An executor without processes, so that a test's faults reach `_process_file`."""
 
     _processes: dict[int, Any] | None = None  # what WorkerPool asks a ProcessPoolExecutor for
+    _result_queue: Any = None
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()

@@ -6,6 +6,7 @@ JSON object, and are no part of the product:
     {"die": {"kick.wav": 11}}          the worker is killed by that signal when it comes to that file
     {"exit": {"kick.wav": 3}}          the worker ends by os._exit with that code
     {"die_after": ["kick.wav"]}        the worker is killed once it has moved that file to quarantine
+    {"die_sending": ["kick.wav"]}      the worker is killed by SIGKILL when half of that file's result is in the pipe
     {"hang": ["kick.wav"]}             the worker never comes back from that file
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
     {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
@@ -25,6 +26,7 @@ import signal
 import sqlite3
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,22 @@ def install_file_faults() -> None:
         return standardise(file, *rest, **options)
 
     product.standardise = faulty_standardise
+
+
+def install_half_a_result() -> None:
+    process_file = product._process_file
+
+    def die_sending(self: Any, buffer: Any, write: Any = None) -> None:
+        os.write(self.fileno(), bytes(buffer)[:60_000])  # a pipe holds 64 kB
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def file_whose_result_kills(found: product.FoundFile, job: product.Job) -> product.ProcessedFile | None:
+        processed = process_file(found, job)
+        if os.path.basename(found.path) in FAULTS["die_sending"]:
+            Connection._send = die_sending  # type: ignore[attr-defined]
+        return processed
+
+    product._process_file = file_whose_result_kills
 
 
 class FailingFile:
@@ -113,6 +131,8 @@ def main() -> int:
     return product.main()
 
 
+if "die_sending" in FAULTS:
+    install_half_a_result()
 install_file_faults()
 install_output_faults()
 

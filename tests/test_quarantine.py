@@ -707,3 +707,64 @@ def test_restore_from_the_command_line_says_what_it_did(
     assert "1 restored" in shown
     assert "1 left, since its place is taken" in shown
     assert "b.wav: not restored" in shown
+
+
+# -- the odd moments --------------------------------------------------------------------------------------------------
+
+
+def test_a_move_whose_sync_fails_keeps_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = broken(tmp_path / "kick.wav")
+    folder = tmp_path / "q"
+
+    def no_sync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "this file system syncs no folders")
+
+    monkeypatch.setattr(os, "fsync", no_sync)
+    entry = quarantine(path, folder)
+    assert not path.exists()
+    assert read_entry(json_path_of(Path(entry.path))) == entry
+
+
+def test_a_failure_after_the_move_keeps_the_json_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = broken(tmp_path / "kick.wav")
+
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EIO, "boom")
+
+    monkeypatch.setattr(product, "sync_folder", fail)
+    with pytest.raises(OSError, match="boom"):
+        quarantine(path, tmp_path / "q")
+    assert not path.exists()
+    assert read_entry(tmp_path / "q" / "ERROR_BrokenFile_kick.wav.json") is not None
+
+
+def test_a_file_still_being_written_is_not_quarantined(tmp_path: Path) -> None:
+    path = broken(tmp_path / "kick.wav")
+    found = found_file(path)
+    with open(path, "a") as writer:
+        writer.write("the rest of it")
+    with pytest.raises(product.MachineFault, match="changed after it was found"):
+        quarantine_file(found, BrokenFile("half a file"), tmp_path / "q", "run-1")
+    assert path.exists()
+    assert list((tmp_path / "q").iterdir()) == []
+
+
+@needs_links
+def test_a_broken_link_in_a_read_only_library_is_entered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = broken(tmp_path / "outside.wav")
+    link = tmp_path / "stems" / "link.wav"
+    link.parent.mkdir()
+    link.symlink_to(outside)
+    audio_files.fail_for(monkeypatch, Path, "unlink", OSError(errno.EROFS, "Read-only file system"), link)
+    entry = quarantine(link, tmp_path / "q")
+    assert link.is_symlink()
+    assert read_entry(json_path_of(Path(entry.path))) == entry
+
+
+def test_half_a_copy_of_a_killed_run_is_removed_by_the_next(workplace: Workplace, inline: None) -> None:
+    workplace.quarantine.mkdir(parents=True)
+    half = workplace.quarantine / ".4711-0123456789abcdef.tmp"
+    half.write_bytes(b"half")
+    workplace.run()
+    assert not half.exists()

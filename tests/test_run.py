@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import random
 import shutil
 import signal
 import sqlite3
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,29 @@ def test_a_file_whose_vector_stays_bad_is_quarantined_without_row_or_wav(drums: 
     assert len(list(drums.wavs.rglob("*.wav"))) == summary.inserted == len(drums.rows())
 
 
+def test_a_bad_vector_that_cannot_be_quarantined_leaves_the_row_and_its_wav(
+    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
+    workplace.run()
+    (row,) = workplace.rows()
+    os.utime(file, ns=(1, 1))
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(product, "quarantine_file", full_disk)
+    seen: list[Any] = []
+
+    def bad_unless_reference(call: int, position: int, window: Any) -> bool:
+        seen.append(window)
+        return len(window) == len(seen[0])
+
+    assert workplace.run(BrokenClap(bad_unless_reference)).failed == 1
+    assert workplace.rows() == [row]
+    assert Path(row["path"]).is_file()
+
+
 @pytest.mark.parametrize("answer", [np.nan, 0.0, 2.0], ids=["nan", "zeros", "not of unit length"])
 def test_a_broken_engine_stops_the_run_and_moves_nothing(drums: Workplace, answer: float) -> None:
     class BrokenEngine(FakeClap):
@@ -303,6 +328,40 @@ def test_a_file_that_hangs_is_quarantined_and_no_process_is_left(drums: Workplac
     assert drums.quarantined() == [f"ERROR_Timeout_{guilty}"]
     assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
     assert processes_of(drums) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, and the pipe that a worker's result goes through")
+def test_a_worker_killed_while_it_sends_its_result_blocks_nobody(drums: Workplace, library: Path) -> None:
+    shutil.copytree(library / "stems" / "Full Pieces", drums.input / "pieces")  # 3 MB of windows: over a pipe's 64 kB
+    long_file = next((drums.input / "pieces").iterdir()).name
+    files = len(list(drums.input.rglob("*.*")))
+    result = drums.execute(faults={"die_sending": [long_file]})
+    assert result.returncode == 1, result.stderr  # SIGKILL: nobody's fault but the machine's
+    assert len(drums.rows()) == files - 1
+    assert drums.quarantined() == []
+
+
+def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
+    future: Future[product.TaskReport] = Future()
+    future.set_exception(MemoryError("while pickling"))
+    report = product._report_of(future, product.FoundFile("/a/kick.wav", 1, 1))
+    assert str(report.fault) == "MemoryError: while pickling"
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert product._exit_text(-11) == "signal 11 (SIGSEGV)"
+    assert product._exit_text(-40) == "signal 40 (no name)"
+
+
+def test_faults_of_files_with_an_apostrophe_count_as_the_same(workplace: Workplace) -> None:
+    preparer = product.DatasetPreparer(workplace.config(max_faults_in_a_row=3), show_progress=False)
+    faults = [
+        f"{type(error).__name__}: {error}" for error in (PermissionError(13, "No", f"/a/Don't {i}") for i in "123")
+    ]
+    preparer._count_fault(faults[0])
+    preparer._count_fault(faults[1])
+    with pytest.raises(product.RunStopped, match=r"on 3 files in a row .max_faults_in_a_row.: PermissionError"):
+        preparer._count_fault(faults[2])
 
 
 @pytest.mark.parametrize("number", ["ENOSPC", "EMFILE", "EACCES", "EIO", "ENOENT"])
@@ -452,7 +511,7 @@ def test_kill_minus_9_leaves_no_worker_and_the_next_runs_end_as_one_unbroken_run
     for ours, theirs in zip(comparable(full_workplace), comparable(reference), strict=True):
         assert {key: ours[key] for key in keys} == {key: theirs[key] for key in keys}
         assert vector(ours) == pytest.approx(vector(theirs), abs=1e-6)
-    assert list(full_workplace.wavs.glob(".unfinished/*")) == []
+    assert list((full_workplace.wavs / product.SCRATCH).glob("*")) == []
 
 
 @needs_proc
@@ -470,6 +529,27 @@ def test_ctrl_c_in_a_long_call_drops_the_batch_and_ends_with_130(full_workplace:
     assert wait_for_no_process_of(full_workplace, 5) == []
     assert full_workplace.execute().returncode == 0
     assert len(full_workplace.rows()) == VALID
+
+
+def test_ctrl_c_in_discovery_closes_the_sum(drums: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    preparer = product.DatasetPreparer(drums.config(), show_progress=False)
+    preparer.signals.requested = True
+    with pytest.raises(product.Interrupted):
+        preparer.run()
+    assert preparer.summary.sum_closes, preparer.summary
+    assert preparer.summary.left == 1
+
+
+def test_ctrl_c_leaves_nothing_on_stderr_but_our_lines(drums: Workplace) -> None:
+    with drums.start(faults={"slow_file_s": 0.5}) as process:
+        wait_for_log(drums, "the decoders work")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "leaked" not in stderr
+    assert "Traceback" not in stderr
+    first_words = {line.split(":")[0].split()[0] for line in stderr.splitlines()}
+    assert first_words <= {"0", "warning", "found", "database", "stems", "quarantine", "log_file", "error"}
 
 
 def test_ctrl_c_drops_a_batch_that_takes_longer_than_the_grace(drums: Workplace) -> None:
