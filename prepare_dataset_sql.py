@@ -65,8 +65,6 @@ from typing import IO, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVa
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import soxr
-import threadpoolctl
 from annotated_types import Interval
 from tqdm import tqdm
 
@@ -860,6 +858,8 @@ def _blocks(stream: StreamedSoundFile, watched: WatchedFile, max_duration_s: flo
 def _standardise_stream(
     stream: StreamedSoundFile, watched: WatchedFile, audio: StandardisedAudio, max_duration_s: float
 ) -> SourceFormat:
+    import soxr
+
     rate_hz = stream.samplerate
     resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ")  # bit-equal at every block size
     frames = 0
@@ -1362,6 +1362,8 @@ def self_test(job: Job) -> str | None:
 
 def start_worker(log_file: str) -> None:
     """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, and no orphan stays."""
+    import threadpoolctl
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -2595,7 +2597,9 @@ class DatasetPreparer:
     def _settle_interrupted(self) -> None:
         """Write the batch in hand if it is done within five seconds."""
         log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
-        if self.embedding is not None and wait([self.embedding], INTERRUPT_GRACE_S).done:
+        if self.embedding is None or not wait([self.embedding], INTERRUPT_GRACE_S).done:
+            return
+        if self.embedding.exception() is None:
             self._insert_embedded()
 
     # -- what a person sees -------------------------------------------------------------------------------------------

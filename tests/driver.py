@@ -12,6 +12,7 @@ JSON object, and are no part of the product:
     {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
     {"write_errno": 28}                every WAV fails with that errno when it is synced
     {"commit": "database or disk is full"}  the first commit of a batch raises sqlite3.OperationalError with that text
+    {"spawn": true}                    workers start by spawn, as on macOS and Windows
     {"slow_s": 5}                      each CLAP call takes so long
     {"slow_file_s": 0.2}               each file takes so much longer
     {"bad_decoder": true}              libsndfile refuses everything
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -131,6 +133,9 @@ def main() -> int:
     return product.main()
 
 
+if "spawn" in FAULTS:
+    spawn = multiprocessing.get_context("spawn")
+    multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
 if "die_sending" in FAULTS:
     install_half_a_result()
 install_file_faults()

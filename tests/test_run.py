@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,7 +11,10 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -387,6 +391,37 @@ def test_a_full_disk_while_a_wav_is_written_fails_files_and_the_next_run_complet
     assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("output", ["--stems", "--database"])
+def test_a_disk_that_is_really_full_harms_no_file(drums: Workplace, small_disk: Path, output: str) -> None:
+    before = snapshot(drums.input)
+    target = small_disk / ("stems.db" if output == "--database" else "stems")
+    if output == "--database":
+        (small_disk / "ballast").write_bytes(bytes(500_000))  # the tables fit, 25 rows do not
+    result = drums.execute(output, str(target))
+    assert result.returncode in (1, 4), result.stderr
+    assert "full" in result.stderr or "No space left" in result.stderr
+    assert snapshot(drums.input) == before
+    assert drums.quarantined() == []
+    (small_disk / "ballast").unlink(missing_ok=True)
+    subprocess.run(["mount", "-o", "remount,size=99m", str(small_disk)], check=True)
+    assert drums.execute(output, str(target)).returncode == 0
+    database = target if output == "--database" else drums.database
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM stems").fetchone()[0] == len(before)
+
+
 def test_the_same_fault_on_many_files_in_a_row_stops_the_run(drums: Workplace) -> None:
     (drums.folder / "config.yaml").write_text("max_faults_in_a_row: 5\n")
     result = drums.execute("--report", "report.json", faults={"write_errno": int(errno.ENOSPC)})
@@ -512,6 +547,24 @@ def test_kill_minus_9_leaves_no_worker_and_the_next_runs_end_as_one_unbroken_run
         assert {key: ours[key] for key in keys} == {key: theirs[key] for key in keys}
         assert vector(ours) == pytest.approx(vector(theirs), abs=1e-6)
     assert list((full_workplace.wavs / product.SCRATCH).glob("*")) == []
+
+
+@needs_proc
+@pytest.mark.parametrize("start_method", [{}, {"spawn": True}], ids=["forkserver", "spawn"])
+def test_workers_end_with_a_parent_that_is_killed(drums: Workplace, start_method: dict[str, bool]) -> None:
+    names = [path.name for path in drums.input.rglob("*.*")]
+    with drums.start(faults={"hang": names, **start_method}) as process:
+        wait_for_log(drums, "the decoders work")
+        time.sleep(1)
+        assert len(processes_of(drums)) >= 3  # the program and its workers at least
+        process.kill()
+    assert wait_for_no_process_of(drums, 10) == []
+
+
+@needs_proc
+def test_a_whole_run_goes_well_with_spawned_workers(drums: Workplace) -> None:
+    assert drums.execute(faults={"spawn": True}).returncode == 0
+    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
 
 
 @needs_proc
