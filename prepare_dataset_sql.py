@@ -2364,8 +2364,9 @@ class DatasetPreparer:
         for half_a_copy in self.config.quarantine.glob(".*.tmp"):
             half_a_copy.unlink(missing_ok=True)
         noted = self.database.verdict_paths()
-        for json_path in sorted(self.config.quarantine.glob("ERROR_*.json")):
-            path = Path(os.path.realpath(json_path.parent)) / json_path.name.removesuffix(".json")
+        quarantine = Path(os.path.realpath(self.config.quarantine))
+        for json_path in sorted(quarantine.glob("ERROR_*.json")):
+            path = json_path.with_suffix("")
             if str(path) not in noted:
                 try:
                     self._repair(path, json_path)

@@ -432,36 +432,35 @@ def test_the_same_fault_on_many_files_in_a_row_stops_the_run(drums: Workplace) -
     assert report["left"] == report["found"] - 5
 
 
-@pytest.mark.parametrize("error", [ImportError, NameError, AttributeError, TypeError, AssertionError, MemoryError])
-def test_a_fault_of_the_program_moves_nothing(
-    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
+def process_with_an_error(
+    place: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> product.ProcessedFile | None:
+    """Let `_process_file` work on a.wav in this process, and its analysis raise `error`."""
+    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), place.input / "a.wav"))
     status = file.stat()
 
     def fail(*_: Any) -> None:
         raise error("boom")
 
     monkeypatch.setattr(product, "analyse", fail)
-    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    job = product.DatasetPreparer(place.config(), show_progress=False)._job
+    return product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
+
+
+@pytest.mark.parametrize("error", [ImportError, NameError, AttributeError, TypeError, AssertionError, MemoryError])
+def test_a_fault_of_the_program_moves_nothing(
+    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     with pytest.raises(product.MachineFault, match=f"{error.__name__}: boom"):
-        product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
-    assert file.exists()
+        process_with_an_error(workplace, library, monkeypatch, error)
+    assert (workplace.input / "a.wav").exists()
     assert not workplace.quarantine.exists() or workplace.quarantined() == []
 
 
 def test_any_other_exception_is_the_files(workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
-    status = file.stat()
-
-    def fail(*_: Any) -> None:
-        raise ZeroDivisionError("boom")
-
-    monkeypatch.setattr(product, "analyse", fail)
-    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
-    assert product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job) is None
+    assert process_with_an_error(workplace, library, monkeypatch, ZeroDivisionError) is None
     assert workplace.quarantined() == ["ERROR_ZeroDivisionError_a.wav"]
-    assert not file.exists()
+    assert not (workplace.input / "a.wav").exists()
 
 
 def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(
