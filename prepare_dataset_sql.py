@@ -32,6 +32,8 @@ import errno
 import faulthandler
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import io
 import json
 import logging
@@ -40,6 +42,7 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import queue
 import re
 import shutil
@@ -52,7 +55,9 @@ import time
 import traceback
 import unicodedata
 import uuid
+import warnings
 import wave
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -131,21 +136,32 @@ class Checkpoint:
     name: str
     architecture: str  # laion_clap's `amodel`
     sha256: str
+    size_bytes: int | None  # None: not known
 
 
 CHECKPOINTS = {
-    line.split()[0]: Checkpoint(*line.split())
-    for line in """
-    630k-audioset-best HTSAT-tiny 8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037
-    630k-best HTSAT-tiny e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3
-    music_audioset_epoch_15_esc_90.14 HTSAT-base fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd
-    music_speech_audioset_epoch_15_esc_89.98 HTSAT-base 51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006
-    """.strip().splitlines()
+    name: Checkpoint(name, architecture, sha256, int(size_bytes) or None)
+    for name, architecture, size_bytes, sha256 in (
+        line.split()
+        for line in """
+        630k-audioset-best HTSAT-tiny 1863587645 8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037
+        630k-best HTSAT-tiny 0 e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3
+        music_audioset_epoch_15_esc_90.14 HTSAT-base 2352471003 \
+            fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd
+        music_speech_audioset_epoch_15_esc_89.98 HTSAT-base 2352471003 \
+            51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006
+        """.strip().splitlines()
+    )
 }
 DOWNLOAD_SIZES = {"HTSAT-tiny": "1.9 GB", "HTSAT-base": "2.4 GB"}
 # The patch embedding's width tells the two architectures apart in a file that is not one of the above.
 ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
+# What a GPU's driver leaves on the machine: NVIDIA's on Linux, in WSL, on a Jetson and on Windows, and AMD's.
+GPU_DRIVER_TRACES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", r"C:\Windows\System32\nvcuda.dll", "/dev/kfd")
+CUDA_BATCH_WINDOWS = 32  # about 60 MB a window in f32: 2 GB
+LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
+AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
 
 SCHEMA_VERSION = 1  # the first; the next brings a migration, after a copy of the database
 SCHEMA = f"""
@@ -294,7 +310,7 @@ class Config:
     log_file: Path = setting(Path("processed_database/prepare_dataset.log"), "the full log, appended to")
     workers: Annotated[int, Interval(ge=0, le=256)] = setting(0, "decoding processes; 0: one for each usable core")
     batch_windows: Annotated[int, Interval(ge=1, le=4096)] = setting(
-        96, "windows of ten seconds in one CLAP call; memory grows with it (4 GB for 71)"
+        96, "windows of ten seconds in one CLAP call; each takes 4 MB"
     )
     max_windows: Annotated[int, Interval(ge=1, le=64)] = setting(8, "windows of ten seconds taken from a long file")
     max_duration_s: Annotated[float, Interval(gt=0, le=28_800)] = setting(
@@ -308,7 +324,14 @@ class Config:
     )
     limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most so many new files in a run")
     checkpoint: str = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
+    trust_checkpoint: bool = setting(False, "load a checkpoint file that holds more than tensors: it may run code")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where CLAP runs; auto takes CUDA where torch sees it")
+    precision: Literal["f32", "bf16"] = setting(
+        "f32", "arithmetic of CLAP: f32, or the faster bf16 (its vectors compare only with each other)"
+    )
+    model_cache: Path | None = setting(
+        None, "folder of the compiled model, 120 MB a checkpoint; null: the user's cache folder"
+    )
     categories: dict[str, list[str]] = setting(
         {}, "category: [words]; the first that has a word of the file's name, else of its folders' names, wins"
     )
@@ -316,7 +339,7 @@ class Config:
 
 CONFIG_FIELDS = {config_field.name: config_field for config_field in dataclasses.fields(Config)}
 OUTPUTS = ("database", "stems", "quarantine", "log_file")
-CONFIG_PATHS = ("input", *OUTPUTS)
+CONFIG_PATHS = ("input", "model_cache", *OUTPUTS)
 
 
 def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -1548,15 +1571,8 @@ def _exit_text(exit_code: int | None) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# CLAP: the weights, the model, the vectors
+# CLAP, the weights: which checkpoint, whether it is what it says, and where it is
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class ClapModel(Protocol):
-    """What the run needs of CLAP; laion_clap's `CLAP_Module` has it."""
-
-    def get_audio_embedding_from_data(self, x: list[Float32]) -> Float32:
-        """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of up to 480,000 samples."""
 
 
 @dataclass(frozen=True)
@@ -1568,9 +1584,9 @@ class Weights:
     file: Path | None  # None: comes from the hub's cache
     architecture: str | None  # None: told from the file itself
 
-    def embedding_model(self, max_windows: int) -> str:
+    def embedding_model(self, max_windows: int, precision: str) -> str:
         """Return the text under which vectors are comparable."""
-        return f"{self.name}@{self.sha256[:12]}/f32/10s-max{max_windows}"
+        return f"{self.name}@{self.sha256[:12]}/{precision}/10s-max{max_windows}"
 
 
 @dataclass(frozen=True)
@@ -1587,17 +1603,67 @@ class HubFile:
         return f"{self.repository}/{self.name}" + (f" ({self.size_text})" if self.size_text else "")
 
 
-def identify_weights(checkpoint: str) -> Weights:
+class ModelCache:
+    """What earlier runs made of the weights, so that a start needs neither torch nor two gigabytes read: the hashes of
+    files, compiled towers, the vectors of texts. It can be removed at any time, and is made anew."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is None:
+            import platformdirs
+
+            folder = platformdirs.user_cache_path("prepare_dataset_sql", appauthor=False)
+        self.folder = folder
+
+    def folder_of(self, weights: Weights) -> Path:
+        """Return where everything made of one checkpoint is."""
+        return self.folder / weights.sha256[:12]
+
+    def sha256_of(self, file: Path) -> str:
+        """Return the hex sha256 of `file`, as it was noted if size and mtime are still those."""
+        status = file.stat()
+        note_file = self.folder / "sha256.json"
+        name, mark = str(file.resolve()), [status.st_size, status.st_mtime_ns]
+        notes = _read_json(note_file)
+        if notes.get(name, {}).get("size_and_mtime_ns") == mark:
+            return str(notes[name]["sha256"])
+        digest = sha256_of_path(file)
+        notes[name] = {"size_and_mtime_ns": mark, "sha256": digest}
+        self.keep(note_file, json.dumps(notes, indent=1).encode())
+        return digest
+
+    def keep(self, path: Path, content: bytes) -> None:
+        """Write `content` to `path` whole or not at all. A cache that cannot be written costs time, not the run."""
+        scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(content)
+            os.replace(scratch, path)
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            log.warning("the model cache cannot be written, so the next start is slower: %s", printable(error))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; what is missing or damaged is as if it were empty."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
     """Tell a published checkpoint's name from a file, and hash the file. Nothing is unpickled or downloaded.
 
-    Raises `UsageError` for an unknown name and `WeightsMissing` for a file that is not there.
+    Raises `UsageError` for an unknown name or a file that is not what its name says, `WeightsMissing` for a file that
+    is not there or cut off.
     """
     file = Path(checkpoint).expanduser()
     if checkpoint in CHECKPOINTS:
         known = CHECKPOINTS[checkpoint]
         return Weights(known.name, known.sha256, None, known.architecture)
     if file.is_file():
-        return _identify_file(file)
+        return _identify_file(file, cache)
     if file.suffix == ".pt" or len(file.parts) > 1:
         raise WeightsMissing(f"--checkpoint {printable(file)}: no such file. Published ones: {', '.join(CHECKPOINTS)}")
     nearest = difflib.get_close_matches(checkpoint, CHECKPOINTS, n=1, cutoff=0)[0]
@@ -1606,19 +1672,48 @@ def identify_weights(checkpoint: str) -> Weights:
     )
 
 
-def _identify_file(file: Path) -> Weights:
+def _identify_file(file: Path, cache: ModelCache) -> Weights:
+    """Tell a published checkpoint from one that is cut off, misnamed, modified or unknown."""
     try:
-        digest = sha256_of_path(file)
+        digest = cache.sha256_of(file)
+        is_cut_off = _is_cut_off(file)
     except OSError as error:
         raise WeightsMissing(f"--checkpoint {printable(file)}: cannot be read: {error}") from None
-    published = next((known for known in CHECKPOINTS.values() if known.sha256 == digest), None)
-    if published is not None:
-        return Weights(published.name, digest, file, published.architecture)
-    log.warning("%s is none of the published checkpoints: its vectors compare only with its own", printable(file))
+    by_name = CHECKPOINTS.get(file.stem)
+    by_content = next((known for known in CHECKPOINTS.values() if known.sha256 == digest), None)
+    if by_content is not None and by_name not in (None, by_content):
+        raise UsageError(
+            f"{printable(file)}: wrong pairing: the name says {file.stem}, the content is {by_content.name} "
+            f"({by_content.architecture}); rename it to {by_content.name}.pt"
+        )
+    if by_content is not None:
+        return Weights(by_content.name, digest, file, by_content.architecture)
+    if is_cut_off:
+        whole = f" of {by_name.size_bytes:,}" if by_name and by_name.size_bytes else ""
+        size = f"{file.stat().st_size:,}{whole} bytes"
+        raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; get it again")
+    _warn_of_odd_weights(file, digest, by_name)
     return Weights(file.stem, digest, file, None)
 
 
-def fetch_weights(weights: Weights) -> Path:
+def _is_cut_off(file: Path) -> bool:
+    """Whether `file` begins as torch's zip archive and lacks its end, where the list of contents is."""
+    with open(file, "rb") as opened:
+        return opened.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(opened)
+
+
+def _warn_of_odd_weights(file: Path, digest: str, by_name: Checkpoint | None) -> None:
+    if by_name is None:
+        log.warning("%s is none of the published checkpoints: its vectors compare only with its own", printable(file))
+    else:
+        log.warning(
+            "%s is a modified %s: its sha256 is %s…, the published one's %s…; perhaps another tool has re-saved it. "
+            "Its vectors compare only with its own",
+            *(printable(file), by_name.name, digest[:12], by_name.sha256[:12]),
+        )
+
+
+def fetch_weights(weights: Weights, cache: ModelCache) -> Path:
     """Return the checkpoint's path, with every file that laion_clap wants in the hub's cache and verified.
 
     What is missing is downloaded; afterwards the hub's client is offline, so that no run depends on the network.
@@ -1628,11 +1723,11 @@ def fetch_weights(weights: Weights) -> Path:
     import huggingface_hub
 
     try:
-        paths = {file: cached_path(file) for file in _wanted_files(weights)}  # hashes each: seconds for the checkpoint
+        paths = {file: cached_path(file, cache) for file in _wanted_files(weights)}
         missing = [file for file, path in paths.items() if path is None]
         if missing:
             _probe_hub(missing)
-            paths |= {file: _download(file, missing) for file in missing}
+            paths |= {file: _download(file, missing, cache) for file in missing}
     except OSError as error:  # a read-only cache, with something to mend in it
         raise WeightsMissing(f"the hub's cache cannot be used: {error}; HF_HUB_CACHE moves it") from None
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -1651,14 +1746,14 @@ def _wanted_files(weights: Weights) -> list[HubFile]:
     return wanted
 
 
-def cached_path(file: HubFile) -> Path | None:
+def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
     """Return where `file` is in the hub's cache, or None. One with a wrong hash is removed: the client takes it."""
     import huggingface_hub
 
     path = huggingface_hub.try_to_load_from_cache(file.repository, file.name, revision=file.revision)
     if not isinstance(path, str):
         return None
-    if _is_intact(Path(path), file.sha256):
+    if _is_intact(Path(path), file.sha256, cache):
         return Path(path)
     log.warning("%s has a wrong hash and is removed from the cache", printable(path))
     Path(path).resolve().unlink(missing_ok=True)
@@ -1666,7 +1761,7 @@ def cached_path(file: HubFile) -> Path | None:
     return None
 
 
-def _is_intact(path: Path, sha256: str | None) -> bool:
+def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
     """Compare a cached file with its known hash, else with the one that its blob is named by: sha256 for large files,
     git's sha1 for small ones. A cache without links (Windows, a copied one) tells no hash."""
     blob = path.resolve().name
@@ -1675,7 +1770,7 @@ def _is_intact(path: Path, sha256: str | None) -> bool:
     if expected is None:
         return True
     if len(expected) == 64:
-        return sha256_of_path(path) == expected
+        return cache.sha256_of(path) == expected
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == expected
 
@@ -1696,7 +1791,7 @@ def _probe_hub(missing: Sequence[HubFile]) -> None:
         raise WeightsMissing(_missing_text(missing, f"{endpoint} answers {response.status_code}"))
 
 
-def _download(file: HubFile, missing: Sequence[HubFile]) -> Path:
+def _download(file: HubFile, missing: Sequence[HubFile], cache: ModelCache) -> Path:
     """Download one file into the hub's cache, verify it there and return its path; raises `WeightsMissing`."""
     import httpx2
     import huggingface_hub
@@ -1708,7 +1803,7 @@ def _download(file: HubFile, missing: Sequence[HubFile]) -> Path:
     except (OSError, httpx2.HTTPError) as error:
         why = f"{file} cannot be downloaded: {type(error).__name__}: {error}"
         raise WeightsMissing(_missing_text(missing, why)) from None
-    path = cached_path(file)
+    path = cached_path(file, cache)
     if path is None:
         raise WeightsMissing(_missing_text(missing, f"{file} came with a wrong hash and was removed; run again"))
     return path
@@ -1749,35 +1844,75 @@ def _missing_text(missing: Sequence[HubFile], why: str) -> str:
     )
 
 
-class TorchClap:
-    """laion_clap's own `CLAP_Module`, without autograd and without its prints."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    def get_audio_embedding_from_data(self, x: list[Float32]) -> Float32:
-        """See `ClapModel`: one forward pass over the whole list. About 60 MB a window, 4.1 GB for 71 (CPU)."""
-        import torch
-
-        with torch.inference_mode(), prints_to_log():  # with autograd it keeps every activation: 13 GB
-            embeddings: Float32 = self.module.get_audio_embedding_from_data(x)
-        return embeddings
+# ---------------------------------------------------------------------------------------------------------------------
+# CLAP, the engines: the audio tower compiled with OpenVINO on a CPU, on torch elsewhere
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def load_clap(weights: Weights, device: str) -> ClapModel:
-    """Build laion_clap's `CLAP_Module` with `weights`, downloaded if need be, unpickled without running any code.
+class ClapModel(Protocol):
+    """What the run needs of CLAP: the two methods of laion_clap's `CLAP_Module`, and who computes them."""
 
-    Raises `UsageError` for --device cuda without one, and `WeightsMissing` where there is no CLAP checkpoint to load.
+    engine: str  # 'openvino/cpu', 'torch/cuda', 'torch/cpu'
+    architecture: str
+    versions: dict[str, str]  # of the libraries that make the vectors
+
+    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
+        """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of 1 to 480,000 samples."""
+
+    def get_text_embedding(self, x: Sequence[str]) -> Float32:
+        """Return (N, 512) float32 of unit length for N texts."""
+
+
+ModelLoader = Callable[[Weights, Config], ClapModel]
+
+
+def load_clap(weights: Weights, config: Config) -> ClapModel:
+    """Return the engine for `config.device` and `config.precision`, with the weights downloaded if need be.
+
+    Raises `UsageError` for a device or precision that this machine lacks, `WeightsMissing` where there is no CLAP
+    checkpoint to load, `RunStopped` where the engine's vectors are not laion_clap's.
     """
-    checkpoint_file = fetch_weights(weights)
-    with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
-        import torch
+    cache = ModelCache(config.model_cache)
+    device = choose_device(config.device)
+    if device == "cpu" and importlib.util.find_spec("openvino") is not None:
+        return load_openvino(weights, config, cache)
+    if device == "cpu":
+        log.warning("openvino is not installed (not every platform has its wheel): CLAP runs on torch, which is slower")
+    module = load_module(weights, config, device)
+    warn_of_stand_in(module.is_stand_in, weights)
+    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: module)
+    return (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        state = _read_checkpoint(checkpoint_file)
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """Return where CLAP runs. Only where a GPU's driver has left a trace is torch asked: it takes seconds to import."""
+    if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPU_DRIVER_TRACES))):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return "cpu"
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Return the versions of installed packages without importing them."""
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def warn_of_stand_in(is_stand_in: bool, weights: Weights) -> None:
+    if is_stand_in:
+        log.warning("%s is an untrained stand-in for CLAP: its vectors mean nothing", printable(weights.name))
+
+
+def load_module(weights: Weights, config: Config, device: str) -> Any:
+    """Build laion_clap's `CLAP_Module` with `weights`, unpickled without running any code of theirs."""
+    cache = ModelCache(config.model_cache)
+    checkpoint_file = fetch_weights(weights, cache)
+    with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
+        state, is_stand_in = _read_checkpoint(checkpoint_file, config.trust_checkpoint)
         architecture = weights.architecture or _architecture_of(state, checkpoint_file)
         import laion_clap
 
@@ -1787,12 +1922,33 @@ def load_clap(weights: Weights, device: str) -> ClapModel:
         except RuntimeError as error:
             names = printable(str(error)[:500])  # torch lists every name that is missing: 12 kB
             raise WeightsMissing(f"{printable(checkpoint_file)}: does not fit {architecture}: {names} …") from None
-        return TorchClap(module)
+    module.model.eval()
+    module.architecture, module.is_stand_in = architecture, is_stand_in
+    return module
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the weights in `path` by laion_clap's names. Only tensors and numbers are unpickled: a checkpoint can hold
-    code, and `CLAP_Module.load_ckpt` would run it."""
+# A pickle that asks for more than tensors and numbers, in the words of torch's safe unpickler.
+NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|allowlisted|must be imported")
+
+
+def _read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
+    """Return the weights in `path` by laion_clap's names, and whether it is a stand-in without training. Only tensors
+    and numbers are unpickled: a checkpoint can hold code, and `CLAP_Module.load_ckpt` would run it."""
+    try:
+        content = _unpickle(path, trust)
+        state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything: OSError, struct.error, UnicodeDecodeError
+        text = f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {_reason_of(error)}"
+        if isinstance(error, pickle.UnpicklingError) and NEEDS_CODE.search(str(error)):
+            text += ". Loading it may run code that it holds; if you trust who made it: --trust-checkpoint"
+        raise WeightsMissing(text) from None
+    state.pop("text_branch.embeddings.position_ids", None)  # today's transformers does not know it
+    return state, "stand-in" in str(content.get("name"))
+
+
+def _unpickle(path: Path, trust: bool) -> Any:
     import torch
 
     scalars: list[Any] = [
@@ -1803,17 +1959,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     ]
     try:
         with torch.serialization.safe_globals(scalars):  # the published checkpoints hold numpy scalars
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything: OSError, struct.error, UnicodeDecodeError
-        reason = _reason_of(error)
-        raise WeightsMissing(f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {reason}") from None
-    if "stand-in" in str(content.get("name")):
-        log.warning("%s is an untrained stand-in for CLAP: its vectors mean nothing", printable(path))
-    state.pop("text_branch.embeddings.position_ids", None)  # today's transformers does not know it
-    return state
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not trust:
+            raise
+        log.warning("%s: loaded with whatever code it holds, as --trust-checkpoint says: %s", path, _reason_of(error))
+        return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def _reason_of(error: Exception) -> str:
@@ -1825,6 +1976,12 @@ def _reason_of(error: Exception) -> str:
 
 
 def _architecture_of(state: Mapping[str, Any], path: Path) -> str:
+    """Return laion_clap's `amodel` of a checkpoint that is none of the published ones."""
+    if any(".fusion_model." in name for name in state):
+        raise WeightsMissing(
+            f"{printable(path)}: wrong pairing: a checkpoint for enable_fusion=True, which has other windows than the "
+            f"four that can be used: {', '.join(CHECKPOINTS)}"
+        )
     shape = getattr(state.get(PATCH_EMBEDDING), "shape", None)
     width = shape[0] if shape else None
     if width not in ARCHITECTURE_BY_WIDTH:
@@ -1850,7 +2007,324 @@ def prints_to_log() -> Iterator[None]:
         yield
 
 
-ModelLoader = Callable[[Weights, str], ClapModel]
+def full_window(waveform: Float32) -> Float32:
+    """Return `waveform` as laion_clap prepares it: in int16 steps, whole copies ("repeatpad"), zeros to 480,000."""
+    length = len(waveform)
+    if not 0 < length <= WINDOW_SAMPLES:
+        raise ValueError(f"a window of {length} samples: 1 to {WINDOW_SAMPLES} are allowed")
+    window = np.zeros(WINDOW_SAMPLES, np.float32)
+    whole_copies = WINDOW_SAMPLES // length
+    steps = (np.clip(waveform, -1, 1) * np.float32(WINDOW_STEPS)).astype(np.int16)
+    window[: whole_copies * length].reshape(whole_copies, length)[:] = waveform_of(steps)
+    return window
+
+
+def audio_tower(module: Any, precision: str) -> Any:
+    """Return the audio side of a `CLAP_Module` as one torch module, full windows (N, 480000) to unit vectors (N, 512).
+
+    The steps are those of `CLAP.get_audio_embedding` and `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7.
+    """
+    import torch
+
+    class AudioTower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = module.model.audio_branch
+            self.projection = module.model.audio_projection
+
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            log_mel = self.branch.logmel_extractor(self.branch.spectrogram_extractor(windows))
+            image = self.branch.reshape_wav2img(self.branch.bn0(log_mel.transpose(1, 3)).transpose(1, 3))
+            # Only the transformer may run in bf16: with the spectrogram too, the cosine with f32 falls to 0.5.
+            with torch.autocast(windows.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                latent = self.branch.forward_features(image)["embedding"]
+            return torch.nn.functional.normalize(self.projection(latent.float()), dim=-1)
+
+    return AudioTower().eval()
+
+
+class TextVectors:
+    """CLAP's vectors of texts, one file a text, so that torch is loaded only for texts that are new."""
+
+    def __init__(self, folder: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
+        self.folder = folder
+        self.cache = cache
+        self.load = load  # returns a CLAP_Module
+
+    def of(self, texts: Sequence[str]) -> Float32:
+        """Return (N, 512) float32 of unit length."""
+        vectors = {text: self._kept(text) for text in texts}
+        missing = [text for text, vector in vectors.items() if vector is None]
+        for text, vector in zip(missing, self._embed(missing), strict=True):
+            self.cache.keep(self._file_of(text), vector.astype("<f4").tobytes())
+            vectors[text] = vector
+        return np.array([vectors[text] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
+
+    def _file_of(self, text: str) -> Path:
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.f32"
+
+    def _kept(self, text: str) -> Float32 | None:
+        try:
+            content = self._file_of(text).read_bytes()
+        except OSError:
+            return None
+        if len(content) != EMBEDDING_BYTES:
+            return None
+        vector = np.frombuffer(content, "<f4")
+        return vector if well_formed(vector) else None
+
+    def _embed(self, texts: Sequence[str]) -> list[Float32]:
+        if not texts:
+            return []
+        import torch
+
+        module = self.load()
+        with torch.inference_mode(), prints_to_log():
+            return [module.get_text_embedding([text])[0] for text in texts]
+
+
+class Engine:
+    """What the engines share: who they are, and the vectors of texts."""
+
+    engine: str  # '<library>/<device>'
+
+    def __init__(self, architecture: str, precision: str, texts: TextVectors) -> None:
+        self.architecture = architecture
+        self.precision = precision
+        self.texts = texts
+        self.versions = library_versions(self.engine.split("/")[0], "laion-clap", *AUDIO_LIBRARIES)
+
+    def get_text_embedding(self, x: Sequence[str]) -> Float32:
+        """See `ClapModel`."""
+        return self.texts.of(x)
+
+
+class OpenVinoClap(Engine):
+    """The audio tower compiled for this CPU. One window a request, so that a vector does not depend on the list."""
+
+    engine = "openvino/cpu"
+
+    def __init__(self, tower: Any, architecture: str, precision: str, texts: TextVectors) -> None:
+        """Compile `tower`, an openvino.Model or the path of one, for the cores that this process may use."""
+        openvino = import_openvino()
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
+        options = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_PRECISION_HINT": precision,  # by itself it takes f16 on ARM
+        }
+        super().__init__(architecture, precision, texts)
+        self.requests = openvino.AsyncInferQueue(core.compile_model(tower, "CPU", options))
+
+    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
+        """See `ClapModel`. Bit-equal for a window whatever the list; memory does not grow with it."""
+        vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
+
+        def keep(request: Any, row: int) -> None:
+            vectors[row] = request.get_output_tensor().data[0]
+
+        self.requests.set_callback(keep)
+        for row, waveform in enumerate(x):
+            self.requests.start_async({0: full_window(waveform)[None]}, row)  # waits for a free request
+        self.requests.wait_all()
+        return vectors
+
+
+def import_openvino() -> Any:
+    """Import openvino without the telemetry package that it would import: it has a stub for where that is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: 'not to be found'
+    import openvino
+
+    return openvino
+
+
+def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
+    """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
+    folder = cache.folder_of(weights) / f"openvino-{importlib.metadata.version('openvino')}"
+    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
+    tower, card = folder / TOWER_FILES[0], read_tower(folder, weights)
+    is_kept = card is not None
+    if card is None:
+        if folder.exists():
+            log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
+        log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
+        tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
+    warn_of_stand_in(card["is_stand_in"], weights)
+    engine = OpenVinoClap(tower, card["architecture"], config.precision, texts)
+    check_tower(engine, card)
+    if not is_kept:
+        keep_tower(folder, tower, card)
+    return engine
+
+
+TOWER_FILES = ("tower.xml", "tower.bin")
+TOWER_CARD = "tower.json"  # what the files are made of, their hashes, stock laion_clap's reference vector; written last
+TOWER_RECIPE = 1  # to be raised when `audio_tower` or `full_window` changes
+
+
+def tower_key(weights: Weights) -> dict[str, Any]:
+    """Return all that decides what a compiled tower is, but the architecture, which the checkpoint decides."""
+    versions = library_versions("openvino", "laion-clap")
+    return {"checkpoint_sha256": weights.sha256, "window_samples": WINDOW_SAMPLES, "recipe": TOWER_RECIPE, **versions}
+
+
+def read_tower(folder: Path, weights: Weights) -> dict[str, Any] | None:
+    """Return the card of the tower in `folder`, or None where any of it is missing, damaged or for something else."""
+    card = _read_json(folder / TOWER_CARD)
+    if card.get("key") != tower_key(weights) or weights.architecture not in (None, card.get("architecture")):
+        return None
+    try:
+        intact = all(sha256_of_path(folder / name) == card["sha256"][name] for name in TOWER_FILES)
+        return card if intact else None
+    except (OSError, KeyError, TypeError):
+        return None
+
+
+def convert_tower(module: Any, weights: Weights) -> tuple[Any, dict[str, Any]]:
+    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, and its card without the files' hashes."""
+    openvino = import_openvino()
+    import torch
+
+    with prints_to_log(), warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer warns of every assert on a shape; ours is fixed
+        zeros = torch.zeros(1, WINDOW_SAMPLES)
+        model = openvino.convert_model(audio_tower(module, "f32"), example_input=zeros, input=[1, WINDOW_SAMPLES])
+        reference = module.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
+    facts = {"architecture": module.architecture, "is_stand_in": module.is_stand_in}
+    return model, {"key": tower_key(weights), **facts, "reference_vector": reference.tolist()}
+
+
+def check_tower(engine: OpenVinoClap, card: Mapping[str, Any]) -> None:
+    """Stop where the compiled tower's vector of the reference signal is not the one that stock laion_clap gave."""
+    reference = np.array(card["reference_vector"], np.float64)
+    cosine = float(engine.get_audio_embedding_from_data([waveform_of(reference_signal())])[0] @ reference)
+    if not cosine >= LEAST_COSINE[engine.precision]:
+        raise RunStopped(
+            f"the tower compiled by openvino {engine.versions['openvino']} is not laion_clap's on this machine: cosine "
+            f"{cosine:.7f} for the reference signal, at least {LEAST_COSINE[engine.precision]} is asked in "
+            f"{engine.precision}. No file was touched. Install the pinned openvino (requirements.txt), or uninstall it "
+            "to run on torch"
+        )
+
+
+def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
+    """Save a tower beside its checkpoint's other things, the card last, each file whole or not at all."""
+    scratch = folder.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        scratch.mkdir(parents=True)
+        import_openvino().save_model(model, scratch / TOWER_FILES[0], compress_to_fp16=False)
+        hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
+        (scratch / TOWER_CARD).write_text(json.dumps(card | {"sha256": hashes}), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for name in (*TOWER_FILES, TOWER_CARD):
+            os.replace(scratch / name, folder / name)
+    except (OSError, RuntimeError) as error:  # openvino raises the latter where it cannot write
+        log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class TorchCpuClap(Engine):
+    """The audio tower on torch, for platforms without openvino: a window at a time on each core.
+
+    Larger batches are slower, and a pool of threads that wait for each other at every layer is five times slower
+    while the workers use the same cores.
+    """
+
+    engine = "torch/cpu"
+
+    def __init__(self, module: Any, precision: str, texts: TextVectors) -> None:
+        import torch
+
+        super().__init__(module.architecture, precision, texts)
+        torch.set_num_threads(1)
+        self.tower = audio_tower(module, precision)
+        self.threads = ThreadPoolExecutor(usable_cores())
+
+    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
+        """See `ClapModel`."""
+        vectors = list(self.threads.map(self._embed, x))
+        return np.array(vectors, np.float32).reshape(-1, EMBEDDING_SIZE)
+
+    def _embed(self, waveform: Float32) -> Float32:
+        import torch
+
+        with torch.inference_mode():  # of this thread alone
+            vector: Float32 = self.tower(torch.from_numpy(full_window(waveform)[None]))[0].numpy()
+        return vector
+
+
+class TorchCudaClap(Engine):
+    """The audio tower on a GPU: batches that fit, the next one copied while this one is computed."""
+
+    engine = "torch/cuda"
+
+    def __init__(self, module: Any, precision: str, texts: TextVectors) -> None:
+        import torch
+
+        super().__init__(module.architecture, precision, texts)
+        # f32 means f32: TF32 keeps 10 bits of 23, and cuDNN takes it by default.
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # made at run time
+        self.tower = audio_tower(module, precision)
+        self.batch_size = CUDA_BATCH_WINDOWS
+
+    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
+        """See `ClapModel`. Where the GPU's memory runs out, batches are halved for the rest of the run, down to one."""
+        import torch
+
+        vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
+        start, running = 0, None
+        while start < len(x) or running is not None:
+            launched = None
+            if start < len(x):
+                try:
+                    launched = (start, self._launch(x[start : start + self.batch_size]))
+                    start += self.batch_size
+                except torch.OutOfMemoryError:
+                    if self.batch_size == 1 and running is None:
+                        raise
+                    self._halve_batch()
+            if running is not None:
+                row, batch = running
+                vectors[row : row + len(batch)] = batch.cpu().numpy()  # waits for it, while the next one is at work
+            running = launched
+        return vectors
+
+    def _launch(self, waveforms: Sequence[Float32]) -> Any:
+        """Start on a batch and return its vectors-to-be, (n, 512) on the GPU."""
+        import torch
+
+        pinned = torch.empty(len(waveforms), WINDOW_SAMPLES, pin_memory=True)  # a copy from it does not wait
+        for row, waveform in enumerate(waveforms):
+            pinned[row] = torch.from_numpy(full_window(waveform))
+        with torch.inference_mode():
+            with torch.cuda.stream(self.copies):  # a stream of its own: beside the computing, not after it
+                windows = pinned.to("cuda", non_blocking=True)
+            torch.cuda.current_stream().wait_stream(self.copies)
+            windows.record_stream(torch.cuda.current_stream())  # else its memory is given away when this returns
+            return self.tower(windows)
+
+    @functools.cached_property
+    def copies(self) -> Any:
+        """The CUDA stream of the copies."""
+        import torch
+
+        return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def _halve_batch(self) -> None:
+        import torch
+
+        self.batch_size = max(1, self.batch_size // 2)
+        torch.cuda.empty_cache()
+        log.info("the GPU's memory ran out: from now on %d windows at a time", self.batch_size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# CLAP, the vectors: of windows, of files
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
@@ -1870,7 +2344,7 @@ def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
 
 
 def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
-    waveforms = [window.astype(np.float32) / np.float32(WINDOW_STEPS) for window in windows]
+    waveforms = [waveform_of(window) for window in windows]
     try:
         vectors = np.array(model.get_audio_embedding_from_data(waveforms), dtype=np.float32)
     except (RuntimeError, MemoryError) as error:
@@ -1885,6 +2359,11 @@ def well_formed(vectors: Float32) -> npt.NDArray[np.bool_]:
     """Whether each row of (..., 512) is finite and of unit length to 1e-3 (a NaN or infinity spoils the length)."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
     return np.asarray(np.abs(lengths - 1) <= UNIT_NORM_TOLERANCE)
+
+
+def waveform_of(window: Int16) -> Float32:
+    """Return a window in [-1, 1], as laion_clap takes it."""
+    return window.astype(np.float32) / np.float32(WINDOW_STEPS)
 
 
 def reference_signal() -> Int16:
@@ -2443,8 +2922,9 @@ class DatasetPreparer:
 
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
-        weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint))
-        self.embedding_model = weights.embedding_model(self.config.max_windows)
+        cache = ModelCache(self.config.model_cache)
+        weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint, cache))
+        self.embedding_model = weights.embedding_model(self.config.max_windows, self.config.precision)
         self._refuse_to_mix_models()
         workers = min(self.config.workers or usable_cores(), MAX_WORKERS)
         with (
@@ -2477,7 +2957,7 @@ class DatasetPreparer:
         """Load CLAP while a worker tests the decoders; raises before any file is touched."""
         self._show("loading CLAP")
         self_test = pool.self_test()
-        self.clap_model = self._wait_for(self.model_thread.submit(self.load_model, weights, self.config.device))
+        self.clap_model = self._wait_for(self.model_thread.submit(self.load_model, weights, self.config))
         try:
             problem = self._wait_for(self_test)
         except BrokenProcessPool:
@@ -2664,7 +3144,10 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("workers", "batch_windows", "limit"):
         _add_setting(parser, name, type=int, metavar="N")
     _add_setting(parser, "checkpoint", metavar="NAME|FILE")
+    _add_setting(parser, "trust_checkpoint", action="store_true")
     _add_setting(parser, "device", choices=("auto", "cpu", "cuda"))
+    _add_setting(parser, "precision", choices=("f32", "bf16"))
+    _add_setting(parser, "model_cache", type=Path, metavar="DIR")
     parser.add_argument("--config", type=Path, metavar="FILE", default=None, help="settings (default: ./config.yaml)")
     parser.add_argument(
         "--dry-run", action="store_true", default=False, help="list what would be processed, touch nothing"

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pytest
+import soundfile
 
 import make_clap
 import make_stems
@@ -52,6 +54,37 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (built / "stand-in.pt").exists():
         return built
     return once(tmp_path_factory, "clap", make_clap.make_stand_in)
+
+
+@pytest.fixture(scope="session")
+def model_cache(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model cache as the first run with the stand-in leaves it: the tower is compiled, and its hash is noted.
+
+    Shared: copy it before spoiling it. `first_run/` in it is that run, on one stem.
+    """
+
+    def make(folder: Path) -> None:
+        place = Workplace(folder / "first_run")
+        place.input.mkdir(parents=True)
+        soundfile.write(place.input / "kick.wav", np.sin(np.arange(9_600) / 30), 48_000)
+        flags = [*place.flags(), "--checkpoint", str(stand_in / "stand-in.pt"), "--device", "cpu"]
+        result = run_program(*flags, "--model-cache", str(folder), stand_in=stand_in)
+        assert result.returncode == 0, result.stderr
+        (place.folder / "stderr.txt").write_text(result.stderr, encoding="utf-8")
+
+    return once(tmp_path_factory, "model-cache", make)
+
+
+def run_program(*flags: str, stand_in: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program with the real laion_clap to its end; nothing but the stand-in is in its hub's cache."""
+    hub = {"HF_HUB_CACHE": str(stand_in / "hub"), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *flags],
+        env={**os.environ, **hub, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture
@@ -94,6 +127,7 @@ class Workplace:
             "stems": self.wavs,
             "quarantine": self.quarantine,
             "log_file": self.log_file,
+            "model_cache": self.folder / "cache",
             "workers": 2,
         }
         return dataclasses.replace(load_config(REPOSITORY / "config.yaml", {}), **{**paths, **settings})
@@ -112,6 +146,7 @@ class Workplace:
         return [
             *("--input", str(self.input), "--database", str(self.database), "--stems", str(self.wavs)),
             *("--quarantine", str(self.quarantine), "--log-file", str(self.log_file), "--workers", "2"),
+            *("--model-cache", str(self.folder / "cache")),
         ]
 
     def start(self, *flags: str, faults: dict[str, Any] | None = None, **options: Any) -> subprocess.Popen[str]:

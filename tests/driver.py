@@ -124,7 +124,7 @@ def install_output_faults() -> None:
         product.Database.insert = failing_insert  # type: ignore[method-assign]
 
 
-def load_fake(weights: product.Weights, device: str) -> FakeClap:
+def load_fake(weights: product.Weights, config: product.Config) -> FakeClap:
     return FakeClap(seconds_a_call=FAULTS.get("slow_s", 0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,25 @@ import numpy.typing as npt
 class FakeClap:
     """Vectors that depend on the samples, so that a swapped row shows; it remembers the size of each call."""
 
+    engine = "fake/cpu"
+    architecture = "HTSAT-tiny"
+
     def __init__(self, seconds_a_call: float = 0) -> None:
         self.seconds_a_call = seconds_a_call
         self.call_sizes: list[int] = []
+        self.versions = {"fake": "1"}
 
-    def get_audio_embedding_from_data(self, x: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    def get_audio_embedding_from_data(self, x: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Return (N, 512) float32 of unit length."""
         self.call_sizes.append(len(x))
         time.sleep(self.seconds_a_call)
         return np.stack([fake_vector(window) for window in x])
+
+    def get_text_embedding(self, x: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return (N, 512) float32 of unit length."""
+        return np.stack(
+            [fake_vector(np.frombuffer(text.encode().ljust(512), np.uint8).astype(np.float32)) for text in x]
+        )
 
 
 def fake_vector(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -38,7 +49,7 @@ class BrokenClap(FakeClap):
         super().__init__()
         self.bad = bad
 
-    def get_audio_embedding_from_data(self, x: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    def get_audio_embedding_from_data(self, x: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         vectors = super().get_audio_embedding_from_data(x)
         for row, window in enumerate(x):
             if self.bad(len(self.call_sizes), row, window):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,8 @@ def count_hashing() -> None:
 
 def fetch(checkpoint: str) -> dict[str, Any]:
     try:
-        path = product.fetch_weights(product.identify_weights(checkpoint))
+        cache = product.ModelCache(Path(os.environ["TEST_MODEL_CACHE"]))
+        path = product.fetch_weights(product.identify_weights(checkpoint, cache), cache)
     except product.WeightsMissing as error:
         return {"missing": str(error)}
     import huggingface_hub

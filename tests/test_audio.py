@@ -14,7 +14,7 @@ import os
 import struct
 import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -682,9 +682,9 @@ def clap_quantises(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
 class ListeningClap(FakeClap):
     """Remembers the waveforms of the last call."""
 
-    heard: list[npt.NDArray[np.float32]]
+    heard: Sequence[npt.NDArray[np.float32]]
 
-    def get_audio_embedding_from_data(self, x: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    def get_audio_embedding_from_data(self, x: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         self.heard = x
         return super().get_audio_embedding_from_data(x)
 

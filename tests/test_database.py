@@ -8,7 +8,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -448,7 +448,7 @@ class LockingClap(FakeClap):
         self.path = path
         self.other: sqlite3.Connection | None = None
 
-    def get_audio_embedding_from_data(self, x: list[Any]) -> Any:
+    def get_audio_embedding_from_data(self, x: Sequence[Any]) -> Any:
         if self.other is None:
             self.other = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self.other.execute("BEGIN IMMEDIATE")
@@ -483,7 +483,7 @@ def test_a_database_locked_for_a_while_is_waited_for(workplace: Workplace, inlin
     releases: list[Callable[[], None]] = [clap.release]
     begin = clap.get_audio_embedding_from_data
 
-    def then_release_later(x: list[Any]) -> Any:
+    def then_release_later(x: Sequence[Any]) -> Any:
         vectors = begin(x)
         if releases:
             threading.Timer(0.7, releases.pop()).start()

@@ -43,6 +43,14 @@ WAYS_OUT = ("--checkpoint FILE", "HF_HUB_CACHE", "another machine", "python fixt
 # -- which weights ---------------------------------------------------------------------------------------------------
 
 
+CACHE = product.ModelCache(Path("set for each test"))
+
+
+@pytest.fixture(autouse=True)
+def empty_model_cache(tmp_path: Path) -> None:
+    CACHE.folder = tmp_path / "model_cache"
+
+
 def test_the_published_checkpoints_have_the_hashes_and_architectures_of_the_hub() -> None:
     tiny, base = "HTSAT-tiny", "HTSAT-base"
     assert {name: (known.name, known.architecture, known.sha256) for name, known in product.CHECKPOINTS.items()} == {
@@ -69,11 +77,11 @@ def test_the_published_checkpoints_have_the_hashes_and_architectures_of_the_hub(
 @pytest.mark.parametrize("name", product.CHECKPOINTS)
 def test_a_published_name_comes_from_the_hub_with_its_hash_and_architecture(name: str) -> None:
     known = product.CHECKPOINTS[name]
-    assert product.identify_weights(name) == product.Weights(name, known.sha256, None, known.architecture)
+    assert product.identify_weights(name, CACHE) == product.Weights(name, known.sha256, None, known.architecture)
 
 
 def test_the_hub_is_asked_for_the_checkpoint_at_its_pinned_revision_and_for_the_text_model_by_branch() -> None:
-    *text_model, checkpoint = product._wanted_files(product.identify_weights("630k-best"))
+    *text_model, checkpoint = product._wanted_files(product.identify_weights("630k-best", CACHE))
     assert {file.revision for file in text_model} == {"main"}  # by commit alone, the offline look-up would fail
     assert (checkpoint.name, checkpoint.revision) == ("630k-best.pt", product.HUB_REVISION)
     assert checkpoint.sha256 == product.CHECKPOINTS["630k-best"].sha256
@@ -89,7 +97,7 @@ def test_the_hub_is_asked_for_the_checkpoint_at_its_pinned_revision_and_for_the_
 )
 def test_a_name_that_is_nearly_right_is_a_usage_error_that_says_which_is_meant(given: str, meant: str) -> None:
     with pytest.raises(product.UsageError) as caught:
-        product.identify_weights(given)
+        product.identify_weights(given, CACHE)
     assert str(caught.value) == (
         f"--checkpoint {given!r}: neither a file nor a published checkpoint; did you mean {meant!r}?"
     )
@@ -102,7 +110,7 @@ def test_a_file_that_is_not_there_is_missing_weights(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(product.WeightsMissing) as caught:
-        product.identify_weights(given)
+        product.identify_weights(given, CACHE)
     text = str(caught.value)
     assert text.startswith(f"--checkpoint {Path(given).expanduser()}: no such file")
     assert all(name in text for name in product.CHECKPOINTS)
@@ -115,13 +123,13 @@ def test_a_file_that_cannot_be_read_is_missing_weights(tmp_path: Path, monkeypat
     (tmp_path / "mine.pt").write_bytes(b"weights")
     monkeypatch.setattr(product, "sha256_of_path", refuse)
     with pytest.raises(product.WeightsMissing, match=r"mine\.pt.*Permission denied"):
-        product.identify_weights(str(tmp_path / "mine.pt"))
+        product.identify_weights(str(tmp_path / "mine.pt"), CACHE)
 
 
 def test_a_file_of_ones_own_is_named_by_its_stem_and_hash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "mine.v2.pt"
     file.write_bytes(b"weights")
-    weights = product.identify_weights(str(file))
+    weights = product.identify_weights(str(file), CACHE)
     assert weights == product.Weights("mine.v2", hashlib.sha256(b"weights").hexdigest(), file, None)
     assert "none of the published checkpoints" in caplog.text
 
@@ -134,21 +142,21 @@ def test_a_published_checkpoint_is_known_by_its_hash_whatever_its_file_is_called
     sha256 = hashlib.sha256(b"weights").hexdigest()
     known = dataclasses.replace(product.CHECKPOINTS["music_audioset_epoch_15_esc_90.14"], sha256=sha256)
     monkeypatch.setitem(product.CHECKPOINTS, known.name, known)
-    assert product.identify_weights(str(file)) == product.Weights(known.name, sha256, file, "HTSAT-base")
+    assert product.identify_weights(str(file), CACHE) == product.Weights(known.name, sha256, file, "HTSAT-base")
     assert caplog.text == ""
 
 
 def test_equal_texts_mean_comparable_vectors() -> None:
     weights = product.Weights("mine", "0123456789abcdef" * 4, None, None)
-    assert weights.embedding_model(8) == "mine@0123456789ab/f32/10s-max8"
+    assert weights.embedding_model(8, "f32") == "mine@0123456789ab/f32/10s-max8"
     others = (
-        weights.embedding_model(4),
-        dataclasses.replace(weights, sha256="f" * 64).embedding_model(8),
-        dataclasses.replace(weights, name="yours").embedding_model(8),
+        weights.embedding_model(4, "f32"),
+        dataclasses.replace(weights, sha256="f" * 64).embedding_model(8, "f32"),
+        dataclasses.replace(weights, name="yours").embedding_model(8, "f32"),
     )
-    assert weights.embedding_model(8) not in others
+    assert weights.embedding_model(8, "f32") not in others
     moved = dataclasses.replace(weights, file=Path("/elsewhere/mine.pt"))
-    assert moved.embedding_model(8) == weights.embedding_model(8)
+    assert moved.embedding_model(8, "f32") == weights.embedding_model(8, "f32")
 
 
 # -- the hub's cache -------------------------------------------------------------------------------------------------
@@ -185,9 +193,9 @@ SHA256_OF_HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9
 @pytest.mark.parametrize("blob_name", [GIT_SHA1_OF_HELLO, SHA256_OF_HELLO], ids=["git's sha1", "sha256"])
 def test_a_cached_file_is_compared_with_the_hash_that_its_blob_is_named_by(cache: Path, blob_name: str) -> None:
     link = put_in_cache(cache, b"hello", blob_name)
-    assert product.cached_path(VOCAB) == link
+    assert product.cached_path(VOCAB, CACHE) == link
     link.resolve().write_bytes(b"hellO")
-    assert product.cached_path(VOCAB) is None
+    assert product.cached_path(VOCAB, CACHE) is None
     assert not os.path.lexists(link)
     assert list((storage_of(cache, "roberta-base") / "blobs").iterdir()) == []
 
@@ -197,13 +205,13 @@ def test_a_copied_cache_without_links_is_taken_as_it_is(cache: Path) -> None:
     content = link.read_bytes()
     link.unlink()
     link.write_bytes(content)
-    assert product.cached_path(VOCAB) == link
+    assert product.cached_path(VOCAB, CACHE) == link
 
 
 def test_a_link_without_its_blob_is_no_file(cache: Path) -> None:
     link = put_in_cache(cache, b"hello", SHA256_OF_HELLO)
     link.resolve().unlink()
-    assert product.cached_path(VOCAB) is None
+    assert product.cached_path(VOCAB, CACHE) is None
 
 
 def test_a_partial_file_stays_while_another_process_is_writing_it(cache: Path) -> None:
@@ -236,6 +244,7 @@ class Client:
         """HubServer.environment for any endpoint, without its word on hf-xet: fetch_weights has to turn it off."""
         ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(self.home), "HF_HUB_CACHE": str(self.cache)}
         plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        ours["TEST_MODEL_CACHE"] = str(self.home / "model_cache")
         return {**plain, **ours, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
     def start(self, endpoint: str, checkpoint: str = NAME, **variables: str) -> subprocess.Popen[str]:
