@@ -3050,6 +3050,7 @@ class DatasetPreparer:
             self._drop_wav(wav)
         for record in records:
             self._settle(record.metadata, "inserted")
+        log.debug("%d rows written", len(records))
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
         error = BadVector(
