@@ -91,7 +91,12 @@ def zero_crossing_rate(samples: Float32) -> float:
 def assert_like_librosa(samples: Float32, folder: Path) -> None:
     with standardised(samples, folder) as audio:
         features, _ = analyse(audio)
-        assert features == pytest.approx(librosas_features(audio.samples()), rel=1e-4, abs=1e-7)
+        expected = librosas_features(audio.samples())
+        # librosa sums up the magnitudes in float32, so where 85 % are reached at the very edge of a bin it may say the
+        # next one: one frame in some thousands.
+        edge_hz = RATE_HZ / N_FFT / (1 + audio.length // HOP)
+    assert features.pop("spectral_rolloff") == pytest.approx(expected.pop("spectral_rolloff"), rel=1e-6, abs=edge_hz)
+    assert features == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_features_of_a_short_file_equal_librosas(folder: Path) -> None:
@@ -100,8 +105,17 @@ def test_features_of_a_short_file_equal_librosas(folder: Path) -> None:
 
 def test_features_of_a_file_of_several_blocks_equal_librosas(folder: Path) -> None:
     samples = music(66.3)
-    assert len(samples) > product.ANALYSIS_FRAMES * HOP
+    assert len(samples) > product.KEPT_SAMPLES > product.ANALYSIS_FRAMES * HOP
     assert_like_librosa(samples, folder)
+
+
+def test_features_of_a_pure_tone_equal_librosas(folder: Path) -> None:
+    """Its band is so narrow that the rounding noise of an FFT in float32 would widen it by 1 %."""
+    assert_like_librosa(np.sin(2 * np.pi * 87.3 * np.arange(2 * RATE_HZ) / RATE_HZ).astype(np.float32), folder)
+
+
+def test_features_of_a_loud_hit_and_its_faint_tail_equal_librosas(folder: Path) -> None:
+    assert_like_librosa(music(3) * np.geomspace(1, 1e-5, 3 * RATE_HZ).astype(np.float32), folder)
 
 
 @pytest.mark.filterwarnings("ignore:n_fft=2048 is too large:UserWarning")  # of the oracle
@@ -193,6 +207,21 @@ def test_tempo_equals_librosas_of_the_whole_file(folder: Path) -> None:
     loop = clicks(128, 6) + 0.1 * music(6)
     heard = analysed(loop, folder)[1]
     assert heard == pytest.approx(float(feature.tempo(y=loop, sr=RATE_HZ, hop_length=HOP)[0]))
+
+
+@pytest.mark.parametrize("frames", [188, 749, 750, 751, 3_000])
+@pytest.mark.parametrize("beat_frames", [23, 47, 900])
+def test_mean_tempogram_equals_the_mean_of_librosas(frames: int, beat_frames: int) -> None:
+    strength = np.random.default_rng(frames).random(frames).astype(np.float32)
+    strength[np.arange(frames) % beat_frames > 2] = 0
+    librosas = feature.tempogram(onset_envelope=strength, sr=RATE_HZ, hop_length=HOP, win_length=product.TEMPO_LAGS)
+    assert product._mean_tempogram(strength) == pytest.approx(librosas.mean(axis=1), abs=2e-7)
+
+
+def test_mel_spectrum_equals_librosas() -> None:
+    power = np.random.default_rng(0).random((7, product.BINS)).astype(np.float32)
+    librosas = feature.melspectrogram(S=power.T, sr=RATE_HZ, n_fft=N_FFT)
+    np.testing.assert_allclose(product._mel_spectrum(power), librosas.T, rtol=1e-5)
 
 
 def test_tempo_of_a_long_file_is_that_of_its_first_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

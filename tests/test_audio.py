@@ -622,17 +622,22 @@ def test_published_wav_holds_exactly_the_samples_of_the_windows_and_the_hash(wor
 
 
 @settings(deadline=None, max_examples=20)
-@given(lengths=st.lists(st.integers(0, 3_000), min_size=1, max_size=6))
-def test_samples_read_back_equal_the_wav_whatever_the_pieces_written(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+@given(
+    lengths=st.lists(st.integers(0, 3_000), min_size=1, max_size=6),
+    kept_samples=st.sampled_from([0, 4_000, product.KEPT_SAMPLES]),
+)
+def test_samples_equal_the_wav_whatever_the_pieces_written_from_memory_and_from_disk(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], kept_samples: int
 ) -> None:
     folder = tmp_path_factory.mktemp("wav")
     pieces = [noise(length, seed=seed)[:, 0] * np.float32(2.4) for seed, length in enumerate(lengths)]
     whole = np.concatenate(pieces)
-    with StandardisedAudio(folder) as audio:
+    with pytest.MonkeyPatch.context() as patch, StandardisedAudio(folder) as audio:
+        patch.setattr(product, "KEPT_SAMPLES", kept_samples)
         for piece in pieces:
             audio.append(piece)
         audio.finish()
+        assert len(audio.kept) <= kept_samples
         samples = audio.samples()
         middle = audio.samples(len(whole) // 3, len(whole) // 2)
         audio.publish(folder / "a.wav")
