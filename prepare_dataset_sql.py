@@ -416,11 +416,43 @@ def _default_text(key: str) -> str:
     return default.as_posix() if isinstance(default, Path) else str(default)
 
 
-def usable_cores() -> int:
-    """Return the number of cores this process may use, which on a shared machine is less than it has."""
-    if hasattr(os, "sched_getaffinity"):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of cores this process may use: fewer than the machine has, where its affinity or a container's
+    quota of CPU time says so.
+
+    A quota of 1.5 cores counts as 2: one process too many is slowed down to the quota, one too few would leave a part
+    of it unused.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux only
+    return min([affinity, *map(math.ceil, _cpu_quotas(proc, cgroups))])
+
+
+def _cpu_quotas(proc: Path, cgroups: Path) -> Iterator[float]:
+    """Yield each quota, in cores, that holds for this process: its own cgroup's and those of all above (Linux only).
+
+    Read are `cpu.max` of cgroup v2, "150000 100000" or "max 100000", and the two files of v1's `cpu` controller that
+    say the same, with -1 for no quota. https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    """
+    for folder in _cgroup_folders(proc, cgroups):
+        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+            with contextlib.suppress(OSError, ValueError):  # the other version, no quota, or nothing we understand
+                quota_us, period_us = map(int, " ".join((folder / name).read_text() for name in names).split())
+                if min(quota_us, period_us) > 0:
+                    yield quota_us / period_us
+
+
+def _cgroup_folders(proc: Path, cgroups: Path) -> Iterator[Path]:
+    """Yield the folders of this process's cgroups and of all above them, from lines "0::/path" or "4:cpu,…:/path"."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(errors="surrogateescape").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not controllers or "cpu" in controllers.split(","):
+            parts = path.strip("/").split("/")
+            root = cgroups / "cpu" if controllers else cgroups
+            yield from (root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

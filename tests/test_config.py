@@ -334,3 +334,90 @@ def test_paths_of_bytes_that_are_no_text_work(tmp_path: Path) -> None:
     assert [row["original_file"] for row in place.rows()] == [os.fspath(place.input / "kick.wav")]
     assert Path(place.rows()[0]["path"]).is_file()
     assert place.execute("--dry-run").stdout == ""
+
+
+# -- cores ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+
+@dataclasses.dataclass
+class FakeLinux:
+    """A /proc and a /sys/fs/cgroup of our own."""
+
+    folder: Path
+
+    def write(self, name: str, content: str | bytes) -> None:
+        config_file((self.folder / name).parent, content, Path(name).name)
+
+    def cores(self) -> int:
+        return product.usable_cores(self.folder / "proc", self.folder / "cgroup")
+
+
+@pytest.fixture
+def linux(tmp_path: Path, eight_cores: None) -> FakeLinux:
+    return FakeLinux(tmp_path)
+
+
+V2 = "0::/pod/container\n"
+V1 = "12:cpuset:/elsewhere\n4:cpu,cpuacct:/docker/1:2\n1:name=systemd:/x\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("membership", "quotas", "cores"),
+    [
+        (V2, {}, 8),
+        (V2, {"pod/container/cpu.max": "max 100000"}, 8),
+        (V2, {"pod/container/cpu.max": "300000 100000\n"}, 3),
+        (V2, {"pod/container/cpu.max": "max 100000", "pod/cpu.max": "200000 100000"}, 2),
+        (V2, {"pod/container/cpu.max": "400000 100000", "pod/cpu.max": "200000 100000", "cpu.max": "max 1"}, 2),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),  # in a container with a cgroup namespace of its own
+        (V2, {"pod/container/cpu.max": "1600000 100000"}, 8),  # more than the affinity
+        (V2, {"pod/container/cpu.max": "150000 100000"}, 2),
+        (V2, {"pod/container/cpu.max": "10000 100000"}, 1),
+        (V1, {}, 8),
+        (V1, {"cpu/docker/1:2/cpu.cfs_quota_us": "-1", "cpu/docker/1:2/cpu.cfs_period_us": "100000"}, 8),
+        (V1, {"cpu/docker/1:2/cpu.cfs_quota_us": "250000\n", "cpu/docker/1:2/cpu.cfs_period_us": "100000\n"}, 3),
+        (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "50000"}, 1),  # docker's view from inside
+        (V1, {"cpu/elsewhere/cpu.cfs_quota_us": "50000", "cpu/elsewhere/cpu.cfs_period_us": "50000"}, 8),
+        (V1, {"cpu/cpu.cfs_quota_us": "50000"}, 8),  # half the truth
+    ],
+)
+def test_cores_are_those_of_the_affinity_or_of_the_smallest_quota_rounded_up(
+    linux: FakeLinux, membership: str, quotas: dict[str, str], cores: int
+) -> None:
+    linux.write("proc/self/cgroup", membership)
+    for name, text in quotas.items():
+        linux.write(f"cgroup/{name}", text)
+    assert linux.cores() == cores
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"100000", b"a b", b"1 2 3", b"0 0", b"100000 0", b"-5 -5", b"\xff \xff"])
+def test_a_quota_that_makes_no_sense_is_none(linux: FakeLinux, text: bytes) -> None:
+    linux.write("proc/self/cgroup", V2)
+    linux.write("cgroup/pod/container/cpu.max", text)
+    assert linux.cores() == 8
+
+
+@pytest.mark.parametrize("membership", [b"", b"nonsense", b":", b"0::/../../\xff\n", b"\xff\n\n"])
+def test_a_membership_that_makes_no_sense_leaves_the_affinity(linux: FakeLinux, membership: bytes) -> None:
+    linux.write("proc/self/cgroup", membership)
+    assert linux.cores() == 8
+
+
+def test_a_quota_that_cannot_be_read_is_none(linux: FakeLinux) -> None:
+    linux.write("proc/self/cgroup", V2)
+    (linux.folder / "cgroup" / "pod" / "container" / "cpu.max").mkdir(parents=True)
+    assert linux.cores() == 8
+
+
+@pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
+def test_macos_and_windows_have_neither_affinity_nor_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None, cores: int
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert FakeLinux(tmp_path).cores() == cores
