@@ -102,6 +102,7 @@ HOP = 512
 ANALYSIS_FRAMES = 64  # frames a block of the analysis: 0.7 s of audio, whose spectrum (0.5 MB) stays in the cache
 MIN_TEMPO_S = 2.0  # no tempo is told from less ...
 MIN_TEMPO_ONSETS = 3  # ... or from two beats: librosa answers its prior of 120 there
+MAX_TEMPO_BPM = 320.0
 MAX_TEMPO_S = 120.0  # ... and two minutes tell as much as an hour
 TEMPO_LAGS = 750  # 8 s of hops, as librosa has it: the slowest tempo it can name is 7.5
 TEMPO_FFT = 1_536  # at least twice as much; a third faster than 1,500
@@ -113,7 +114,7 @@ INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
-WORKER_IMPORTS = ["librosa.core.spectrum", "librosa.feature.spectral", "librosa.feature.rhythm", "librosa.onset"]
+WORKER_IMPORTS = ["soundfile", "tqdm", "annotated_types", "threadpoolctl", "soxr", "scipy.fft", "librosa.filters"]
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
 LOCK_NAME = ".prepare_dataset.lock"
 NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
@@ -1044,7 +1045,7 @@ def analyse(audio: StandardisedAudio) -> tuple[dict[str, float | None], float | 
     As librosa computes them with n_fft 2048, hop 512, frames centred and the ends padded with zeros, at 48 kHz:
     `spectral_centroid`, `spectral_rolloff` (85 %) and `spectral_bandwidth` in Hz (None in silence),
     `zero_crossing_rate` as a share of samples, `rms` with full scale as 1. Written out, since librosa's own functions
-    take four times as long for the same numbers.
+    take four times as long for the same numbers, and a second more to import: of librosa comes the mel filter bank.
     """
     frames = 1 + audio.length // HOP
     tempo_frames = int(MAX_TEMPO_S * SAMPLE_RATE_HZ / HOP) if audio.length >= MIN_TEMPO_S * SAMPLE_RATE_HZ else 0
@@ -1150,17 +1151,38 @@ def _mel_spectrum(power: Float32) -> Float32:
 
 
 def _tempo_bpm(mel: Float32) -> float | None:
-    """Return librosa's tempo estimate from a mel power spectrum (frames, bands) or None."""
-    from librosa.feature.rhythm import tempo
-    from librosa.onset import onset_detect, onset_strength
+    """Return librosa's tempo estimate from a mel power spectrum (frames, bands) or None.
 
+    It is the lag with the best autocorrelation of the onset strength, each weighed by how far it is from 120.
+    """
+    strength = _onset_strength(mel)
+    if _count_onsets(strength) < MIN_TEMPO_ONSETS:
+        return None
+    bpm = 60 * SAMPLE_RATE_HZ / HOP / np.arange(1, TEMPO_LAGS)
+    score = np.log1p(1e6 * _mean_tempogram(strength)[1:]) - np.log2(bpm / 120) ** 2 / 2
+    return float(bpm[np.where(bpm < MAX_TEMPO_BPM, score, -np.inf).argmax()])
+
+
+def _onset_strength(mel: Float32) -> Float32:
+    """Return librosa.onset.onset_strength, shape (frames,): by how many dB the bands rise, on average."""
     level_db = 10 / math.log(10) * np.log(np.maximum(mel, 1e-10))  # np.log10 takes five times as long
     level_db = np.maximum(level_db, level_db.max() - 80)
-    hops = {"sr": SAMPLE_RATE_HZ, "hop_length": HOP}
-    strength = onset_strength(S=level_db.T, **hops)
-    if len(onset_detect(onset_envelope=strength, **hops)) < MIN_TEMPO_ONSETS:
-        return None
-    return float(tempo(tg=_mean_tempogram(strength)[:, np.newaxis], **hops)[0]) or None
+    rise_db = np.maximum(np.diff(level_db, axis=0), 0).mean(axis=1)
+    return np.pad(rise_db, (1 + N_FFT // (2 * HOP), 0))[: len(mel)]  # librosa's shift: the middle of the frame
+
+
+def _count_onsets(strength: Float32) -> int:
+    """Return how many onsets librosa.onset.onset_detect finds: frames that are the highest of three, the last, and
+    0.07 of the whole range above the mean of the nine on either side, but none within two frames of another."""
+    level = (strength - strength.min()) / max(np.ptp(strength), NO_ENERGY)
+    highest = sliding_window_view(np.pad(level, (2, 0)), 3).max(axis=1)
+    around = np.ones(19)
+    mean = np.convolve(level, around, "same") / np.convolve(np.ones(len(level)), around, "same")
+    onsets: list[int] = []
+    for frame in np.flatnonzero((level == highest) & (level >= mean + 0.07)):
+        if not onsets or frame > onsets[-1] + 2:
+            onsets.append(frame)
+    return len(onsets)
 
 
 def _mean_tempogram(strength: Float32) -> Float64:
@@ -1508,16 +1530,16 @@ def time_limit_s(found: FoundFile, job: Job) -> float:
 
 
 def self_test(job: Job) -> str | None:
-    """Return what is broken in this installation, or None: write and read back 0.1 s of wav, flac, ogg and mp3, and
-    analyse it. Without this, a broken decoder would send a whole library to quarantine."""
+    """Return what is broken in this installation, or None: write and read back a tone as wav, flac, ogg and mp3, and
+    analyse it, once with its tempo. Without this, a broken decoder would send a whole library to quarantine."""
     rate_hz = 44_100
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate_hz // 10) / rate_hz)
-    for container in ("WAV", "FLAC", "OGG", "MP3"):
+    for container, duration_s in {"WAV": MIN_TEMPO_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(duration_s * rate_hz)) / rate_hz)
         try:
             file = io.BytesIO()
             soundfile.write(file, tone, rate_hz, format=container)
             with StandardisedAudio(scratch_folder(job)) as audio:
-                standardise(file, audio, max_duration_s=1.0)
+                standardise(file, audio, max_duration_s=2 * MIN_TEMPO_S)
                 analyse(audio)
         except Exception as error:
             return f"{container}: {type(error).__name__}: {error}"
@@ -1568,7 +1590,7 @@ class WorkerPool:
         # with numpy in it is safe on Linux alone (macOS's Accelerate does not survive a fork).
         method = "forkserver" if sys.platform == "linux" else "spawn"
         context = multiprocessing.get_context(method)
-        if method == "forkserver":  # librosa is imported once (2.4 s) and shared by all workers
+        if method == "forkserver":  # imported once (1.5 s, most of it librosa's) while CLAP loads, for all workers
             context.set_forkserver_preload(WORKER_IMPORTS)
         return ProcessPoolExecutor(self.workers, context, start_worker, (str(self.log_file),))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import librosa
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from librosa import feature
+from librosa.onset import onset_detect, onset_strength
 
 import prepare_dataset_sql as product
 from conftest import REPOSITORY
@@ -203,10 +205,11 @@ def test_tempo_does_not_depend_on_the_blocks(folder: Path, block_frames: int, mo
     assert analysed(clicks(100, 5), folder)[1] == whole
 
 
-def test_tempo_equals_librosas_of_the_whole_file(folder: Path) -> None:
-    loop = clicks(128, 6) + 0.1 * music(6)
+@pytest.mark.parametrize("bpm", [55, 90, 128, 174, 230, 400])
+def test_tempo_equals_librosas_of_the_whole_file(folder: Path, bpm: float) -> None:
+    loop = clicks(bpm, 6) + 0.1 * music(6)
     heard = analysed(loop, folder)[1]
-    assert heard == pytest.approx(float(feature.tempo(y=loop, sr=RATE_HZ, hop_length=HOP)[0]))
+    assert heard == pytest.approx(float(feature.tempo(y=loop, sr=RATE_HZ, hop_length=HOP)[0]), rel=1e-9)
 
 
 @pytest.mark.parametrize("frames", [188, 749, 750, 751, 3_000])
@@ -216,6 +219,37 @@ def test_mean_tempogram_equals_the_mean_of_librosas(frames: int, beat_frames: in
     strength[np.arange(frames) % beat_frames > 2] = 0
     librosas = feature.tempogram(onset_envelope=strength, sr=RATE_HZ, hop_length=HOP, win_length=product.TEMPO_LAGS)
     assert product._mean_tempogram(strength) == pytest.approx(librosas.mean(axis=1), abs=2e-7)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_onset_strength_and_onsets_equal_librosas(seed: int) -> None:
+    """In beats of noise over a floor, at odd places and of odd loudness, and with silence before and after."""
+    dice = np.random.default_rng(seed)
+    loudness = np.repeat(dice.random(40) ** 8, dice.integers(1, 30, 40))[:, np.newaxis]
+    mel = (loudness * dice.random((len(loudness), 128)) + 10.0 ** -(seed % 12)).astype(np.float32)
+    mel[:5] = mel[-5:] = 0
+    librosas = onset_strength(S=librosa.power_to_db(mel.T, ref=np.max), sr=RATE_HZ, hop_length=HOP)
+    strength = product._onset_strength(mel)
+    assert strength == pytest.approx(librosas, rel=1e-5, abs=1e-4)
+    onsets = onset_detect(onset_envelope=librosas, sr=RATE_HZ, hop_length=HOP)
+    assert product._count_onsets(strength) == len(onsets) > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_onsets_in_a_crowd_equal_librosas(seed: int) -> None:
+    strength = np.random.default_rng(seed).random(400).astype(np.float32) ** (1 + seed)
+    onsets = onset_detect(onset_envelope=strength, sr=RATE_HZ, hop_length=HOP)
+    assert product._count_onsets(strength) == len(onsets) > 0
+
+
+@pytest.mark.parametrize("echo_frames", [8, 15, 17, 18, 19, 24])
+def test_tempo_of_hits_with_an_echo_equals_librosas(echo_frames: int) -> None:
+    """At 48 kHz, 18 frames are 312 beats a minute; librosa names none above 320."""
+    hits = np.random.default_rng(echo_frames).integers(0, 900, 12)
+    mel = np.full((938, 128), 1e-6, np.float32)
+    mel[[*hits, *(hits + echo_frames)]] = 1
+    tempo = feature.tempo(onset_envelope=product._onset_strength(mel), sr=RATE_HZ, hop_length=HOP)
+    assert product._tempo_bpm(mel) == pytest.approx(float(tempo[0]), rel=1e-9)
 
 
 def test_mel_spectrum_equals_librosas() -> None:

@@ -174,6 +174,42 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     assert most <= 4
 
 
+def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Workplace, library: Path) -> None:
+    """torch alone would cost each worker seconds and 300 MB; what is imported before the fork costs once."""
+    shutil.copytree(library / "stems" / "Loops", workplace.input, dirs_exist_ok=True)
+    preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
+    workplace.quarantine.mkdir(parents=True)
+    pool = product.WorkerPool(1, preparer._job, workplace.log_file)
+    loaded_modules = "set(__import__('sys').modules)"  # for `eval`: a worker cannot import this file
+    try:
+        before = pool.executor.submit(eval, loaded_modules).result()
+        files = product.discover(preparer.root, frozenset(), product.Summary("x"))
+        reports = list(pool.reports(files, lambda: None, lambda: None))
+        after = pool.executor.submit(eval, loaded_modules).result()
+    finally:
+        pool.close()
+    assert any(report.processed and report.processed.metadata.bpm for report in reports)
+    assert not after & {"torch", "openvino", "laion_clap", "transformers", "sklearn"}
+    assert "librosa.filters" in after
+    if sys.platform == "linux":
+        assert after - before == set()
+
+
+@pytest.mark.parametrize("step", ["_packed", "_features", "_rolloff_hz", "_mel_filters", "_onset_strength"])
+def test_self_test_tells_what_is_broken_in_the_analysis(
+    workplace: Workplace, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a numba that finds no place for its cache, say, would quarantine a library."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot cache")
+
+    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    assert product.self_test(job) is None
+    monkeypatch.setattr(product, step, fail)
+    assert product.self_test(job) == "WAV: RuntimeError: cannot cache"
+
+
 def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.FoundFile]:
     """Return what a list iterator has not given out yet, without taking it."""
     return files[len(files) - iterator.__length_hint__() :]
