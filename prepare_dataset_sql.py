@@ -1789,8 +1789,9 @@ class ModelCache:
         note_file = self.folder / "sha256.json"
         name, mark = str(file.resolve()), [status.st_size, status.st_mtime_ns]
         notes = _read_json(note_file)
-        if notes.get(name, {}).get("size_and_mtime_ns") == mark:
-            return str(notes[name]["sha256"])
+        note = notes.get(name)
+        if isinstance(note, dict) and note.get("size_and_mtime_ns") == mark and "sha256" in note:
+            return str(note["sha256"])
         digest = sha256_of_path(file)
         notes[name] = {"size_and_mtime_ns": mark, "sha256": digest}
         self.keep(note_file, json.dumps(notes, indent=1).encode())
@@ -1804,7 +1805,8 @@ class ModelCache:
             scratch.write_bytes(content)
             os.replace(scratch, path)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # 'not a directory' where a file is in the folder's place
+                scratch.unlink()
             log.warning("the model cache cannot be written, so the next start is slower: %s", printable(error))
 
 
@@ -2128,7 +2130,10 @@ def _unpickle(path: Path, trust: bool) -> Any:
     except pickle.UnpicklingError as error:
         if not trust:
             raise
-        log.warning("%s: loaded with whatever code it holds, as --trust-checkpoint says: %s", path, _reason_of(error))
+        log.warning(
+            "%s: loaded with whatever code it holds, as --trust-checkpoint says: %s",
+            *(printable(path), _reason_of(error)),
+        )
         return torch.load(path, map_location="cpu", weights_only=False)
 
 
@@ -2312,7 +2317,7 @@ def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVi
     tower, card = folder / TOWER_FILES[0], read_tower(folder, weights)
     is_kept = card is not None
     if card is None:
-        if folder.exists():
+        if os.path.lexists(folder):  # False where Path.exists raises: a name too long, a folder that may not be read
             log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
         log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
         tower, card = convert_tower(load_module(weights, config, "cpu"), weights)

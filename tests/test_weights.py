@@ -159,6 +159,88 @@ def test_equal_texts_mean_comparable_vectors() -> None:
     assert moved.embedding_model(8, "f32") == weights.embedding_model(8, "f32")
 
 
+# -- the model cache -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed whole."""
+    names: list[str] = []
+    sha256_of_path = product.sha256_of_path
+
+    def counting(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of_path(path)
+
+    monkeypatch.setattr(product, "sha256_of_path", counting)
+    return names
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> Path:
+    """A file of 24 MiB, as good as a checkpoint to whoever hashes it."""
+    file = tmp_path / "mine.pt"
+    file.write_bytes(CHECKPOINT)
+    return file
+
+
+def test_a_file_that_was_hashed_once_is_not_read_again(weights_file: Path, hashed: list[str]) -> None:
+    noted = CACHE.sha256_of(weights_file)
+    assert noted == CHECKPOINT_SHA256
+    assert product.ModelCache(CACHE.folder).sha256_of(weights_file) == noted
+    assert hashed == ["mine.pt"]
+
+
+def test_a_file_with_another_mtime_is_hashed_again(weights_file: Path, hashed: list[str]) -> None:
+    CACHE.sha256_of(weights_file)
+    status = weights_file.stat()
+    weights_file.write_bytes(CHECKPOINT[::-1])
+    os.utime(weights_file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert CACHE.sha256_of(weights_file) == hashlib.sha256(CHECKPOINT[::-1]).hexdigest()
+    assert hashed == ["mine.pt"] * 2
+
+
+def test_a_file_with_another_size_is_hashed_again(weights_file: Path, hashed: list[str]) -> None:
+    CACHE.sha256_of(weights_file)
+    status = weights_file.stat()
+    weights_file.write_bytes(CHECKPOINT[:-1])
+    os.utime(weights_file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert CACHE.sha256_of(weights_file) == hashlib.sha256(CHECKPOINT[:-1]).hexdigest()
+    assert hashed == ["mine.pt"] * 2
+
+
+@pytest.mark.parametrize("spoil", ["not JSON", "[]", '{"FILE": 5}', '{"FILE": {"size_and_mtime_ns": MARK}}'])
+def test_a_note_that_is_damaged_is_made_anew(weights_file: Path, hashed: list[str], spoil: str) -> None:
+    status = weights_file.stat()
+    mark = json.dumps([status.st_size, status.st_mtime_ns])
+    CACHE.folder.mkdir()
+    note_file = CACHE.folder / "sha256.json"
+    note_file.write_text(spoil.replace("FILE", str(weights_file.resolve())).replace("MARK", mark))
+    assert [CACHE.sha256_of(weights_file) for _ in range(2)] == [CHECKPOINT_SHA256] * 2
+    assert hashed == ["mine.pt"]
+
+
+@pytest.mark.parametrize("name", ["a file", "a file/in/it", "x" * 300], ids=["a file", "in a file", "too long a name"])
+def test_a_model_cache_that_cannot_be_written_costs_a_warning(
+    weights_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    (tmp_path / "a file").touch()
+    assert product.ModelCache(tmp_path / name).sha256_of(weights_file) == CHECKPOINT_SHA256
+    assert "the model cache cannot be written, so the next start is slower" in caplog.text
+
+
+def test_a_killed_write_leaves_the_former_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = CACHE.folder / "a"
+    CACHE.keep(file, b"former")
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        CACHE.keep(file, b"new")
+    assert file.read_bytes() == b"former"
+
+
 # -- the hub's cache -------------------------------------------------------------------------------------------------
 
 
