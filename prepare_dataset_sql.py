@@ -1864,9 +1864,9 @@ def _identify_file(file: Path, cache: ModelCache) -> Weights:
 
 
 def _is_cut_off(file: Path) -> bool:
-    """Whether `file` begins as torch's zip archive and lacks its end, where the list of contents is."""
+    """Whether `file` is empty, or begins as torch's zip archive and lacks its end, where the list of contents is."""
     with open(file, "rb") as opened:
-        return opened.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(opened)
+        return b"PK\x03\x04".startswith(opened.read(4)) and not zipfile.is_zipfile(opened)
 
 
 def _warn_of_odd_weights(file: Path, digest: str, by_name: Checkpoint | None) -> None:
@@ -2214,19 +2214,20 @@ def audio_tower(module: Any, precision: str) -> Any:
 
 
 class TextVectors:
-    """CLAP's vectors of texts, one file a text, so that torch is loaded only for texts that are new."""
+    """CLAP's vectors of texts, each in a file with its hash, so that torch is loaded only for texts that are new."""
 
     def __init__(self, folder: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
         self.folder = folder
         self.cache = cache
-        self.load = load  # returns a CLAP_Module
+        self.load = functools.cache(load)  # returns a CLAP_Module: ten seconds, which the next new text need not wait
 
     def of(self, texts: Sequence[str]) -> Float32:
         """Return (N, 512) float32 of unit length."""
         vectors = {text: self._kept(text) for text in texts}
         missing = [text for text, vector in vectors.items() if vector is None]
         for text, vector in zip(missing, self._embed(missing), strict=True):
-            self.cache.keep(self._file_of(text), vector.astype("<f4").tobytes())
+            content = vector.astype("<f4").tobytes()
+            self.cache.keep(self._file_of(text), content + hashlib.sha256(content).digest())
             vectors[text] = vector
         return np.array([vectors[text] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
 
@@ -2238,10 +2239,8 @@ class TextVectors:
             content = self._file_of(text).read_bytes()
         except OSError:
             return None
-        if len(content) != EMBEDDING_BYTES:
-            return None
-        vector = np.frombuffer(content, "<f4")
-        return vector if well_formed(vector) else None
+        vector, digest = content[:EMBEDDING_BYTES], content[EMBEDDING_BYTES:]
+        return np.frombuffer(vector, "<f4") if hashlib.sha256(vector).digest() == digest else None
 
     def _embed(self, texts: Sequence[str]) -> list[Float32]:
         if not texts:
@@ -2276,17 +2275,14 @@ class OpenVinoClap(Engine):
 
     def __init__(self, tower: Any, architecture: str, precision: str, texts: TextVectors) -> None:
         """Compile `tower`, an openvino.Model or the path of one, for the cores that this process may use."""
-        openvino = import_openvino()
-        core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
+        super().__init__(architecture, precision, texts)
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": usable_cores(),
             "INFERENCE_PRECISION_HINT": precision,  # by itself it takes f16 on ARM
         }
-        super().__init__(architecture, precision, texts)
-        self.requests = openvino.AsyncInferQueue(core.compile_model(tower, "CPU", options))
+        openvino = import_openvino()
+        self.requests = openvino.AsyncInferQueue(openvino.Core().compile_model(tower, "CPU", options))
 
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
         """See `ClapModel`. Bit-equal for a window whatever the list; memory does not grow with it."""
@@ -2310,8 +2306,16 @@ def import_openvino() -> Any:
     return openvino
 
 
+def refuse_bf16_without_arithmetic() -> None:
+    """Raise `UsageError` where this CPU would only imitate bf16, before half a minute is spent on a tower for it."""
+    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
+
+
 def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
     """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
+    if config.precision == "bf16":
+        refuse_bf16_without_arithmetic()
     folder = cache.folder_of(weights) / f"openvino-{importlib.metadata.version('openvino')}"
     texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
     tower, card = folder / TOWER_FILES[0], read_tower(folder, weights)
@@ -2343,13 +2347,22 @@ def tower_key(weights: Weights) -> dict[str, Any]:
 def read_tower(folder: Path, weights: Weights) -> dict[str, Any] | None:
     """Return the card of the tower in `folder`, or None where any of it is missing, damaged or for something else."""
     card = _read_json(folder / TOWER_CARD)
-    if card.get("key") != tower_key(weights) or weights.architecture not in (None, card.get("architecture")):
+    if card != sealed(card) or card.get("key") != tower_key(weights):
+        return None
+    if weights.architecture not in (None, card["architecture"]):
         return None
     try:
         intact = all(sha256_of_path(folder / name) == card["sha256"][name] for name in TOWER_FILES)
-        return card if intact else None
-    except (OSError, KeyError, TypeError):
+    except OSError:
         return None
+    return card if intact else None
+
+
+def sealed(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `card` with the hash of all the rest of it: one flipped digit of the reference vector would otherwise
+    make a good tower look like another model's, at every start."""
+    rest = {name: value for name, value in card.items() if name != "seal"}
+    return rest | {"seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def convert_tower(module: Any, weights: Weights) -> tuple[Any, dict[str, Any]]:
@@ -2381,19 +2394,22 @@ def check_tower(engine: OpenVinoClap, card: Mapping[str, Any]) -> None:
 
 def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
     """Save a tower beside its checkpoint's other things, the card last, each file whole or not at all."""
-    scratch = folder.with_name(f".{uuid.uuid4().hex}.tmp")
+    import filelock
+
+    scratch = folder.with_name(".tower.tmp")
     try:
-        scratch.mkdir(parents=True)
-        import_openvino().save_model(model, scratch / TOWER_FILES[0], compress_to_fp16=False)
-        hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
-        (scratch / TOWER_CARD).write_text(json.dumps(card | {"sha256": hashes}), encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for name in (*TOWER_FILES, TOWER_CARD):
-            os.replace(scratch / name, folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(".tower.lock")):  # so whatever is in scratch, a killed run left: 120 MB
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            import_openvino().save_model(model, scratch / TOWER_FILES[0], compress_to_fp16=False)
+            hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
+            (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
+            for name in (*TOWER_FILES, TOWER_CARD):
+                os.replace(scratch / name, folder / name)
+            scratch.rmdir()
     except (OSError, RuntimeError) as error:  # openvino raises the latter where it cannot write
         log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class TorchCpuClap(Engine):
@@ -2485,10 +2501,7 @@ class TorchCudaClap(Engine):
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def _halve_batch(self) -> None:
-        import torch
-
         self.batch_size = max(1, self.batch_size // 2)
-        torch.cuda.empty_cache()
         log.info("the GPU's memory ran out: from now on %d windows at a time", self.batch_size)
 
 

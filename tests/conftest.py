@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import numpy as np
@@ -85,6 +85,21 @@ def run_program(*flags: str, stand_in: Path, **environment: str) -> subprocess.C
         text=True,
         timeout=300,
     )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the processes of a run import and whom they call; see watch/sitecustomize.py."""
+
+    file: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(REPOSITORY / "tests" / "watch"), "TEST_WATCH": str(self.file)}
+
+    def noted(self, kind: Literal["import", "network"]) -> list[str]:
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        return [line.removeprefix(f"{kind} ") for line in lines if line.startswith(f"{kind} ")]
 
 
 @pytest.fixture
