@@ -35,6 +35,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import logging
 import logging.handlers
@@ -113,6 +114,7 @@ TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
+COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
 WORKER_IMPORTS = ["soundfile", "tqdm", "annotated_types", "threadpoolctl", "soxr", "scipy.fft", "librosa.filters"]
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
@@ -168,7 +170,21 @@ CUDA_BATCH_WINDOWS = 32  # about 60 MB a window in f32: 2 GB
 LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
 AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
 
-SCHEMA_VERSION = 1  # the first; the next brings a migration, after a copy of the database
+PROVENANCE_TABLE = f"""
+CREATE TABLE provenance (                     -- each engine and set of versions that wrote vectors of a model
+  embedding_model   TEXT NOT NULL,            -- as in stems
+  engine            TEXT NOT NULL,            -- what computed, and where: 'torch/cpu'
+  versions          TEXT NOT NULL,            -- of its libraries, JSON object with sorted names
+  checkpoint        TEXT NOT NULL,            -- the weights' name
+  checkpoint_sha256 TEXT NOT NULL,            -- of their file; only 12 digits where a database of schema 1 was migrated
+  architecture      TEXT,                     -- NULL where migrated
+  precision         TEXT NOT NULL,
+  window_rule       TEXT NOT NULL,
+  reference_vector  BLOB CHECK (length(reference_vector) = {EMBEDDING_BYTES}),  -- of reference_signal(); NULL: migrated
+  first_used_at     TEXT NOT NULL,            -- ISO 8601, UTC
+  PRIMARY KEY (embedding_model, engine, versions)
+) STRICT;
+"""
 SCHEMA = f"""
 CREATE TABLE stems (
   id              TEXT PRIMARY KEY,           -- sha256(original_file NUL sha256)[:16] at first import, then fixed
@@ -200,7 +216,21 @@ CREATE TABLE quarantined (
 ) STRICT;
 -- What --restore-quarantine keeps of a row until its file is imported again.
 CREATE TABLE restored (original_file TEXT PRIMARY KEY, id TEXT NOT NULL, user_rating INTEGER) STRICT;
-"""
+{PROVENANCE_TABLE}"""
+MIGRATIONS = {  # from that version to the next
+    # Version 1 wrote by laion_clap on torch alone, and kept of a model no more than '<name>@<12 digits>/f32/<rule>'.
+    1: f"""{PROVENANCE_TABLE}
+WITH models AS (
+  SELECT embedding_model AS model, min(imported_at) AS first_used_at, instr(embedding_model, '/') AS slash
+  FROM stems GROUP BY embedding_model
+)
+INSERT INTO provenance
+SELECT model, 'torch', '{{}}', substr(model, 1, slash - 14), substr(model, slash - 12, 12), NULL,
+  'f32', substr(model, slash + 5), NULL, first_used_at
+FROM models;
+""",
+}
+SCHEMA_VERSION = max(MIGRATIONS) + 1
 PATH_COLUMNS = frozenset({"original_file", "path"})
 
 log = logging.getLogger("prepare_dataset_sql")
@@ -551,6 +581,22 @@ class StemRecord:
     imported_at: str
     clap_embedding: bytes
     embedding_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """A row of `provenance`: what makes this run's vectors."""
+
+    embedding_model: str
+    engine: str
+    versions: str  # JSON object, names sorted
+    checkpoint: str
+    checkpoint_sha256: str
+    architecture: str | None
+    precision: str
+    window_rule: str
+    reference_vector: bytes | None  # little-endian float32
+    first_used_at: str
 
 
 STEM_COLUMNS = [c.name for c in (*dataclasses.fields(StemMetadata), *dataclasses.fields(StemRecord)[1:])]
@@ -2520,10 +2566,17 @@ def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     bad = np.flatnonzero(~well_formed(vectors))
     for row in bad:
         vectors[row] = _call_clap(model, [windows[row]])[0]
-    engine_is_suspect = len(bad) > 1 or not well_formed(vectors).all()
-    if engine_is_suspect and not well_formed(_call_clap(model, [reference_signal()])).all():
-        raise RunStopped("CLAP is broken: its vector for a reference signal is not finite or not of unit length")
+    if len(bad) > 1 or not well_formed(vectors).all():
+        reference_vector(model)
     return vectors
+
+
+def reference_vector(model: ClapModel) -> Float32:
+    """Return the vector, (512,), of `reference_signal`; raises `RunStopped` where it is not well-formed."""
+    vector: Float32 = _call_clap(model, [reference_signal()])[0]
+    if not well_formed(vector):
+        raise RunStopped("CLAP is broken: its vector for a reference signal is not finite or not of unit length")
+    return vector
 
 
 def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
@@ -2553,6 +2606,11 @@ def reference_signal() -> Int16:
     """Return ten seconds made from integers alone: no decoder and no random numbers can change it."""
     steps = np.arange(WINDOW_SAMPLES, dtype=np.int64)
     return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)
+
+
+def blob_of(vector: Float32) -> bytes:
+    """Return a vector, (512,), as the database keeps it: little-endian float32."""
+    return vector.astype("<f4").tobytes()
 
 
 def file_vector(vectors: Float32) -> Float32:
@@ -2603,6 +2661,12 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def remove_database(path: Path) -> None:
+    """Remove a database, if it is there, and what SQLite keeps beside it."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 KnownFile = tuple[str, int, int]  # original_file, size_bytes, mtime_ns
 
 
@@ -2629,11 +2693,42 @@ class Database:
             self.connection.text_factory = text_of
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; 0.6 ms
+        self._bring_schema_up_to_date()
+
+    def _bring_schema_up_to_date(self) -> None:
+        """Create our tables, or migrate an older version's, in one transaction, after a copy of what was there."""
         with self._transaction() as connection:
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == SCHEMA_VERSION:
+                return
+            if version:
+                copy = self._copy_to_free_name(f"{self.path.name}.bak-{version}")
+                text = "%s: its schema %d becomes %d; the database as it was is kept as %s"
+                log.info(text, printable(self.path), version, SCHEMA_VERSION, printable(copy))
+            steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
+            for statement in "".join(steps).split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _copy_to_free_name(self, name: str) -> Path:
+        """Copy the database, what is still in its WAL included, beside it as `name`, else `name`~2, …"""
+        scratch = self.path.with_name(name + ".unfinished")
+        remove_database(scratch)  # of a killed copy; its journal would be played back into the new one
+        try:
+            # A connection of its own reads: SQLite lets the one that holds the write lock wait for itself for ever.
+            with (
+                contextlib.closing(sqlite3.connect(self.path)) as source,
+                contextlib.closing(sqlite3.connect(scratch)) as copy,
+            ):
+                source.backup(copy, pages=COPIED_PAGES, progress=lambda *_: self.on_wait())
+                copy.execute("PRAGMA journal_mode = DELETE")  # else it is three files for whoever opens it
+            names = (name if counter == 1 else f"{name}~{counter}" for counter in itertools.count(1))
+            path = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
+            os.replace(scratch, path)
+        finally:
+            remove_database(scratch)
+        sync_folder(path.parent)
+        return path
 
     def close(self) -> None:
         """Close; SQLite folds the WAL into the file."""
@@ -2689,14 +2784,16 @@ class Database:
         row = self._row(query, os.fsencode(original_file))
         return FormerRow(*row) if row else None
 
-    def insert(self, records: Sequence[StemRecord]) -> list[Path]:
-        """Write `records` in one transaction; return the WAVs that no row names any more.
+    def insert(self, records: Sequence[StemRecord], provenance: Provenance) -> list[Path]:
+        """Write `records`, whose vectors are of `provenance`, in one transaction; return the WAVs that no row names
+        any more.
 
         A row that is replaced keeps its `id` and `user_rating`; one that was quarantined and restored gets them back.
         """
         rows = [_parameters(record) for record in records]
         names = [{"original_file": row["original_file"]} for row in rows]
         with self._transaction() as connection:
+            connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             old_wavs = [self._wav_of(row["original_file"]) for row in rows]
             connection.executemany(INSERT_STEM, rows)
             connection.executemany(GIVE_BACK_FORMER_ROW, names)
@@ -2756,6 +2853,10 @@ INSERT_STEM = (
     f"INSERT INTO stems ({', '.join(STEM_COLUMNS)}) VALUES ({', '.join(map(_placeholder, STEM_COLUMNS))}) "
     "ON CONFLICT (original_file) DO UPDATE SET "
     + ", ".join(f"{column} = excluded.{column}" for column in STEM_COLUMNS if column not in ("id", "original_file"))
+)
+ENTER_PROVENANCE = (
+    f"INSERT INTO provenance VALUES ({', '.join(f':{c.name}' for c in dataclasses.fields(Provenance))}) "
+    "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
 )
 GIVE_BACK_FORMER_ROW = """
 UPDATE stems SET (id, user_rating) = (SELECT id, user_rating FROM restored WHERE original_file = stems.original_file)
@@ -2928,6 +3029,7 @@ class DatasetPreparer:
         self.signals = StopSignals()
         self.database: Database
         self.clap_model: ClapModel
+        self.provenance: Provenance
         self.embedding_model = ""
         self.model_thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
         self.batch: list[ProcessedFile] = []  # in the model's hands
@@ -3140,7 +3242,7 @@ class DatasetPreparer:
         """Load CLAP while a worker tests the decoders; raises before any file is touched."""
         self._show("loading CLAP")
         self_test = pool.self_test()
-        self.clap_model = self._wait_for(self.model_thread.submit(self.load_model, weights, self.config))
+        self._load_clap(weights)
         try:
             problem = self._wait_for(self_test)
         except BrokenProcessPool:
@@ -3148,6 +3250,23 @@ class DatasetPreparer:
         if problem is not None:
             raise RunStopped(f"the self-test failed, so no file was touched: {problem}")
         log.debug("CLAP is loaded and the decoders work")
+
+    def _load_clap(self, weights: Weights) -> None:
+        """Load CLAP, and note what its vectors are made with."""
+        model = self._wait_for(self.model_thread.submit(self.load_model, weights, self.config))
+        self.clap_model = model
+        self.provenance = Provenance(
+            embedding_model=self.embedding_model,
+            engine=model.engine,
+            versions=json.dumps(dict(model.versions), sort_keys=True),
+            checkpoint=weights.name,
+            checkpoint_sha256=weights.sha256,
+            architecture=model.architecture,
+            precision=self.config.precision,
+            window_rule=window_rule(self.config.max_windows),
+            reference_vector=blob_of(self._wait_for(self.model_thread.submit(reference_vector, model))),
+            first_used_at=utc_now(),
+        )
 
     def _batches(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[list[ProcessedFile]]:
         """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
@@ -3222,14 +3341,15 @@ class DatasetPreparer:
             if not well_formed(rows).all() or not well_formed(vector):
                 self._quarantine_for_its_vector(processed)
                 continue
-            blob = vector.astype("<f4").tobytes()
-            records.append(StemRecord(processed.metadata, utc_now(), blob, self.embedding_model))
+            records.append(StemRecord(processed.metadata, utc_now(), blob_of(vector), self.embedding_model))
         self._insert_meta(records)
         self._show("decoding")
 
     def _insert_meta(self, records: Sequence[StemRecord]) -> None:
         """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
-        for wav in self.database.insert(records):
+        if not records:  # every file of the batch has a bad vector: nothing is of this run's provenance
+            return
+        for wav in self.database.insert(records, self.provenance):
             self._drop_wav(wav)
         for record in records:
             self._settle(record.metadata, "inserted")

@@ -117,7 +117,7 @@ def install_output_faults() -> None:
         product.StandardisedAudio.publish = full_disk  # type: ignore[method-assign]
     if "commit" in FAULTS:
 
-        def failing_insert(self: product.Database, records: Any) -> list[Path]:
+        def failing_insert(self: product.Database, records: Any, provenance: Any) -> list[Path]:
             with self.errors():
                 raise sqlite3.OperationalError(FAULTS["commit"])
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prepare_dataset_sql import WINDOW_STEPS, reference_signal
+
 
 class FakeClap:
-    """Vectors that depend on the samples, so that a swapped row shows; it remembers the size of each call."""
+    """Vectors that depend on the samples, so that a swapped row shows; it remembers the size of each call but those
+    with the reference signal."""
 
     engine = "fake/cpu"
     architecture = "HTSAT-tiny"
@@ -23,15 +26,28 @@ class FakeClap:
 
     def get_audio_embedding_from_data(self, x: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Return (N, 512) float32 of unit length."""
-        self.call_sizes.append(len(x))
-        time.sleep(self.seconds_a_call)
-        return np.stack([fake_vector(window) for window in x])
+        if not is_reference(x):
+            self.call_sizes.append(len(x))
+            time.sleep(self.seconds_a_call)
+        return np.stack([self.vector(window) for window in x])
+
+    def vector(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the vector of one window; another model is one that does this otherwise."""
+        return fake_vector(window)
 
     def get_text_embedding(self, x: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return (N, 512) float32 of unit length."""
         return np.stack(
             [fake_vector(np.frombuffer(text.encode().ljust(512), np.uint8).astype(np.float32)) for text in x]
         )
+
+
+REFERENCE = reference_signal().astype(np.float32) / np.float32(WINDOW_STEPS)
+
+
+def is_reference(windows: list[npt.NDArray[np.float32]]) -> bool:
+    """Whether a call is the check of the engine that each run begins with."""
+    return len(windows) == 1 and np.array_equal(windows[0], REFERENCE)
 
 
 def fake_vector(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -43,7 +59,7 @@ def fake_vector(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 class BrokenClap(FakeClap):
-    """A model that gives back NaN for chosen calls: `bad(call, row, window)` says which."""
+    """A model that gives back NaN for chosen calls: `bad(call, row, window)`, not asked of the reference signal."""
 
     def __init__(self, bad: Any) -> None:
         super().__init__()
@@ -52,6 +68,6 @@ class BrokenClap(FakeClap):
     def get_audio_embedding_from_data(self, x: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         vectors = super().get_audio_embedding_from_data(x)
         for row, window in enumerate(x):
-            if self.bad(len(self.call_sizes), row, window):
+            if not is_reference(x) and self.bad(len(self.call_sizes), row, window):
                 vectors[row] = np.nan
         return vectors

@@ -70,6 +70,20 @@ def record(original_file: str, **changes: Any) -> StemRecord:
     return StemRecord(StemMetadata(**values), **own)
 
 
+PROVENANCE = product.Provenance(
+    embedding_model="model@1/f32/10s-max8",
+    engine="fake/cpu",
+    versions="{}",
+    checkpoint="model",
+    checkpoint_sha256="1",
+    architecture="HTSAT-tiny",
+    precision="f32",
+    window_rule="10s-max8",
+    reference_vector=np.full(512, 512**-0.5, "<f4").tobytes(),
+    first_used_at="2026-01-01T00:00:00.000000+00:00",
+)
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     return Database(tmp_path / "stems.db")
@@ -109,6 +123,18 @@ STEMS = [
     ("clap_embedding", "BLOB", 1, 0),
     ("embedding_model", "TEXT", 1, 0),
 ]
+PROVENANCE_COLUMNS = [
+    ("embedding_model", "TEXT", 1, 1),
+    ("engine", "TEXT", 1, 2),
+    ("versions", "TEXT", 1, 3),
+    ("checkpoint", "TEXT", 1, 0),
+    ("checkpoint_sha256", "TEXT", 1, 0),
+    ("architecture", "TEXT", 0, 0),
+    ("precision", "TEXT", 1, 0),
+    ("window_rule", "TEXT", 1, 0),
+    ("reference_vector", "BLOB", 0, 0),
+    ("first_used_at", "TEXT", 1, 0),
+]
 QUARANTINED = [
     ("original_file", "TEXT", 1, 1),
     ("size_bytes", "INTEGER", 0, 0),
@@ -119,7 +145,9 @@ QUARANTINED = [
 ]
 
 
-@pytest.mark.parametrize(("table", "expected"), [("stems", STEMS), ("quarantined", QUARANTINED)])
+@pytest.mark.parametrize(
+    ("table", "expected"), [("stems", STEMS), ("quarantined", QUARANTINED), ("provenance", PROVENANCE_COLUMNS)]
+)
 def test_tables_are_those_of_the_design(
     table: str, expected: list[tuple[str, str, int, int]], database: Database
 ) -> None:
@@ -163,15 +191,15 @@ def test_the_statement_fills_every_column_but_the_user_s_own() -> None:
 )
 def test_constraints_bite(change: dict[str, Any], rule: str, database: Database) -> None:
     with pytest.raises(RunStopped, match=rule):
-        database.insert([record("/a.wav", **change)])
+        database.insert([record("/a.wav", **change)], PROVENANCE)
     assert column(database, "SELECT count(*) FROM stems") == [0]
 
 
 def test_two_rows_never_share_an_original_or_an_id(database: Database) -> None:
-    database.insert([record("/a.wav"), record("/b.wav"), record("/a.wav", size_bytes=101)])
+    database.insert([record("/a.wav"), record("/b.wav"), record("/a.wav", size_bytes=101)], PROVENANCE)
     assert column(database, "SELECT size_bytes FROM stems ORDER BY original_file") == [101, 100]
     with pytest.raises(RunStopped, match="UNIQUE"):
-        database.insert([record("/c.wav", id=product.stem_id_of("/a.wav", "0" * 64))])
+        database.insert([record("/c.wav", id=product.stem_id_of("/a.wav", "0" * 64))], PROVENANCE)
 
 
 def test_resume_query_reads_an_index_alone(database: Database) -> None:
@@ -192,6 +220,7 @@ def preparer_with(place: Workplace, records: list[StemRecord]) -> DatasetPrepare
     """Return a preparer with an open database that has found the files of `records`."""
     preparer = DatasetPreparer(place.config(), show_progress=False)
     preparer.database = Database(place.folder / "stems.db")
+    preparer.provenance = PROVENANCE
     preparer.unsettled = {one.metadata.original_file for one in records}
     preparer.summary.found = len(records)
     return preparer
@@ -241,7 +270,7 @@ def test_a_failed_batch_leaves_the_rows_it_would_have_replaced(workplace: Workpl
 
 def test_a_verdict_and_the_row_it_drops_are_one_transaction(database: Database, tmp_path: Path) -> None:
     wav = tmp_path / "a.wav"
-    database.insert([record("/a.wav", path=str(wav))])
+    database.insert([record("/a.wav", path=str(wav))], PROVENANCE)
     entry: dict[str, Any] = {
         "path": "/q/ERROR_X_a.wav",
         "original_file": "/a.wav",
@@ -321,7 +350,7 @@ def test_a_vector_read_back_is_its_row_s_512_float32_of_unit_length(workplace: W
 def test_paths_are_stored_as_the_bytes_of_the_file_system(database: Database) -> None:
     names = [b"/caf\xe9.wav", b"/\xff\x80.wav", "/caf\u00e9.wav".encode(), "/cafe\u0301.wav".encode(), b"/a\nb.wav"]
     paths = [os.fsdecode(name) for name in names]
-    database.insert([record(path, path=path + "x") for path in paths])
+    database.insert([record(path, path=path + "x") for path in paths], PROVENANCE)
     reader = sqlite3.connect(database.path)
     reader.text_factory = bytes
     stored = reader.execute("SELECT original_file, path, typeof(original_file) FROM stems ORDER BY rowid").fetchall()
@@ -332,7 +361,8 @@ def test_paths_are_stored_as_the_bytes_of_the_file_system(database: Database) ->
         former = database.former_row(path)
         assert former is not None
         assert former.id == product.stem_id_of(path, "0" * 64)
-    assert database.insert([record(path, path="/new.wav") for path in paths]) == [Path(path + "x") for path in paths]
+    replaced = database.insert([record(path, path="/new.wav") for path in paths], PROVENANCE)
+    assert replaced == [Path(path + "x") for path in paths]
     assert column(database, "SELECT count(*) FROM stems") == [5]
     assert text_of(names[0]) == paths[0]
 
