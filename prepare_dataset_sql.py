@@ -90,6 +90,7 @@ WAV_HEADER_BYTES = 44  # RIFF + fmt + data, as the standard library's `wave` wri
 EMBEDDING_SIZE = 512
 EMBEDDING_BYTES = EMBEDDING_SIZE * 4  # 2,048: little-endian float32
 UNIT_NORM_TOLERANCE = 1e-3
+REFERENCE_TOLERANCE = 1e-5  # 1 - cosine of two engines' vectors for the reference signal
 
 BLOCK_S = 10  # audio is decoded in blocks of ten seconds of its own rate ...
 BLOCK_VALUES = 2**20  # ... but of at most this many values over all channels (4 MiB of float32)
@@ -114,6 +115,7 @@ TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
+ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
 COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
 WORKER_IMPORTS = ["soundfile", "tqdm", "annotated_types", "threadpoolctl", "soxr", "scipy.fft", "librosa.filters"]
@@ -598,7 +600,11 @@ class Provenance:
     reference_vector: bytes | None  # little-endian float32
     first_used_at: str
 
+    def __str__(self) -> str:
+        return f"{self.engine} {self.versions}"
 
+
+PROVENANCE_COLUMNS = [c.name for c in dataclasses.fields(Provenance)]
 STEM_COLUMNS = [c.name for c in (*dataclasses.fields(StemMetadata), *dataclasses.fields(StemRecord)[1:])]
 
 
@@ -2608,6 +2614,12 @@ def reference_signal() -> Int16:
     return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)
 
 
+def cosine_distance(a: bytes, b: bytes) -> float:
+    """Return 1 - cosine of two vectors as the database keeps them, computed in float64."""
+    x, y = (np.frombuffer(blob, "<f4").astype(np.float64) for blob in (a, b))
+    return float(1 - x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
 def blob_of(vector: Float32) -> bytes:
     """Return a vector, (512,), as the database keeps it: little-endian float32."""
     return vector.astype("<f4").tobytes()
@@ -2772,11 +2784,42 @@ class Database:
         with self.errors():
             return self.connection.execute(query, (name,)).fetchone()
 
-    def embedding_model(self) -> str | None:
-        """Return what the rows' vectors were made with; all are alike, so one is asked."""
+    def other_models(self, embedding_model: str) -> list[str]:
+        """Return the other models that rows have vectors of.
+
+        In the good case `provenance` tells; the rows are asked where it lists another, which they may use no more.
+        """
         with self.errors():
-            row = self.connection.execute("SELECT embedding_model FROM stems LIMIT 1").fetchone()
-        return row[0] if row else None
+            listed = {model for (model,) in self.connection.execute("SELECT embedding_model FROM provenance")}
+        return sorted(self.forget_unused_models().keys() - {embedding_model}) if listed - {embedding_model} else []
+
+    def forget_unused_models(self) -> Counter[str]:
+        """Drop the provenance of models that no row uses; return how many rows each of the others has."""
+        used = self._rows_by_model()
+        with self._transaction() as connection:
+            names = json.dumps(list(used))
+            connection.execute(
+                "DELETE FROM provenance WHERE embedding_model NOT IN (SELECT value FROM json_each(?))", (names,)
+            )
+        return used
+
+    def _rows_by_model(self) -> Counter[str]:
+        """Count the rows of each model; that reads the whole table (4 kB a stem)."""
+        counts: Counter[str] = Counter()
+        with self.errors():
+            cursor = self.connection.execute("SELECT embedding_model FROM stems")
+            while models := cursor.fetchmany(ROWS_A_PAGE):
+                counts.update(model for (model,) in models)
+                self.on_wait()
+        return counts
+
+    def first_provenance(self, embedding_model: str) -> Provenance | None:
+        """Return what first wrote vectors of `embedding_model`, of those whose reference vector is known."""
+        query = f"SELECT {', '.join(PROVENANCE_COLUMNS)} FROM provenance WHERE embedding_model = ? "
+        first = "AND reference_vector IS NOT NULL ORDER BY rowid LIMIT 1"
+        with self.errors():
+            row = self.connection.execute(query + first, (embedding_model,)).fetchone()
+        return Provenance(*row) if row else None
 
     def former_row(self, original_file: str) -> FormerRow | None:
         """Return what must outlive the row of `original_file`."""
@@ -2855,7 +2898,7 @@ INSERT_STEM = (
     + ", ".join(f"{column} = excluded.{column}" for column in STEM_COLUMNS if column not in ("id", "original_file"))
 )
 ENTER_PROVENANCE = (
-    f"INSERT INTO provenance VALUES ({', '.join(f':{c.name}' for c in dataclasses.fields(Provenance))}) "
+    f"INSERT INTO provenance VALUES ({', '.join(f':{column}' for column in PROVENANCE_COLUMNS)}) "
     "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
 )
 GIVE_BACK_FORMER_ROW = """
@@ -3230,19 +3273,39 @@ class DatasetPreparer:
 
     def _refuse_to_mix_models(self) -> None:
         """Vectors of two models in one database would be compared as if they meant the same."""
-        present = self.database.embedding_model()
-        if present is not None and present != self.embedding_model:
+        present = self.database.other_models(self.embedding_model)
+        if present:
             raise UsageError(
-                f"{printable(self.config.database)} holds vectors of {present}, this run would add "
-                f"{self.embedding_model}, and the two do not compare: use the settings of the first, or another "
-                "--database and --stems"
+                f"{printable(self.config.database)} holds vectors of {' and '.join(present)}, this run would add "
+                f"{self.embedding_model}, and they do not compare: use the former settings, or another --database and "
+                "--stems, or replace those vectors by --re-embed (also to finish one that was interrupted)"
             )
+
+    def _refuse_another_engine(self) -> None:
+        """Vectors of one model must compare, whatever engine and versions made them."""
+        former = self._conflicting_provenance()
+        if former is not None and self.database.forget_unused_models()[self.embedding_model]:
+            raise RunStopped(
+                f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
+                f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
+                f"than {REFERENCE_TOLERANCE:g} in cosine. No file was touched: use the former versions (on the former "
+                "machine, if they are the same), or replace all those vectors by --re-embed"
+            )
+
+    def _conflicting_provenance(self) -> Provenance | None:
+        """Return what first wrote vectors of this run's model, if this run's engine makes others."""
+        former = self.database.first_provenance(self.embedding_model)
+        if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
+            return None
+        distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
+        return former if distance > REFERENCE_TOLERANCE else None
 
     def _load_model(self, weights: Weights, pool: WorkerPool) -> None:
         """Load CLAP while a worker tests the decoders; raises before any file is touched."""
         self._show("loading CLAP")
         self_test = pool.self_test()
         self._load_clap(weights)
+        self._refuse_another_engine()
         try:
             problem = self._wait_for(self_test)
         except BrokenProcessPool:

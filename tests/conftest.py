@@ -187,6 +187,13 @@ class Workplace:
         finally:
             connection.close()
 
+    def change(self, statement: str, *values: Any) -> None:
+        """Run a statement on the database, as a user may with sqlite3."""
+        connection = sqlite3.connect(self.database)
+        with connection:
+            connection.execute(statement, values)
+        connection.close()
+
     def originals(self) -> list[str]:
         """Return the rows' originals relative to the input, sorted."""
         return sorted(os.path.relpath(row["original_file"], os.path.realpath(self.input)) for row in self.rows())
