@@ -17,6 +17,8 @@ What holds whatever the folder contains and whenever the run is stopped:
 - Killed at any moment, the next run ends with the same rows as an unbroken one. A run with nothing new opens no audio
   file and loads no model.
 - A file's vector depends on its samples alone: not on its path, its batch, or the number of workers.
+- Vectors that do not compare are never mixed unseen: each row names its model, and a run of another model, or on an
+  engine that computes otherwise, is refused until --re-embed has replaced them all.
 
 Exit codes: 0 done · 1 done, but some files failed for the machine's reasons · 2 usage or configuration · 3 no CLAP
 weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the outputs · 130 interrupted.
@@ -46,6 +48,7 @@ import os
 import pickle
 import queue
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -90,6 +93,8 @@ WAV_HEADER_BYTES = 44  # RIFF + fmt + data, as the standard library's `wave` wri
 EMBEDDING_SIZE = 512
 EMBEDDING_BYTES = EMBEDDING_SIZE * 4  # 2,048: little-endian float32
 UNIT_NORM_TOLERANCE = 1e-3
+OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
+BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
 REFERENCE_TOLERANCE = 1e-5  # 1 - cosine of two engines' vectors for the reference signal
 
 BLOCK_S = 10  # audio is decoded in blocks of ten seconds of its own rate ...
@@ -498,6 +503,14 @@ Int16 = npt.NDArray[np.int16]
 T = TypeVar("T")
 
 
+class Windowed(Protocol):
+    """A file on its way to the model."""
+
+    @property
+    def windows(self) -> list[Int16]:
+        """CLAP's windows in int16 steps of 1/32767."""
+
+
 @dataclass(frozen=True, slots=True)
 class FormerRow:
     """What outlives a row whose file broke: its `id` and the user's rating."""
@@ -586,6 +599,35 @@ class StemRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredStem:
+    """What --re-embed needs of a row to make its vector anew."""
+
+    id: str
+    original_file: str
+    path: str | None
+    sha256: str
+    samples_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStem:
+    """A stored stem with its audio as CLAP's windows, as in `ProcessedFile`."""
+
+    stem: StoredStem
+    windows: list[Int16]
+
+
+@dataclass(frozen=True, slots=True)
+class NewVector:
+    """What --re-embed writes to a row."""
+
+    id: str
+    imported_at: str
+    clap_embedding: bytes
+    embedding_model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """A row of `provenance`: what makes this run's vectors."""
 
@@ -604,6 +646,7 @@ class Provenance:
         return f"{self.engine} {self.versions}"
 
 
+STORED_COLUMNS = [c.name for c in dataclasses.fields(StoredStem)]
 PROVENANCE_COLUMNS = [c.name for c in dataclasses.fields(Provenance)]
 STEM_COLUMNS = [c.name for c in (*dataclasses.fields(StemMetadata), *dataclasses.fields(StemRecord)[1:])]
 
@@ -677,6 +720,35 @@ class Summary:
             f"found {self.found}: {self.already_done} already done, {self.inserted} inserted, "
             f"{self.quarantined} quarantined, {self.failed} failed, {ignored}{left}; "
             f"{self.seconds:.1f} s, {self.files_per_s:.1f} files/s"
+        )
+
+
+@dataclass
+class ReEmbedding:
+    """The account of --re-embed: every row is in exactly one of the counts."""
+
+    run_id: str
+    rows: int = 0
+    re_embedded: int = 0
+    already_done: int = 0
+    failed: int = 0
+    left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
+    seconds: float = 0.0
+
+    @property
+    def sum_closes(self) -> bool:
+        """Whether every row has its one outcome."""
+        return self.rows == self.re_embedded + self.already_done + self.failed + self.left
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        left = f", {self.left} left for the next --re-embed" if self.left else ""
+        return (
+            f"{self.rows} rows: re-embedded {self.re_embedded}, already of this model {self.already_done}, "
+            f"failed {self.failed}{left}; {self.seconds:.1f} s"
         )
 
 
@@ -847,7 +919,21 @@ class StreamedSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile
         return False
 
 
-class StandardisedAudio:
+class StoredAudio:
+    """A WAV of 48 kHz, mono, 24 bit, with a header of 44 bytes: what `StandardisedAudio` has published, for reading."""
+
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        self.file = file
+        self.length = length
+
+    def samples(self, start: int = 0, stop: int | None = None) -> Float32:
+        """Return samples [start, stop), float32 in [-1, 1), exactly those in the WAV."""
+        stop = self.length if stop is None else stop
+        self.file.seek(WAV_HEADER_BYTES + start * SAMPLE_BYTES)
+        return _unpacked(self.file.read((stop - start) * SAMPLE_BYTES))
+
+
+class StandardisedAudio(StoredAudio):
     """The samples that everything else comes from: 48 kHz, mono, 24 bit, in a WAV on disk, so that an hour needs no
     more memory than a minute.
 
@@ -858,10 +944,9 @@ class StandardisedAudio:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.scratch = folder / f"{os.getpid()}-{uuid.uuid4().hex}.wav"
-        self.file = open(self.scratch, "x+b")  # noqa: SIM115  # closed by __exit__ or publish
+        super().__init__(open(self.scratch, "x+b"), length=0)  # noqa: SIM115  # closed by __exit__ or publish
         self.wave = wave.open(self.file, "wb")  # noqa: SIM115  # closed by finish; an OSError of a full disk comes through
         self.wave.setparams((1, SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", "not compressed"))
-        self.length = 0
         self.peak = 0.0
         self.kept = np.zeros(0, np.float32)  # all samples, up to KEPT_SAMPLES
         self.hash = hashlib.sha256()
@@ -895,12 +980,8 @@ class StandardisedAudio:
         self.file.flush()
 
     def samples(self, start: int = 0, stop: int | None = None) -> Float32:
-        """Return samples [start, stop), float32 in [-1, 1), exactly those in the WAV."""
-        stop = self.length if stop is None else stop
-        if self.length <= KEPT_SAMPLES:
-            return self.kept[start:stop]
-        self.file.seek(WAV_HEADER_BYTES + start * SAMPLE_BYTES)
-        return _unpacked(self.file.read((stop - start) * SAMPLE_BYTES))
+        """Return samples [start, stop), as in `StoredAudio`."""
+        return self.kept[start:stop] if self.length <= KEPT_SAMPLES else super().samples(start, stop)
 
     def publish(self, path: Path) -> None:
         """Move the WAV to `path` for good: synced, then renamed, so that no half a WAV is ever there."""
@@ -1068,7 +1149,12 @@ def window_starts(length: int, max_windows: int) -> list[int]:
     return [i * (length - WINDOW_SAMPLES) // max(1, count - 1) for i in range(count)]
 
 
-def cut_windows(audio: StandardisedAudio, max_windows: int) -> list[Int16]:
+def window_rule(max_windows: int) -> str:
+    """Return the name of `window_starts`' rule, under which windows of one file are the same."""
+    return f"{WINDOW_SAMPLES // SAMPLE_RATE_HZ}s-max{max_windows}"
+
+
+def cut_windows(audio: StoredAudio, max_windows: int) -> list[Int16]:
     """Return CLAP's windows in int16 steps of 1/32767, quantised as laion_clap does it: by truncation."""
     return [
         (audio.samples(start, min(start + WINDOW_SAMPLES, audio.length)) * np.float32(WINDOW_STEPS)).astype(np.int16)
@@ -1470,9 +1556,9 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
         return None
 
 
-def scratch_folder(job: Job) -> Path:
+def scratch_folder(outputs: Job | Config) -> Path:
     """Return where half-finished WAVs are; emptied when a run starts. On the WAVs' own file system, for the rename."""
-    return (job.stems or job.quarantine) / SCRATCH
+    return (outputs.stems or outputs.quarantine) / SCRATCH
 
 
 def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
@@ -1803,7 +1889,7 @@ class Weights:
 
     def embedding_model(self, max_windows: int, precision: str) -> str:
         """Return the text under which vectors are comparable."""
-        return f"{self.name}@{self.sha256[:12]}/{precision}/10s-max{max_windows}"
+        return f"{self.name}@{self.sha256[:12]}/{precision}/{window_rule(max_windows)}"
 
 
 @dataclass(frozen=True)
@@ -2625,6 +2711,14 @@ def blob_of(vector: Float32) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
+def file_vectors(vectors: Float32, window_counts: Sequence[int]) -> list[bytes | None]:
+    """Return the vector of each file as the database keeps it, from those of all their windows, (N, 512); None where
+    one of them is not well-formed."""
+    parts = np.split(vectors, np.cumsum(window_counts)[:-1])
+    means = [(rows, file_vector(rows)) for rows in parts]
+    return [blob_of(mean) if well_formed(rows).all() and well_formed(mean) else None for rows, mean in means]
+
+
 def file_vector(vectors: Float32) -> Float32:
     """Return the vector of a file from those of its windows, (n, 512): the mean, normalised again."""
     mean = vectors.mean(axis=0, dtype=np.float64)
@@ -2791,7 +2885,9 @@ class Database:
         """
         with self.errors():
             listed = {model for (model,) in self.connection.execute("SELECT embedding_model FROM provenance")}
-        return sorted(self.forget_unused_models().keys() - {embedding_model}) if listed - {embedding_model} else []
+        if listed == {embedding_model}:
+            return []
+        return sorted(self.forget_unused_models().keys() - {embedding_model})
 
     def forget_unused_models(self) -> Counter[str]:
         """Drop the provenance of models that no row uses; return how many rows each of the others has."""
@@ -2805,13 +2901,47 @@ class Database:
 
     def _rows_by_model(self) -> Counter[str]:
         """Count the rows of each model; that reads the whole table (4 kB a stem)."""
-        counts: Counter[str] = Counter()
-        with self.errors():
-            cursor = self.connection.execute("SELECT embedding_model FROM stems")
-            while models := cursor.fetchmany(ROWS_A_PAGE):
-                counts.update(model for (model,) in models)
-                self.on_wait()
-        return counts
+        return Counter(model for page in self._pages("embedding_model") for _, model in page)
+
+    def _pages(self, columns: str) -> Iterator[list[Any]]:
+        """Yield all stems as lists of rows, their rowid before `columns`; they may be written meanwhile.
+
+        SQLite would not let go while it reads a million: `on_wait` looks for Ctrl-C after each page.
+        """
+        query = f"SELECT rowid, {columns} FROM stems WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_A_PAGE}"
+        last = 0
+        while True:
+            with self.errors():
+                page = self.connection.execute(query, (last,)).fetchall()
+            if not page:
+                return
+            yield page
+            last = page[-1][0]
+            self.on_wait()
+
+    def stems_of_other_models(self, embedding_model: str) -> Iterator[StoredStem]:
+        """Yield the rows whose vectors are not of `embedding_model`."""
+        for page in self._pages(", ".join(["embedding_model", *STORED_COLUMNS])):
+            yield from (StoredStem(*row) for _, model, *row in page if model != embedding_model)
+
+    def mark_outdated(self, embedding_model: str) -> None:
+        """Let the rows of `embedding_model` be of another model from now on: their vectors do not compare with what
+        this run's engine will write under that name. Stopped half way, it can be called again."""
+        outdated = embedding_model + OUTDATED
+        with self._transaction() as connection:  # first, so that no run takes a part of the rows for all
+            connection.execute(COPY_PROVENANCE, (outdated, embedding_model))
+        for page in self._pages("embedding_model"):
+            with self._transaction() as connection:
+                rowids = [(outdated, rowid) for rowid, model in page if model == embedding_model]
+                connection.executemany("UPDATE stems SET embedding_model = ? WHERE rowid = ?", rowids)
+        with self._transaction() as connection:  # last, so that until now the next run finds the two engines' conflict
+            connection.execute("DELETE FROM provenance WHERE embedding_model = ?", (embedding_model,))
+
+    def replace_vectors(self, vectors: Sequence[NewVector], provenance: Provenance) -> None:
+        """Write `vectors`, which are of `provenance`, to their rows in one transaction."""
+        with self._transaction() as connection:
+            connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
+            connection.executemany(REPLACE_VECTOR, map(dataclasses.asdict, vectors))
 
     def first_provenance(self, embedding_model: str) -> Provenance | None:
         """Return what first wrote vectors of `embedding_model`, of those whose reference vector is known."""
@@ -2901,6 +3031,12 @@ ENTER_PROVENANCE = (
     f"INSERT INTO provenance VALUES ({', '.join(f':{column}' for column in PROVENANCE_COLUMNS)}) "
     "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
 )
+COPY_PROVENANCE = f"""
+INSERT OR REPLACE INTO provenance SELECT ?, {", ".join(PROVENANCE_COLUMNS[1:])} FROM provenance
+WHERE embedding_model = ?"""
+REPLACE_VECTOR = """
+UPDATE stems SET imported_at = :imported_at, clap_embedding = :clap_embedding, embedding_model = :embedding_model
+WHERE id = :id"""
 GIVE_BACK_FORMER_ROW = """
 UPDATE stems SET (id, user_rating) = (SELECT id, user_rating FROM restored WHERE original_file = stems.original_file)
 WHERE original_file = CAST(:original_file AS TEXT) AND original_file IN (SELECT original_file FROM restored)"""
@@ -2917,6 +3053,51 @@ def _parameters(record: StemRecord) -> dict[str, Any]:
 def storable(text: str) -> str:
     """Escape what sqlite3 refuses in a text that is no path: lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A stored stem, read once more for --re-embed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
+    """Return CLAP's windows of `stem`: from its WAV, else from its original, where that is still what was imported.
+
+    Raises `MachineFault`, with the reason for each, where neither can be used.
+    """
+    reasons = []
+    for read in (_windows_of_wav, _windows_of_original):
+        try:
+            windows = read(stem, config)
+        except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
+            log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
+            reasons.append(str(error) if isinstance(error, MachineFault) else f"{type(error).__name__}: {error}")
+            continue
+        if reasons and stem.path:
+            log.warning("%s: read from the original, since %s", printable(stem.original_file), printable(reasons[0]))
+        return windows
+    raise MachineFault("; ".join(reasons))
+
+
+def _windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
+    if stem.path is None:
+        raise MachineFault("it has no WAV")
+    with open(stem.path, "rb") as file:
+        length = (os.fstat(file.fileno()).st_size - WAV_HEADER_BYTES) // SAMPLE_BYTES
+        file.seek(WAV_HEADER_BYTES)
+        if hashlib.file_digest(file, "sha256").hexdigest() != stem.samples_sha256:
+            raise MachineFault(f"{stem.path} is damaged: its samples are not those that were imported")
+        return cut_windows(StoredAudio(file, length), config.max_windows)
+
+
+def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
+    with open(stem.original_file, "rb") as file, StandardisedAudio(scratch_folder(config)) as audio:
+        status = os.fstat(file.fileno())
+        if sha256_of(file) != stem.sha256:
+            raise MachineFault("the original has changed since its import")
+        standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
+        _check_unchanged(file, FoundFile(stem.original_file, status.st_size, status.st_mtime_ns))
+        return cut_windows(audio, config.max_windows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3068,6 +3249,7 @@ class DatasetPreparer:
         self.load_model = load_model
         self.show_progress = show_progress
         self.summary = Summary(run_id=uuid.uuid4().hex)
+        self.re_embedding = ReEmbedding(self.summary.run_id)
         self.unsettled: set[str] = set()  # new files without an outcome
         self.signals = StopSignals()
         self.database: Database
@@ -3075,7 +3257,8 @@ class DatasetPreparer:
         self.provenance: Provenance
         self.embedding_model = ""
         self.model_thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
-        self.batch: list[ProcessedFile] = []  # in the model's hands
+        self.batch: list[Any] = []  # in the model's hands: what `write_vectors` takes
+        self.write_vectors: Callable[[Sequence[tuple[Any, bytes | None]]], None] = self._insert_vectors
         self.embedding: Future[Float32] | None = None
         self.bar: tqdm[NoReturn] | None = None
         self.decoded = 0
@@ -3117,6 +3300,23 @@ class DatasetPreparer:
                     log.error("%s: not restored: %s", printable(json_path.with_suffix("")), error)
                     outcomes["failed"] += 1
         return outcomes
+
+    def re_embed(self) -> ReEmbedding:
+        """Replace every vector that does not compare with this run's, and return the account.
+
+        Rows name their model, so whenever this is stopped, the next call goes on where it was. Raises `UsageError`
+        where there is no database, and a `PrepareError` to end early.
+        """
+        started = time.monotonic()
+        if not check_database(self.config.database):
+            raise UsageError(f"--re-embed: there is no database at {printable(self.config.database)}: give --database")
+        with self.signals, self._outputs():
+            try:
+                self._re_embed()
+            finally:
+                self.re_embedding.seconds = time.monotonic() - started
+                log.info("%s", self.re_embedding)
+        return self.re_embedding
 
     # -- before the first file ----------------------------------------------------------------------------------------
 
@@ -3250,9 +3450,7 @@ class DatasetPreparer:
 
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
-        cache = ModelCache(self.config.model_cache)
-        weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint, cache))
-        self.embedding_model = weights.embedding_model(self.config.max_windows, self.config.precision)
+        weights = self._choose_model()
         self._refuse_to_mix_models()
         workers = min(self.config.workers or usable_cores(), MAX_WORKERS)
         with (
@@ -3260,16 +3458,13 @@ class DatasetPreparer:
             contextlib.closing(WorkerPool(workers, self._job, self.config.log_file)) as pool,
         ):
             self._load_model(weights, pool)
-            try:
-                for batch in self._batches(pool, self._with_former_rows(files)):
-                    self._finish_embedding()
-                    self._start_embedding(batch)
-                self._finish_embedding()
-            except Interrupted:
-                self._settle_interrupted()
-                raise
-            finally:
-                self.model_thread.shutdown(wait=False, cancel_futures=True)
+            self._embed(self._processed(pool, self._with_former_rows(files)))
+
+    def _choose_model(self) -> Weights:
+        cache = ModelCache(self.config.model_cache)
+        weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint, cache))
+        self.embedding_model = weights.embedding_model(self.config.max_windows, self.config.precision)
+        return weights
 
     def _refuse_to_mix_models(self) -> None:
         """Vectors of two models in one database would be compared as if they meant the same."""
@@ -3331,20 +3526,37 @@ class DatasetPreparer:
             first_used_at=utc_now(),
         )
 
-    def _batches(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[list[ProcessedFile]]:
-        """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
-        self._show("decoding")
-        batch: list[ProcessedFile] = []
-        windows = 0
+    def _processed(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
+        """Yield what the workers make of `files`, and settle those that are not to be embedded."""
         for report in pool.reports(files, self._tick, self._finish_embedding):
             processed = self._receive(report)
-            if processed is None:
-                continue
-            if batch and windows + len(processed.windows) > self.config.batch_windows:
+            if processed is not None:
+                yield processed
+
+    def _embed(self, files: Iterator[Windowed]) -> None:
+        """Give `files` to the model batch by batch, the next one collected while it has the last, and write them."""
+        self._show("decoding")
+        try:
+            for batch in self._batches(files):
+                self._finish_embedding()
+                self._start_embedding(batch)
+            self._finish_embedding()
+        except Interrupted:
+            self._settle_interrupted()
+            raise
+        finally:
+            self.model_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _batches(self, files: Iterator[Windowed]) -> Iterator[list[Windowed]]:
+        """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
+        batch: list[Windowed] = []
+        windows = 0
+        for file in files:
+            if batch and windows + len(file.windows) > self.config.batch_windows:
                 yield batch
                 batch, windows = [], 0
-            batch.append(processed)
-            windows += len(processed.windows)
+            batch.append(file)
+            windows += len(file.windows)
         if batch:
             yield batch
 
@@ -3378,8 +3590,8 @@ class DatasetPreparer:
         self._drop_wav(self.database.enter_quarantined(entry))
         self._settle(found, "quarantined")
 
-    def _start_embedding(self, batch: list[ProcessedFile]) -> None:
-        windows = [window for processed in batch for window in processed.windows]
+    def _start_embedding(self, batch: list[Windowed]) -> None:
+        windows = [window for file in batch for window in file.windows]
         self._show(f"embedding {len(windows)} windows")
         log.debug("embedding %d windows of %d files in one call", len(windows), len(batch))
         self.batch = batch
@@ -3389,24 +3601,24 @@ class DatasetPreparer:
         """Wait for the batch in the model's hands, if there is one, and write it."""
         if self.embedding is not None:
             self._wait_for(self.embedding)
-            self._insert_embedded()
+            self._write_embedded()
 
-    def _insert_embedded(self) -> None:
-        """Give each file of the finished batch its vector, and write those with a good one."""
+    def _write_embedded(self) -> None:
+        """Give each file of the finished batch its vector, and write them."""
         assert self.embedding is not None
-        vectors, start, records = self.embedding.result(), 0, []
-        batch, self.batch, self.embedding = self.batch, [], None
-        for processed in batch:
-            stop = start + len(processed.windows)
-            rows = vectors[start:stop]
-            start = stop
-            vector = file_vector(rows)
-            if not well_formed(rows).all() or not well_formed(vector):
-                self._quarantine_for_its_vector(processed)
-                continue
-            records.append(StemRecord(processed.metadata, utc_now(), blob_of(vector), self.embedding_model))
-        self._insert_meta(records)
+        vectors, batch, self.batch, self.embedding = self.embedding.result(), self.batch, [], None
+        self.write_vectors(list(zip(batch, file_vectors(vectors, [len(f.windows) for f in batch]), strict=True)))
         self._show("decoding")
+
+    def _insert_vectors(self, embedded: Sequence[tuple[ProcessedFile, bytes | None]]) -> None:
+        """Write the rows of files with a good vector, and quarantine the others."""
+        records = []
+        for processed, vector in embedded:
+            if vector is None:
+                self._quarantine_for_its_vector(processed)
+            else:
+                records.append(StemRecord(processed.metadata, utc_now(), vector, self.embedding_model))
+        self._insert_meta(records)
 
     def _insert_meta(self, records: Sequence[StemRecord]) -> None:
         """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
@@ -3419,11 +3631,8 @@ class DatasetPreparer:
         log.debug("%d rows written", len(records))
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
-        error = BadVector(
-            f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
-        )
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
-        report = quarantine_report(found, error, self._job)
+        report = quarantine_report(found, BadVector(BAD_VECTOR_TEXT), self._job)
         if report.fault is None and processed.metadata.path:  # else it may be the WAV of the row that stays
             self._drop_wav(Path(processed.metadata.path))
         self._receive(report)
@@ -3448,7 +3657,85 @@ class DatasetPreparer:
         if self.embedding is None or not wait([self.embedding], INTERRUPT_GRACE_S).done:
             return
         if self.embedding.exception() is None:
-            self._insert_embedded()
+            self._write_embedded()
+
+    # -- re-embed -----------------------------------------------------------------------------------------------------
+
+    def _re_embed(self) -> None:
+        weights = self._choose_model()
+        used = self.database.forget_unused_models()
+        account = self.re_embedding
+        account.rows, account.already_done = used.total(), used[self.embedding_model]
+        account.left = account.rows - account.already_done
+        with self._progress(account.left):
+            if not self._begin_to_re_embed(weights):
+                log.info("nothing to re-embed: all %d rows are of %s", account.rows, self.embedding_model)
+                return
+            self.write_vectors = self._replace_vectors
+            self._embed(self._read_stems())
+        self.database.forget_unused_models()
+
+    def _begin_to_re_embed(self, weights: Weights) -> bool:
+        """Load CLAP, and outdate the rows of this run's model if its engine makes other vectors now; return whether
+        there is anything to do. Where no row's engine can be compared, that is known without CLAP."""
+        account = self.re_embedding
+        if account.left or self.database.first_provenance(self.embedding_model) is not None:
+            self._show("loading CLAP")
+            self._load_clap(weights)
+            former = self._conflicting_provenance()
+            if former is not None:
+                log.info("%s made other vectors than %s makes: all are replaced", former, self.provenance)
+                self.database.mark_outdated(self.embedding_model)
+                account.left, account.already_done = account.rows, 0
+                if self.bar is not None:
+                    self.bar.reset(account.rows)
+        return account.left > 0
+
+    def _read_stems(self) -> Iterator[ReadStem]:
+        """Yield the stems to re-embed with their windows, read in a thread: a drive that hangs must not stop Ctrl-C."""
+        reader = ThreadPoolExecutor(1)
+        try:
+            for stem in itertools.islice(self.database.stems_of_other_models(self.embedding_model), self.config.limit):
+                reading = reader.submit(read_windows, stem, self.config)
+                while not wait([reading], TICK_S).done:
+                    self._tick()
+                self._tick()
+                try:
+                    yield ReadStem(stem, reading.result())
+                except MachineFault as fault:
+                    self._fail(stem, str(fault))
+                self.decoded += 1
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+    def _replace_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
+        """Write the good vectors to their rows in one transaction; a row with a bad one keeps what it has."""
+        new = [NewVector(read.stem.id, utc_now(), vector, self.embedding_model) for read, vector in embedded if vector]
+        # Tags and categories by CLAP come from the vector: once they exist, they are made anew and written here too.
+        if new:
+            self.database.replace_vectors(new, self.provenance)
+        for read, vector in embedded:
+            if vector is None:
+                self._fail(read.stem, BAD_VECTOR_TEXT)
+            else:
+                self._count_row("re_embedded")
+
+    def _fail(self, stem: StoredStem, reason: str) -> None:
+        remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
+        log.error(
+            "%s: failed, its row keeps its former vector: %s. Bring the file back and run --re-embed again, or remove "
+            "the row: %s",
+            printable(stem.original_file),
+            printable(reason),
+            printable(remove),
+        )
+        self._count_row("failed")
+
+    def _count_row(self, outcome: Literal["re_embedded", "failed"]) -> None:
+        setattr(self.re_embedding, outcome, getattr(self.re_embedding, outcome) + 1)
+        self.re_embedding.left -= 1
+        if self.bar is not None:
+            self.bar.update()
 
     # -- what a person sees -------------------------------------------------------------------------------------------
 
@@ -3477,7 +3764,7 @@ class DatasetPreparer:
         """Look for Ctrl-C, move the bar's clock, and write a batch as soon as it is embedded."""
         self._breathe()
         if self.embedding is not None and self.embedding.done():
-            self._insert_embedded()
+            self._write_embedded()
 
     def _wait_for(self, future: Future[T]) -> T:
         while not wait([future], TICK_S).done:
@@ -3516,16 +3803,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_setting(parser, "precision", choices=("f32", "bf16"))
     _add_setting(parser, "model_cache", type=Path, metavar="DIR")
     parser.add_argument("--config", type=Path, metavar="FILE", default=None, help="settings (default: ./config.yaml)")
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
         "--dry-run", action="store_true", default=False, help="list what would be processed, touch nothing"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", default=None, help="write the account there, as JSON")
-    parser.add_argument(
+    modes.add_argument(
         "--restore-quarantine",
         action="store_true",
         default=False,
         help="move quarantined files back to where they were",
     )
+    modes.add_argument(
+        "--re-embed",
+        action="store_true",
+        default=False,
+        help="replace the vectors that another model or engine made; rerun to resume",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", default=None, help="write the account there, as JSON")
     parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
     parser.add_argument(
         "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
@@ -3574,21 +3868,22 @@ def _run_options(options: argparse.Namespace) -> int:
             log.info("%d %s", count, outcome)
         return 1 if outcomes["failed"] else 0
     exit_code = RunStopped.exit_code
+    account = preparer.re_embedding if options.re_embed else preparer.summary
     try:
-        exit_code = 1 if preparer.run().failed else 0
+        exit_code = 1 if (preparer.re_embed() if options.re_embed else preparer.run()).failed else 0
     except PrepareError as error:
         exit_code = error.exit_code
         raise
     finally:
-        if options.report is not None and not _write_report(options.report, preparer.summary, exit_code):
+        if options.report is not None and not _write_report(options.report, account, exit_code):
             exit_code = exit_code or RunStopped.exit_code
     return exit_code
 
 
-def _write_report(path: Path, summary: Summary, exit_code: int) -> bool:
+def _write_report(path: Path, account: Summary | ReEmbedding, exit_code: int) -> bool:
     """Write the account as JSON; whether that went well."""
     try:
-        path.write_text(json.dumps({**summary.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:  # the run itself went as it went
         log.error("--report %s: cannot be written: %s", printable(path), error)
         return False

@@ -22,7 +22,7 @@ import soundfile
 import make_clap
 import make_stems
 from fake_clap import FakeClap
-from prepare_dataset_sql import Config, DatasetPreparer, Summary, load_config, text_of
+from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, load_config, text_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -155,6 +155,15 @@ class Workplace:
             return preparer.run()
         finally:
             assert preparer.summary.sum_closes, preparer.summary
+
+    def re_embed(self, model: Any = None, **settings: Any) -> ReEmbedding:
+        """Re-embed in this process with a fake model; the account's sum must close."""
+        clap = model or FakeClap()
+        preparer = DatasetPreparer(self.config(**settings), load_model=lambda *_: clap, show_progress=False)
+        try:
+            return preparer.re_embed()
+        finally:
+            assert preparer.re_embedding.sum_closes, preparer.re_embedding
 
     def flags(self) -> list[str]:
         """Return the command line of a run with all outputs in this folder."""

@@ -13,6 +13,9 @@ JSON object, and are no part of the product:
     {"write_errno": 28}                every WAV fails with that errno when it is synced
     {"commit": "database or disk is full"}  the first commit of a batch raises sqlite3.OperationalError with that text
     {"spawn": true}                    workers start by spawn, as on macOS and Windows
+    {"kill_in_call": 2}                the program is killed by SIGKILL in that CLAP call, the reference's not counted
+    {"kill_after_commit": 2}           the program is killed by SIGKILL after that batch of --re-embed is committed
+    {"engine": ["other/gpu", 0.5]}     CLAP is on that engine, with vectors that differ by so much
     {"slow_s": 5}                      each CLAP call takes so long
     {"slow_file_s": 0.2}               each file takes so much longer
     {"bad_decoder": true}              libsndfile refuses everything
@@ -38,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import soundfile
 
 import prepare_dataset_sql as product
-from fake_clap import FakeClap
+from fake_clap import FakeClap, OtherClap
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("TEST_FAULTS", "{}"))
 
@@ -124,8 +127,32 @@ def install_output_faults() -> None:
         product.Database.insert = failing_insert  # type: ignore[method-assign]
 
 
+class DeadlyClap(OtherClap):
+    def get_audio_embedding_from_data(self, x: Any) -> Any:
+        vectors = super().get_audio_embedding_from_data(x)
+        if len(self.call_sizes) == FAULTS.get("kill_in_call"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return vectors
+
+
 def load_fake(weights: product.Weights, config: product.Config) -> FakeClap:
-    return FakeClap(seconds_a_call=FAULTS.get("slow_s", 0))
+    engine, noise = FAULTS.get("engine", (FakeClap.engine, 0))
+    model = DeadlyClap(noise, engine)
+    model.seconds_a_call = FAULTS.get("slow_s", 0)
+    return model
+
+
+def install_kill_after_commit() -> None:
+    replace_vectors = product.Database.replace_vectors
+    commits = []
+
+    def deadly_replace_vectors(self: product.Database, vectors: Any, provenance: Any) -> None:
+        replace_vectors(self, vectors, provenance)
+        commits.append(1)
+        if len(commits) == FAULTS["kill_after_commit"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    product.Database.replace_vectors = deadly_replace_vectors  # type: ignore[method-assign]
 
 
 def main() -> int:
@@ -138,6 +165,8 @@ if "spawn" in FAULTS:
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
 if "die_sending" in FAULTS:
     install_half_a_result()
+if "kill_after_commit" in FAULTS:
+    install_kill_after_commit()
 install_file_faults()
 install_output_faults()
 

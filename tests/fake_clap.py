@@ -71,3 +71,21 @@ class BrokenClap(FakeClap):
             if not is_reference(x) and self.bad(len(self.call_sizes), row, window):
                 vectors[row] = np.nan
         return vectors
+
+
+class OtherClap(FakeClap):
+    """The same model on another engine, whose vectors differ from the first's by about `noise`."""
+
+    def __init__(
+        self, noise: float = 0.0, engine: str = "other/gpu", versions: Mapping[str, str] = FakeClap.versions
+    ) -> None:
+        super().__init__()
+        self.noise = noise
+        self.engine = engine
+        self.versions = versions
+
+    def vector(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        vector = super().vector(window).astype(np.float64)
+        vector[0] += self.noise
+        unit: npt.NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit

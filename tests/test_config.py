@@ -22,7 +22,7 @@ CONFIG_YAML = REPOSITORY / "config.yaml"
 SETTINGS_WITH_A_FLAG = (
     "input database stems quarantine log_file workers batch_windows limit checkpoint device".split()  # of Config
 )
-OTHER_FLAGS = "--config --no-stems --dry-run --report --restore-quarantine --version".split()
+OTHER_FLAGS = "--config --no-stems --dry-run --report --restore-quarantine --re-embed --version".split()
 
 
 def squeezed(text: str) -> str:

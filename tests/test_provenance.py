@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace
-from fake_clap import REFERENCE, FakeClap, fake_vector
+from fake_clap import REFERENCE, FakeClap, OtherClap, fake_vector
 
 SHA256 = product.CHECKPOINTS["630k-audioset-best"].sha256
 MODEL = f"630k-audioset-best@{SHA256[:12]}/f32/10s-max8"
@@ -23,22 +22,6 @@ MODEL = f"630k-audioset-best@{SHA256[:12]}/f32/10s-max8"
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     audio_files.use_inline_workers(monkeypatch)
     monkeypatch.setattr(product, "analyse", lambda audio: ({}, None))  # librosa's import takes longer than all this
-
-
-class OtherEngine(FakeClap):
-    """The same model on another engine, whose vectors differ by about `noise` from the first's."""
-
-    engine = "other/gpu"
-
-    def __init__(self, noise: float = 0.0, versions: Mapping[str, str] | None = None) -> None:
-        super().__init__()
-        self.noise = noise
-        self.versions = versions or self.versions
-
-    def vector(self, window: Any) -> Any:
-        vector = super().vector(window).astype(np.float64)
-        vector[0] += self.noise
-        return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def provenance(place: Workplace) -> list[dict[str, Any]]:
@@ -69,8 +52,8 @@ def test_the_first_rows_bring_what_made_their_vectors(workplace: Workplace) -> N
 
 
 def test_each_engine_and_set_of_versions_is_entered_once(workplace: Workplace) -> None:
-    models = [FakeClap(), FakeClap(), OtherEngine(), OtherEngine(versions={"b": "2", "a": "1"})]
-    models.append(OtherEngine(versions={"a": "1", "b": "2"}))
+    models = [FakeClap(), FakeClap(), OtherClap(), OtherClap(versions={"b": "2", "a": "1"})]
+    models.append(OtherClap(versions={"a": "1", "b": "2"}))
     for number, model in enumerate(models):
         write_tone(workplace.input / f"{number}.wav", hz=300 + 50 * number)
         workplace.run(model)
@@ -129,7 +112,7 @@ def refused(place: Workplace, model: FakeClap) -> str:
 def test_an_engine_whose_reference_vector_differs_is_refused(workplace: Workplace) -> None:
     write_tone(workplace.input / "kick.wav")
     workplace.run()
-    message = refused(workplace, OtherEngine(noise=0.01, versions={"other": "7.1"}))
+    message = refused(workplace, OtherClap(noise=0.01, versions={"other": "7.1"}))
     for part in (MODEL, "fake/cpu", '{"fake": "1.0"}', "other/gpu", '{"other": "7.1"}', "1e-05", "--re-embed"):
         assert part in message, part
     assert workplace.run(FakeClap()).inserted == 1  # the way out: the former engine
@@ -162,10 +145,10 @@ def test_the_limit_is_1e_5_in_cosine(cosine_distance: float, verdict: str, workp
 def test_engines_are_compared_with_the_first_and_do_not_drift(workplace: Workplace) -> None:
     for number, noise in enumerate((0.0, 0.003)):
         write_tone(workplace.input / f"{number}.wav", hz=300 + 50 * number)
-        workplace.run(OtherEngine(noise, versions={"release": str(number)}))
+        workplace.run(OtherClap(noise, versions={"release": str(number)}))
     first, second = (np.frombuffer(row["reference_vector"], "<f4").astype(float) for row in provenance(workplace))
     assert 1e-7 < 1 - first @ second < 1e-5
-    message = refused(workplace, OtherEngine(0.006, versions={"release": "2"}))
+    message = refused(workplace, OtherClap(0.006, versions={"release": "2"}))
     assert '{"release": "0"}' in message
 
 
@@ -195,7 +178,7 @@ def test_a_model_that_no_row_uses_any_more_is_no_measure(workplace: Workplace) -
     write_tone(workplace.input / "kick.wav")
     workplace.run()
     workplace.change("DELETE FROM stems")
-    workplace.run(OtherEngine(noise=0.5))
+    workplace.run(OtherClap(noise=0.5))
     assert [row["engine"] for row in provenance(workplace)] == ["other/gpu"]
 
 
