@@ -3701,10 +3701,12 @@ class DatasetPreparer:
                     self._tick()
                 self._tick()
                 try:
-                    yield ReadStem(stem, reading.result())
+                    windows = reading.result()
                 except MachineFault as fault:
                     self._fail(stem, str(fault))
+                    continue
                 self.decoded += 1
+                yield ReadStem(stem, windows)
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
 
@@ -3723,8 +3725,8 @@ class DatasetPreparer:
     def _fail(self, stem: StoredStem, reason: str) -> None:
         remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
         log.error(
-            "%s: failed, its row keeps its former vector: %s. Bring the file back and run --re-embed again, or remove "
-            "the row: %s",
+            "%s: failed, its row keeps its former vector: %s. Bring back what is missing and run --re-embed again, or "
+            "remove the row: %s",
             printable(stem.original_file),
             printable(reason),
             printable(remove),

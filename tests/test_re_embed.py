@@ -531,6 +531,21 @@ def test_ctrl_c_ends_within_seconds_and_keeps_what_is_committed(filled: Workplac
     assert timeless(filled) == expected
 
 
+def test_a_batch_is_written_whole_or_not_at_all(filled: Workplace) -> None:
+    before = filled.rows()
+    (entry,) = filled.rows("SELECT * FROM provenance")
+    database = product.Database(filled.database)
+    vectors = [
+        product.NewVector(row["id"], "now", before[0]["clap_embedding"] if number < 2 else b"short", "new")
+        for number, row in enumerate(before[:3])
+    ]
+    with pytest.raises(RunStopped, match="CHECK"):
+        database.replace_vectors(vectors, product.Provenance(**{**entry, "embedding_model": "new"}))
+    database.close()
+    assert filled.rows() == before
+    assert len(filled.rows("SELECT * FROM provenance")) == 1
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
