@@ -18,11 +18,11 @@ class FakeClap:
 
     engine = "fake/cpu"
     architecture = "HTSAT-tiny"
+    versions: dict[str, str] = {"fake": "1"}  # noqa: RUF012  # never changed in place
 
     def __init__(self, seconds_a_call: float = 0) -> None:
         self.seconds_a_call = seconds_a_call
         self.call_sizes: list[int] = []
-        self.versions = {"fake": "1"}
 
     def get_audio_embedding_from_data(self, x: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """Return (N, 512) float32 of unit length."""
@@ -45,7 +45,7 @@ class FakeClap:
 REFERENCE = reference_signal().astype(np.float32) / np.float32(WINDOW_STEPS)
 
 
-def is_reference(windows: list[npt.NDArray[np.float32]]) -> bool:
+def is_reference(windows: Sequence[npt.NDArray[np.float32]]) -> bool:
     """Whether a call is the check of the engine that each run begins with."""
     return len(windows) == 1 and np.array_equal(windows[0], REFERENCE)
 
@@ -76,13 +76,11 @@ class BrokenClap(FakeClap):
 class OtherClap(FakeClap):
     """The same model on another engine, whose vectors differ from the first's by about `noise`."""
 
-    def __init__(
-        self, noise: float = 0.0, engine: str = "other/gpu", versions: Mapping[str, str] = FakeClap.versions
-    ) -> None:
+    def __init__(self, noise: float = 0.0, engine: str = "other/gpu", versions: dict[str, str] | None = None) -> None:
         super().__init__()
         self.noise = noise
         self.engine = engine
-        self.versions = versions
+        self.versions = versions or FakeClap.versions
 
     def vector(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         vector = super().vector(window).astype(np.float64)

@@ -52,7 +52,7 @@ CREATE TABLE quarantined (
 CREATE TABLE restored (original_file TEXT PRIMARY KEY, id TEXT NOT NULL, user_rating INTEGER) STRICT;
 PRAGMA user_version = 1;
 """
-MODEL = product.identify_weights("630k-audioset-best").embedding_model(8, "f32")
+MODEL = product.identify_weights("630k-audioset-best", product.ModelCache(Path())).embedding_model(8, "f32")
 SIZE_AND_MTIME = (100, 1_700_000_000_123_456_789)
 
 
