@@ -18,7 +18,7 @@ class FakeClap:
 
     engine = "fake/cpu"
     architecture = "HTSAT-tiny"
-    versions: dict[str, str] = {"fake": "1"}  # noqa: RUF012  # never changed in place
+    versions: dict[str, str] = {"fake": "1.0"}  # noqa: RUF012  # never changed in place
 
     def __init__(self, seconds_a_call: float = 0) -> None:
         self.seconds_a_call = seconds_a_call
