@@ -546,6 +546,7 @@ def test_resampling_in_blocks_of_any_size_equals_soxr_in_one_piece(
 
 
 def test_blocks_of_a_second_equal_blocks_of_ten(decode: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "BLOCK_S", 10)
     ten = decode(three_seconds("WAV"))
     monkeypatch.setattr(product, "BLOCK_S", 1)
     np.testing.assert_array_equal(decode(three_seconds("WAV")).samples, ten.samples)
@@ -637,7 +638,7 @@ def test_samples_equal_the_wav_whatever_the_pieces_written_from_memory_and_from_
         for piece in pieces:
             audio.append(piece)
         audio.finish()
-        assert len(audio.kept) <= kept_samples
+        assert sum(map(len, audio.kept)) == (len(whole) if len(whole) <= kept_samples else 0)
         samples = audio.samples()
         middle = audio.samples(len(whole) // 3, len(whole) // 2)
         audio.publish(folder / "a.wav")
