@@ -3808,22 +3808,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_setting(parser, "precision", choices=("f32", "bf16"))
     _add_setting(parser, "model_cache", type=Path, metavar="DIR")
     parser.add_argument("--config", type=Path, metavar="FILE", default=None, help="settings (default: ./config.yaml)")
-    modes = parser.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--dry-run", action="store_true", default=False, help="list what would be processed, touch nothing"
-    )
-    modes.add_argument(
-        "--restore-quarantine",
-        action="store_true",
-        default=False,
-        help="move quarantined files back to where they were",
-    )
-    modes.add_argument(
-        "--re-embed",
-        action="store_true",
-        default=False,
-        help="replace the vectors that another model or engine made; rerun to resume",
-    )
+    _add_modes(parser)
     parser.add_argument("--report", type=Path, metavar="FILE", default=None, help="write the account there, as JSON")
     parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
     parser.add_argument(
@@ -3832,6 +3817,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=VERSION)
     parser.set_defaults(level=logging.INFO)
     return parser
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    """Add what else can be done than a run."""
+    modes = parser.add_mutually_exclusive_group()
+    for flag, text in {
+        "--dry-run": "list what would be processed, touch nothing",
+        "--restore-quarantine": "move quarantined files back to where they were",
+        "--re-embed": "replace the vectors that another model or engine made; rerun to resume",
+    }.items():
+        modes.add_argument(flag, action="store_true", default=False, help=text)
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
