@@ -2001,7 +2001,7 @@ def _identify_file(file: Path, cache: ModelCache) -> Weights:
         size = f"{file.stat().st_size:,}{whole} bytes"
         raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; get it again")
     _warn_of_odd_weights(file, digest, by_name)
-    return Weights(file.stem, digest, file, None)
+    return Weights(storable(file.stem), digest, file, None)
 
 
 def _is_cut_off(file: Path) -> bool:

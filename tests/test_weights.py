@@ -134,6 +134,16 @@ def test_a_file_of_ones_own_is_named_by_its_stem_and_hash(tmp_path: Path, caplog
     assert "none of the published checkpoints" in caplog.text
 
 
+def test_a_name_that_is_not_utf_8_can_be_stored(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("other systems' file names are always Unicode")
+    file = tmp_path / os.fsdecode(b"mine\xff.pt")
+    file.write_bytes(b"weights")
+    weights = product.identify_weights(str(file), CACHE)
+    assert weights.embedding_model(8, "f32").startswith("mine\\udcff@")
+    assert product.identify_weights(str(file), CACHE) == weights  # from the note of its hash, this time
+
+
 def test_a_published_checkpoint_is_known_by_its_hash_whatever_its_file_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
