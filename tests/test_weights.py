@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +156,79 @@ def test_a_published_checkpoint_is_known_by_its_hash_whatever_its_file_is_called
     monkeypatch.setitem(product.CHECKPOINTS, known.name, known)
     assert product.identify_weights(str(file), CACHE) == product.Weights(known.name, sha256, file, "HTSAT-base")
     assert caplog.text == ""
+
+
+def zip_file(content: bytes) -> bytes:
+    """An archive, as torch writes one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data/0", content)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What the published checkpoints hold, for these tests; the one of NAME has a known size."""
+    contents = {name: zip_file(name.encode() * 99) for name in product.CHECKPOINTS}
+    for name, content in contents.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        size_bytes = len(content) if name == NAME else None
+        known = dataclasses.replace(product.CHECKPOINTS[name], sha256=sha256, size_bytes=size_bytes)
+        monkeypatch.setitem(product.CHECKPOINTS, name, known)
+    return contents
+
+
+def test_a_published_checkpoint_under_its_own_name_is_itself(
+    tmp_path: Path, published: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / f"{NAME}.pt"
+    file.write_bytes(published[NAME])
+    known = product.CHECKPOINTS[NAME]
+    assert product.identify_weights(str(file), CACHE) == product.Weights(NAME, known.sha256, file, known.architecture)
+    assert caplog.text == ""
+
+
+def test_a_published_checkpoint_under_the_name_of_another_is_a_wrong_pairing(
+    tmp_path: Path, published: dict[str, bytes]
+) -> None:
+    file = tmp_path / f"{NAME}.pt"
+    file.write_bytes(published["music_audioset_epoch_15_esc_90.14"])
+    with pytest.raises(product.UsageError) as caught:
+        product.identify_weights(str(file), CACHE)
+    assert str(caught.value) == (
+        f"{file}: wrong pairing: the name says 630k-audioset-best, the content is music_audioset_epoch_15_esc_90.14 "
+        "(HTSAT-base); rename it to music_audioset_epoch_15_esc_90.14.pt"
+    )
+
+
+def test_half_a_published_checkpoint_is_truncated_at_so_many_of_its_bytes(
+    tmp_path: Path, published: dict[str, bytes]
+) -> None:
+    file = tmp_path / f"{NAME}.pt"
+    file.write_bytes(published[NAME][:1_000])
+    with pytest.raises(product.WeightsMissing) as caught:
+        product.identify_weights(str(file), CACHE)
+    assert str(caught.value) == f"{file}: truncated: ends after 1,000 of {len(published[NAME]):,} bytes; get it again"
+
+
+@pytest.mark.parametrize("size_bytes", [0, 3, 1_000])
+def test_half_a_checkpoint_of_ones_own_is_truncated(tmp_path: Path, size_bytes: int) -> None:
+    file = tmp_path / "mine.pt"
+    file.write_bytes(zip_file(b"weights" * 999)[:size_bytes])
+    with pytest.raises(product.WeightsMissing, match=rf"mine\.pt: truncated: ends after {size_bytes:,} bytes; get it"):
+        product.identify_weights(str(file), CACHE)
+
+
+def test_a_published_checkpoint_with_another_hash_is_modified_and_not_corrupt(
+    tmp_path: Path, published: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    file, content = tmp_path / f"{NAME}.pt", zip_file(b"saved again")
+    file.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert product.identify_weights(str(file), CACHE) == product.Weights(NAME, sha256, file, None)
+    assert f"is a modified {NAME}: its sha256 is {sha256[:12]}…" in caplog.text
+    assert f"the published one's {product.CHECKPOINTS[NAME].sha256[:12]}…" in caplog.text
+    assert "Its vectors compare only with its own" in caplog.text
 
 
 def test_equal_texts_mean_comparable_vectors() -> None:

@@ -32,5 +32,5 @@ def watch_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise OSError(f"{event}: refused by the tests")
 
 
-sys.meta_path.insert(0, ImportWatch)  # type: ignore[arg-type]
+sys.meta_path.insert(0, ImportWatch)
 sys.addaudithook(watch_network)
