@@ -2219,6 +2219,8 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
     """Build laion_clap's `CLAP_Module` with `weights`, unpickled without running any code of theirs."""
     cache = ModelCache(config.model_cache)
     checkpoint_file = fetch_weights(weights, cache)
+    if weights.architecture is None:  # of a published one, the sha256 has told that it is whole
+        refuse_damage(checkpoint_file)
     with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
         state, is_stand_in = _read_checkpoint(checkpoint_file, config.trust_checkpoint)
         architecture = weights.architecture or _architecture_of(state, checkpoint_file)
@@ -2233,6 +2235,19 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
     module.model.eval()
     module.architecture, module.is_stand_in = architecture, is_stand_in
     return module
+
+
+def refuse_damage(path: Path) -> None:
+    """Raise `WeightsMissing` where a checksum in torch's zip archive is wrong: torch itself does not look at them."""
+    if not zipfile.is_zipfile(path):
+        return  # torch's old format has none
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # RuntimeError, zlib.error, …
+        damaged = _reason_of(error)
+    if damaged is not None:
+        raise WeightsMissing(f"{printable(path)}: damaged: the checksum of {printable(damaged)} is wrong; get it again")
 
 
 # A pickle that asks for more than tensors and numbers, in the words of torch's safe unpickler.
@@ -2514,7 +2529,9 @@ def convert_tower(module: Any, weights: Weights) -> tuple[Any, dict[str, Any]]:
     with prints_to_log(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer warns of every assert on a shape; ours is fixed
         zeros = torch.zeros(1, WINDOW_SAMPLES)
-        model = openvino.convert_model(audio_tower(module, "f32"), example_input=zeros, input=[1, WINDOW_SAMPLES])
+        # check_trace would compute it three times more; `check_tower` compares the vectors with laion_clap's own.
+        traced = torch.jit.trace(audio_tower(module, "f32"), zeros, check_trace=False)  # type: ignore[no-untyped-call]
+        model = openvino.convert_model(traced, example_input=zeros, input=[1, WINDOW_SAMPLES])
         reference = module.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
     facts = {"architecture": module.architecture, "is_stand_in": module.is_stand_in}
     return model, {"key": tower_key(weights), **facts, "reference_vector": reference.tolist()}

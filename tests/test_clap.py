@@ -6,9 +6,12 @@ Loading CLAP takes ten seconds and over a gigabyte: one process of pytest-xdist 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
+import importlib.util
 import io
+import itertools
 import json
 import os
 import pickle
@@ -24,7 +27,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+import make_clap
 import prepare_dataset_sql as product
 from conftest import Watch, Workplace, run_program
 from fake_clap import is_reference
@@ -47,7 +53,9 @@ Vector = npt.NDArray[np.float32]
 def hub_cache(stand_in: Path) -> Iterator[None]:
     """Let this process's client, which may be imported already, find the stand-in's text model, and nothing else."""
     import huggingface_hub.constants as constants
+    import torch
 
+    torch.set_num_threads(1)  # threads on cores that others use wait for each other: 1.8 s a window instead of 0.3
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("HF_HUB_CACHE", str(stand_in / "hub")), ("HF_HUB_OFFLINE", True)):
             patch.setattr(constants, name, value)
@@ -76,9 +84,6 @@ def clap(stand_in: Path, model_cache: Path, hub_cache: None) -> product.ClapMode
 def stock(hub_cache: None, stand_in: Path) -> Any:
     """The same weights, loaded by stock laion_clap: the oracle."""
     import laion_clap
-    import torch
-
-    torch.set_num_threads(1)  # threads on cores that others use wait for each other: 1.8 s a window instead of 0.3
 
     module = laion_clap.CLAP_Module(enable_fusion=False, device="cpu", amodel="HTSAT-tiny")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -245,6 +250,154 @@ def test_batch_and_workers_do_not_change_a_vector(
         assert np.abs(vector(row) - stored[Path(row["original_file"]).name]).max() <= 1e-6, row["original_file"]
 
 
+# -- the engines, against stock laion_clap ---------------------------------------------------------------------------
+
+
+def seconds(duration_s: float) -> Vector:
+    return np.arange(int(duration_s * 48_000), dtype=np.float32) / 48_000
+
+
+def sounds() -> dict[str, Vector]:
+    """Windows of every kind: odd ones, and one of each sort that the stand-in is made from."""
+    rng = np.random.default_rng(7)
+    noise = rng.uniform(-1, 1, 480_000).astype(np.float32)
+    synthesisers = (make_clap.tone, make_clap.noise, make_clap.clicks, make_clap.sweep)
+    made = {synthesise.__name__: synthesise(rng, seconds(0.3 + n)) / 9 for n, synthesise in enumerate(synthesisers)}
+    return {
+        "silence": np.zeros(48_000, np.float32),
+        "one sample": np.full(1, 0.5, np.float32),
+        "full-scale noise of ten seconds": noise,
+        "one sample short of ten seconds": make_clap.clicks(rng, seconds(10))[1:],
+        "a pure tone": np.sin(2 * np.pi * 440 * seconds(1)),
+        "beyond full scale": 7 * noise[:100_000],
+        **made,
+    }
+
+
+SOUNDS = sounds()
+SHORT_LIST = list(SOUNDS.values())[-4:]
+
+
+@pytest.fixture(scope="module")
+def references(stock: Any) -> Vector:
+    """Stock laion_clap's vectors of `SOUNDS`."""
+    vectors = np.stack([stock_vector(stock, samples) for samples in SOUNDS.values()])
+    sounding = vectors[1:]  # one sample, repeated, is silence
+    assert np.abs(sounding @ sounding.T - np.eye(len(sounding))).max() < 0.999  # else a swapped row would not show
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def module(clap: product.ClapModel) -> Any:
+    """The stand-in in laion_clap's own module, loaded by the product."""
+    return clap.texts.load()  # type: ignore[attr-defined]
+
+
+def no_texts() -> product.TextVectors:
+    return product.TextVectors(Path("none"), product.ModelCache(Path("none")), dict)
+
+
+def test_openvinos_vectors_are_stock_laion_claps(clap: product.ClapModel, references: Vector) -> None:
+    assert clap.engine == "openvino/cpu"
+    vectors = clap.get_audio_embedding_from_data(list(SOUNDS.values()))
+    assert cosines(vectors, references).min() >= 0.999_999
+
+
+def test_openvinos_vectors_for_htsat_base_are_stock_laion_claps(
+    stand_in: Path, hub_cache: None, tmp_path: Path
+) -> None:
+    stock = make_clap.new_model("HTSAT-base")
+    make_clap.spread_out(stock.model.audio_branch)
+    import torch
+
+    torch.save(make_clap.checkpoint(stock, "HTSAT-base"), tmp_path / "base.pt")
+    clap = load(product.Config(checkpoint=str(tmp_path / "base.pt"), model_cache=tmp_path / "cache", device="cpu"))
+    assert (clap.engine, clap.architecture) == ("openvino/cpu", "HTSAT-base")
+    vectors = clap.get_audio_embedding_from_data(SHORT_LIST)
+    assert cosines(vectors, [stock_vector(stock, samples) for samples in SHORT_LIST]).min() >= 0.999_999
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.sets(st.integers(1, len(SHORT_LIST) - 1)))
+def test_any_split_of_a_list_has_the_same_vectors(clap: product.ClapModel, whole: Vector, cuts: set[int]) -> None:
+    edges = [0, *sorted(cuts), len(SHORT_LIST)]
+    parts = [clap.get_audio_embedding_from_data(SHORT_LIST[a:b]) for a, b in itertools.pairwise(edges)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.fixture(scope="module")
+def whole(clap: product.ClapModel) -> Vector:
+    return clap.get_audio_embedding_from_data(SHORT_LIST)
+
+
+def test_where_openvino_is_missing_torch_takes_its_place_and_says_so_once(
+    module: Any,
+    references: Vector,
+    stand_in: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    monkeypatch.setattr(product, "load_module", lambda *_: module)
+    clap = load(config(stand_in, tmp_path / "cache"))
+    assert clap.engine == "torch/cpu"
+    assert caplog.text.count("openvino is not installed (not every platform has its wheel)") == 1
+    vectors = clap.get_audio_embedding_from_data(list(SOUNDS.values()))
+    assert np.abs(vectors - references).max() <= 1e-6
+    parts = [clap.get_audio_embedding_from_data(part) for part in (SHORT_LIST[:1], SHORT_LIST[1:], [])]
+    assert np.abs(np.concatenate(parts) - vectors[-4:]).max() <= 1e-6
+
+
+def test_vectors_in_bf16_on_torch_are_stock_laion_claps_but_for_a_little(module: Any, references: Vector) -> None:
+    some = slice(None, None, 2)  # a second a window where the CPU imitates bf16
+    vectors = product.TorchCpuClap(module, "bf16", no_texts()).get_audio_embedding_from_data([*SOUNDS.values()][some])
+    assert cosines(vectors, references[some]).min() >= 0.999_9
+    assert np.abs(vectors - references[some]).max() > 1e-5  # else this was f32
+
+
+def test_vectors_in_bf16_by_openvino_are_stock_laion_claps_but_for_a_little(
+    stand_in: Path, model_cache: Path, references: Vector
+) -> None:
+    core = product.import_openvino().Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no BF16 arithmetic")
+    vectors = load(config(stand_in, model_cache, precision="bf16")).get_audio_embedding_from_data(list(SOUNDS.values()))
+    assert cosines(vectors, references).min() >= 0.999_9
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("f32", 0.999_999), ("bf16", 0.999_9)])
+def test_a_gpus_vectors_are_stock_laion_claps(
+    stand_in: Path, model_cache: Path, references: Vector, precision: Any, cosine: float
+) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device here")
+    wanted = dataclasses.replace(config(stand_in, model_cache, precision=precision), device="cuda")
+    clap: Any = load(wanted)
+    assert clap.engine == "torch/cuda"
+    vectors = clap.get_audio_embedding_from_data(list(SOUNDS.values()))
+    assert cosines(vectors, references).min() >= cosine
+    clap.batch_size = 3
+    parts = [clap.get_audio_embedding_from_data(part) for part in (SHORT_LIST[:1], SHORT_LIST[1:])]
+    assert np.abs(np.concatenate(parts) - vectors[-4:]).max() <= (1e-6 if precision == "f32" else 1e-2)
+
+
+TEXTS = ["a kick drum", "Baßtrommel – 低音の太鼓 🥁", "", "a kick drum", "snare " * 99]
+
+
+def test_vectors_of_texts_are_stock_laion_claps(clap: product.ClapModel, stock: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        expected = stock.get_text_embedding(TEXTS)
+    assert np.abs(expected[:3] @ expected[:3].T - np.eye(3)).max() < 0.9999  # a swapped row would show
+    assert np.abs(clap.get_text_embedding(TEXTS) - expected).max() <= 1e-6
+    assert np.abs(clap.get_text_embedding(TEXTS[1:2]) - expected[1:2]).max() <= 1e-6
+
+
 # -- a checkpoint file is not trusted --------------------------------------------------------------------------------
 
 
@@ -276,10 +429,10 @@ def zeros(*shape: int) -> Any:
     return torch.zeros(shape)
 
 
-def load_refused(file: Path) -> str:
+def load_refused(file: Path, **settings: Any) -> str:
     """Load a checkpoint file, expecting `WeightsMissing`; return its text."""
     with pytest.raises(product.WeightsMissing) as caught:
-        load(product.Config(checkpoint=str(file), model_cache=file.parent / "cache", device="cpu"))
+        load(product.Config(checkpoint=str(file), model_cache=file.parent / "cache", device="cpu", **settings))
     text = str(caught.value)
     assert text.startswith(f"{file}: ")
     return text
@@ -341,14 +494,44 @@ def test_a_run_with_a_hostile_checkpoint_ends_with_3_and_touches_no_file(
     assert workplace.quarantined() == []
 
 
+def test_the_refusal_of_code_names_the_flag_that_allows_it(tmp_path: Path, hub_cache: None) -> None:
+    assert "if you trust who made it: --trust-checkpoint" in load_refused(hostile_file(tmp_path, "torch"))
+
+
+def test_the_code_of_a_checkpoint_that_is_trusted_is_run_and_said_so(
+    tmp_path: Path, hub_cache: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = load_refused(hostile_file(tmp_path, "torch"), trust_checkpoint=True)
+    assert (tmp_path / "canary").exists()
+    assert "holds no audio tower" in text  # it was loaded, and looked into
+    assert "loaded with whatever code it holds, as --trust-checkpoint says" in caplog.text
+
+
+def test_a_checkpoint_without_code_is_loaded_safely_although_it_is_trusted(
+    tmp_path: Path, hub_cache: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.pt").write_bytes(torch_file({"state_dict": {"a": zeros(9)}}))
+    load_refused(tmp_path / "mine.pt", trust_checkpoint=True)
+    assert "whatever code it holds" not in caplog.text
+
+
+def with_a_flipped_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 # How a file that is no CLAP checkpoint is made, and a word that its refusal must have.
 NO_CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "loaded safely"),
+    "empty": (lambda: b"", "truncated: ends after 0 bytes"),
     "text": (lambda: b"this is no checkpoint\n", "loaded safely"),
     "git-lfs pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "loaded safely"),
     "truncated": (lambda: torch_file({"state_dict": {"a": zeros(999)}})[:-99], "truncated: ends after"),
     "truncated, in torch's old format": (lambda: old_torch_file({"state_dict": {"a": zeros(9)}})[:-9], "loaded safely"),
     "truncated to its head, in torch's old format": (lambda: old_torch_file({"state_dict": {}})[:52], "loaded safely"),
+    "a flipped bit": (
+        lambda: with_a_flipped_bit(torch_file({"state_dict": {"a": zeros(9_999)}})),
+        "damaged: the checksum of archive/data/0 is wrong",
+    ),
     "a damaged string": (lambda: b"\x80\x02X\x02\x00\x00\x00\xff\xff.", "loaded safely"),
     "a tensor": (lambda: torch_file(zeros(9)), "loaded safely"),
     "a list": (lambda: torch_file([1, 2]), "loaded safely"),
@@ -370,7 +553,9 @@ def test_a_file_that_is_no_clap_checkpoint_is_refused_and_the_reason_told(
 ) -> None:
     make, word = NO_CHECKPOINTS[kind]
     (tmp_path / "mine.pt").write_bytes(make())
-    assert word in load_refused(tmp_path / "mine.pt")
+    text = load_refused(tmp_path / "mine.pt")
+    assert word in text
+    assert "--trust-checkpoint" not in text  # that would run a stranger's code, and mend nothing
 
 
 def test_a_fusion_checkpoint_is_told_as_a_wrong_pairing(tmp_path: Path, hub_cache: None) -> None:
