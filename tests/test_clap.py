@@ -1,6 +1,6 @@
 """What needs the real laion_clap, with the stand-in for its weights: the main job as a user runs it, and its vectors.
 
-Loading CLAP takes ten seconds and over a gigabyte: one process of pytest-xdist has all of this module, and loads once.
+Loading CLAP takes ten seconds and over a gigabyte: by `--dist loadfile` one process has this module, and loads once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,7 @@ import prepare_dataset_sql as product
 from conftest import Watch, Workplace, run_program
 from fake_clap import is_reference
 
-pytestmark = [
-    pytest.mark.xdist_group("clap"),
-    pytest.mark.filterwarnings("ignore:torch.meshgrid"),  # laion_clap calls it as it was called once
-]
+pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")  # laion_clap calls it as it was called once
 
 VALID, BROKEN = 71, 3
 WINDOWS = 73  # 70 files of one, and the 25 s piece of three

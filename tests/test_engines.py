@@ -26,8 +26,6 @@ import prepare_dataset_sql as product
 from conftest import Watch, Workplace, run_program
 from fake_clap import FakeClap, fake_vector
 
-pytestmark = pytest.mark.xdist_group("engines")  # torch and openvino are imported by one process
-
 Vector = npt.NDArray[np.float32]
 WEIGHTS = product.Weights("mine", "0123456789abcdef" * 4, None, "HTSAT-tiny")
 UNIT = np.full(512, 512**-0.5, np.float32)
