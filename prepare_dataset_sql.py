@@ -172,7 +172,10 @@ DOWNLOAD_SIZES = {"HTSAT-tiny": "1.9 GB", "HTSAT-base": "2.4 GB"}
 ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
 # What a GPU's driver leaves on the machine: NVIDIA's on Linux, in WSL, on a Jetson and on Windows, and AMD's.
-GPU_DRIVER_TRACES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", r"C:\Windows\System32\nvcuda.dll", "/dev/kfd")
+GPU_DRIVER_TRACES = (
+    *("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"),
+    *(r"C:\Windows\System32\nvcuda.dll", "/dev/kfd"),
+)
 CUDA_BATCH_WINDOWS = 32  # about 60 MB a window in f32: 2 GB
 LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
 AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
@@ -352,7 +355,7 @@ class Config:
     log_file: Path = setting(Path("processed_database/prepare_dataset.log"), "the full log, appended to")
     workers: Annotated[int, Interval(ge=0, le=256)] = setting(0, "decoding processes; 0: one for each usable core")
     batch_windows: Annotated[int, Interval(ge=1, le=4096)] = setting(
-        96, "windows of ten seconds in one CLAP call; each takes 4 MB"
+        96, "windows of ten seconds in one CLAP call; each takes 2 MB"
     )
     max_windows: Annotated[int, Interval(ge=1, le=64)] = setting(8, "windows of ten seconds taken from a long file")
     max_duration_s: Annotated[float, Interval(gt=0, le=28_800)] = setting(
@@ -372,7 +375,7 @@ class Config:
         "f32", "arithmetic of CLAP: f32, or the faster bf16 (its vectors compare only with each other)"
     )
     model_cache: Path | None = setting(
-        None, "folder of the compiled model, 120 MB a checkpoint; null: the user's cache folder"
+        None, "folder of the compiled model, 0.1 to 0.3 GB a checkpoint; null: the user's cache folder"
     )
     categories: dict[str, list[str]] = setting(
         {}, "category: [words]; the first that has a word of the file's name, else of its folders' names, wins"
@@ -1972,6 +1975,8 @@ def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
         return Weights(known.name, known.sha256, None, known.architecture)
     if file.is_file():
         return _identify_file(file, cache)
+    if file.is_dir():
+        raise UsageError(f"--checkpoint {printable(file)}: a folder, and no published checkpoint; give the file in it")
     if file.suffix == ".pt" or len(file.parts) > 1:
         raise WeightsMissing(f"--checkpoint {printable(file)}: no such file. Published ones: {', '.join(CHECKPOINTS)}")
     nearest = difflib.get_close_matches(checkpoint, CHECKPOINTS, n=1, cutoff=0)[0]
@@ -2164,6 +2169,10 @@ class ClapModel(Protocol):
     architecture: str
     versions: dict[str, str]  # of the libraries that make the vectors
 
+    @property
+    def reference(self) -> Float32:
+        """Its vector, (512,), of `reference_signal`, when it was loaded."""
+
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
         """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of 1 to 480,000 samples."""
 
@@ -2186,10 +2195,23 @@ def load_clap(weights: Weights, config: Config) -> ClapModel:
         return load_openvino(weights, config, cache)
     if device == "cpu":
         log.warning("openvino is not installed (not every platform has its wheel): CLAP runs on torch, which is slower")
+    if config.precision == "bf16":
+        refuse_imitated_bf16(device)
     module = load_module(weights, config, device)
     warn_of_stand_in(module.is_stand_in, weights)
     texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: module)
-    return (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
+    engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
+    check_engine(engine, stock_reference(module))
+    return engine
+
+
+def refuse_imitated_bf16(device: str) -> None:
+    """Raise `UsageError` where torch would only imitate bf16, before anything is downloaded for it."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        where = "on a CPU" if device == "cpu" else f"on a {torch.cuda.get_device_name()}"
+        raise UsageError(f"precision bf16: {where} torch only imitates it, which is slower; use precision f32")
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
@@ -2201,7 +2223,8 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cud
     if torch.cuda.is_available():
         return "cuda"
     if wanted == "cuda":
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise UsageError(f"--device cuda: torch, {built}, sees no CUDA device here; use --device cpu or auto")
     return "cpu"
 
 
@@ -2243,11 +2266,20 @@ def refuse_damage(path: Path) -> None:
         return  # torch's old format has none
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # RuntimeError, zlib.error, …
-        damaged = _reason_of(error)
-    if damaged is not None:
-        raise WeightsMissing(f"{printable(path)}: damaged: the checksum of {printable(damaged)} is wrong; get it again")
+            entry = archive.testzip()
+    except Exception as error:  # zlib.error, BadZipFile, RuntimeError, …
+        if _is_the_machines(error):
+            raise
+        raise WeightsMissing(f"{printable(path)}: damaged: {_reason_of(error)}; get it again") from None
+    if entry is not None:
+        raise WeightsMissing(f"{printable(path)}: damaged: the checksum of {printable(entry)} is wrong; get it again")
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Whether reading a checkpoint failed for want of memory or by a failing disk: then it need not be got again."""
+    if isinstance(error, OSError):
+        return error.errno not in (None, errno.EINVAL)  # damage sends torch and zipfile to odd places of the file
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's RuntimeError
 
 
 # A pickle that asks for more than tensors and numbers, in the words of torch's safe unpickler.
@@ -2260,9 +2292,9 @@ def _read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
     try:
         content = _unpickle(path, trust)
         state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything: OSError, struct.error, UnicodeDecodeError
+    except Exception as error:  # a damaged file raises nearly anything: struct.error, UnicodeDecodeError, …
+        if _is_the_machines(error):
+            raise
         text = f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {_reason_of(error)}"
         if isinstance(error, pickle.UnpicklingError) and NEEDS_CODE.search(str(error)):
             text += ". Loading it may run code that it holds; if you trust who made it: --trust-checkpoint"
@@ -2348,7 +2380,8 @@ def full_window(waveform: Float32) -> Float32:
 def audio_tower(module: Any, precision: str) -> Any:
     """Return the audio side of a `CLAP_Module` as one torch module, full windows (N, 480000) to unit vectors (N, 512).
 
-    The steps are those of `CLAP.get_audio_embedding` and `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7.
+    The steps are those of `CLAP.get_audio_embedding` and `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7, less
+    the 214 of 513 frequencies that no mel filter hears (above 14 kHz): 0.9 of 14.1 GFLOP.
     """
     import torch
 
@@ -2357,9 +2390,21 @@ def audio_tower(module: Any, precision: str) -> Any:
             super().__init__()
             self.branch = module.model.audio_branch
             self.projection = module.model.audio_projection
+            stft, mel = self.branch.spectrogram_extractor.stft, self.branch.logmel_extractor.melW
+            heard = int(mel.any(dim=1).nonzero().max()) + 1
+            self.mel = torch.nn.Parameter(mel[:heard], requires_grad=False)
+            waves = torch.cat([stft.conv_real.weight[:heard], stft.conv_imag.weight[:heard]])
+            self.waves = torch.nn.Parameter(waves, requires_grad=False)
+            self.pad, self.stride = stft.n_fft // 2, stft.conv_real.stride
+
+        def log_mel(self, windows: torch.Tensor) -> torch.Tensor:
+            padded = torch.nn.functional.pad(windows[:, None], (self.pad, self.pad), mode="reflect")
+            real, imag = torch.nn.functional.conv1d(padded, self.waves, stride=self.stride).chunk(2, dim=1)
+            power = (real**2 + imag**2).transpose(1, 2)[:, None]
+            return self.branch.logmel_extractor.power_to_db(power @ self.mel)  # type: ignore[no-any-return]
 
         def forward(self, windows: torch.Tensor) -> torch.Tensor:
-            log_mel = self.branch.logmel_extractor(self.branch.spectrogram_extractor(windows))
+            log_mel = self.log_mel(windows)
             image = self.branch.reshape_wav2img(self.branch.bn0(log_mel.transpose(1, 3)).transpose(1, 3))
             # Only the transformer may run in bf16: with the spectrogram too, the cosine with f32 falls to 0.5.
             with torch.autocast(windows.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -2388,7 +2433,7 @@ class TextVectors:
         return np.array([vectors[text] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
 
     def _file_of(self, text: str) -> Path:
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.f32"
+        return self.folder / f"{hashlib.sha256(storable(text).encode()).hexdigest()}.f32"
 
     def _kept(self, text: str) -> Float32 | None:
         try:
@@ -2405,19 +2450,24 @@ class TextVectors:
 
         module = self.load()
         with torch.inference_mode(), prints_to_log():
-            return [module.get_text_embedding([text])[0] for text in texts]
+            return [module.get_text_embedding([storable(text)])[0] for text in texts]
 
 
 class Engine:
     """What the engines share: who they are, and the vectors of texts."""
 
     engine: str  # '<library>/<device>'
+    reference: Float32  # set by `check_engine`
 
     def __init__(self, architecture: str, precision: str, texts: TextVectors) -> None:
         self.architecture = architecture
         self.precision = precision
         self.texts = texts
         self.versions = library_versions(self.engine.split("/")[0], "laion-clap", *AUDIO_LIBRARIES)
+
+    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
+        """See `ClapModel`."""
+        raise NotImplementedError
 
     def get_text_embedding(self, x: Sequence[str]) -> Float32:
         """See `ClapModel`."""
@@ -2439,18 +2489,16 @@ class OpenVinoClap(Engine):
         }
         openvino = import_openvino()
         self.requests = openvino.AsyncInferQueue(openvino.Core().compile_model(tower, "CPU", options))
+        self.requests.set_callback(lambda request, vector: np.copyto(vector, request.get_output_tensor().data[0]))
 
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
         """See `ClapModel`. Bit-equal for a window whatever the list; memory does not grow with it."""
         vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
-
-        def keep(request: Any, row: int) -> None:
-            vectors[row] = request.get_output_tensor().data[0]
-
-        self.requests.set_callback(keep)
-        for row, waveform in enumerate(x):
-            self.requests.start_async({0: full_window(waveform)[None]}, row)  # waits for a free request
-        self.requests.wait_all()
+        try:
+            for vector, waveform in zip(vectors, x, strict=True):
+                self.requests.start_async({0: full_window(waveform)[None]}, vector)  # waits for a free request
+        finally:
+            self.requests.wait_all()  # also where a window is refused: the next call finds them free
         return vectors
 
 
@@ -2472,7 +2520,7 @@ def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVi
     """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
     if config.precision == "bf16":
         refuse_bf16_without_arithmetic()
-    folder = cache.folder_of(weights) / f"openvino-{importlib.metadata.version('openvino')}"
+    folder = cache.folder_of(weights) / tower_name()
     texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
     tower, card = folder / TOWER_FILES[0], read_tower(folder, weights)
     is_kept = card is not None
@@ -2483,7 +2531,7 @@ def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVi
         tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
     warn_of_stand_in(card["is_stand_in"], weights)
     engine = OpenVinoClap(tower, card["architecture"], config.precision, texts)
-    check_tower(engine, card)
+    check_engine(engine, card["reference_vector"])
     if not is_kept:
         keep_tower(folder, tower, card)
     return engine
@@ -2492,6 +2540,12 @@ def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVi
 TOWER_FILES = ("tower.xml", "tower.bin")
 TOWER_CARD = "tower.json"  # what the files are made of, their hashes, stock laion_clap's reference vector; written last
 TOWER_RECIPE = 1  # to be raised when `audio_tower` or `full_window` changes
+
+
+def tower_name() -> str:
+    """Return the folder of a tower: one for each set of versions, since Windows replaces no file that is in use."""
+    versions = library_versions("openvino", "laion-clap")
+    return "-".join(["openvino", versions["openvino"], "clap", versions["laion-clap"], str(TOWER_RECIPE)])
 
 
 def tower_key(weights: Weights) -> dict[str, Any]:
@@ -2529,24 +2583,33 @@ def convert_tower(module: Any, weights: Weights) -> tuple[Any, dict[str, Any]]:
     with prints_to_log(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer warns of every assert on a shape; ours is fixed
         zeros = torch.zeros(1, WINDOW_SAMPLES)
-        # check_trace would compute it three times more; `check_tower` compares the vectors with laion_clap's own.
+        # check_trace would compute it three times more; `check_engine` compares the vectors with laion_clap's own.
         traced = torch.jit.trace(audio_tower(module, "f32"), zeros, check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(traced, example_input=zeros, input=[1, WINDOW_SAMPLES])
-        reference = module.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
     facts = {"architecture": module.architecture, "is_stand_in": module.is_stand_in}
-    return model, {"key": tower_key(weights), **facts, "reference_vector": reference.tolist()}
+    return model, {"key": tower_key(weights), **facts, "reference_vector": stock_reference(module).tolist()}
 
 
-def check_tower(engine: OpenVinoClap, card: Mapping[str, Any]) -> None:
-    """Stop where the compiled tower's vector of the reference signal is not the one that stock laion_clap gave."""
-    reference = np.array(card["reference_vector"], np.float64)
-    cosine = float(engine.get_audio_embedding_from_data([waveform_of(reference_signal())])[0] @ reference)
+def stock_reference(module: Any) -> Float32:
+    """Return laion_clap's own vector, (512,), of the reference signal."""
+    import torch
+
+    with torch.inference_mode(), prints_to_log():
+        vector: Float32 = module.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
+    if not well_formed(vector):
+        raise WeightsMissing("the checkpoint's weights give no finite vector for a reference signal: get it again")
+    return vector
+
+
+def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
+    """Stop where the engine's vector of the reference signal is not the one that stock laion_clap gave."""
+    engine.reference = engine.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
+    cosine = float(engine.reference.astype(np.float64) @ np.array(stock, np.float64))
     if not cosine >= LEAST_COSINE[engine.precision]:
         raise RunStopped(
-            f"the tower compiled by openvino {engine.versions['openvino']} is not laion_clap's on this machine: cosine "
+            f"{engine.engine} {json.dumps(engine.versions)} does not give laion_clap's vectors on this machine: cosine "
             f"{cosine:.7f} for the reference signal, at least {LEAST_COSINE[engine.precision]} is asked in "
-            f"{engine.precision}. No file was touched. Install the pinned openvino (requirements.txt), or uninstall it "
-            "to run on torch"
+            f"{engine.precision}. No file was touched. Install what requirements.txt pins, or try another --device"
         )
 
 
@@ -2565,9 +2628,9 @@ def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
             (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
             for name in (*TOWER_FILES, TOWER_CARD):
                 os.replace(scratch / name, folder / name)
-            scratch.rmdir()
     except (OSError, RuntimeError) as error:  # openvino raises the latter where it cannot write
         log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 class TorchCpuClap(Engine):
@@ -2598,6 +2661,23 @@ class TorchCpuClap(Engine):
         with torch.inference_mode():  # of this thread alone
             vector: Float32 = self.tower(torch.from_numpy(full_window(waveform)[None]))[0].numpy()
         return vector
+
+
+@dataclass(frozen=True)
+class GpuBatch:
+    """Windows that the GPU is at work on."""
+
+    vectors: Any  # torch.Tensor (n, 512) in pinned memory, filled when `done`
+    done: Any  # torch.cuda.Event
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def read(self) -> Float32:
+        """Wait for this batch, and not for the next one, which is queued behind it."""
+        self.done.synchronize()
+        vectors: Float32 = self.vectors.numpy()
+        return vectors
 
 
 class TorchCudaClap(Engine):
@@ -2633,23 +2713,28 @@ class TorchCudaClap(Engine):
                     self._halve_batch()
             if running is not None:
                 row, batch = running
-                vectors[row : row + len(batch)] = batch.cpu().numpy()  # waits for it, while the next one is at work
+                vectors[row : row + len(batch)] = batch.read()
             running = launched
         return vectors
 
-    def _launch(self, waveforms: Sequence[Float32]) -> Any:
-        """Start on a batch and return its vectors-to-be, (n, 512) on the GPU."""
+    def _launch(self, waveforms: Sequence[Float32]) -> GpuBatch:
+        """Start on a batch. All batches have one shape: for another, the GPU's library may take another way to sum."""
         import torch
 
-        pinned = torch.empty(len(waveforms), WINDOW_SAMPLES, pin_memory=True)  # a copy from it does not wait
+        pinned = torch.empty(self.batch_size, WINDOW_SAMPLES, pin_memory=True)  # a copy from it does not wait
         for row, waveform in enumerate(waveforms):
             pinned[row] = torch.from_numpy(full_window(waveform))
+        pinned[len(waveforms) :] = 0
         with torch.inference_mode():
             with torch.cuda.stream(self.copies):  # a stream of its own: beside the computing, not after it
                 windows = pinned.to("cuda", non_blocking=True)
             torch.cuda.current_stream().wait_stream(self.copies)
             windows.record_stream(torch.cuda.current_stream())  # else its memory is given away when this returns
-            return self.tower(windows)
+            vectors = self.tower(windows)[: len(waveforms)]
+            back = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+        return GpuBatch(back, done)
 
     @functools.cached_property
     def copies(self) -> Any:
@@ -2659,8 +2744,9 @@ class TorchCudaClap(Engine):
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def _halve_batch(self) -> None:
-        self.batch_size = max(1, self.batch_size // 2)
-        log.info("the GPU's memory ran out: from now on %d windows at a time", self.batch_size)
+        if self.batch_size > 1:  # else the batch that is still running leaves no room, and will be gone
+            self.batch_size //= 2
+            log.info("the GPU's memory ran out: from now on %d windows at a time", self.batch_size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2679,25 +2765,37 @@ def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     for row in bad:
         vectors[row] = _call_clap(model, [windows[row]])[0]
     if len(bad) > 1 or not well_formed(vectors).all():
-        reference_vector(model)
+        refuse_broken(_call_clap(model, [reference_signal()])[0])
     return vectors
 
 
-def reference_vector(model: ClapModel) -> Float32:
+def refuse_broken(vector: Float32) -> Float32:
     """Return the vector, (512,), of `reference_signal`; raises `RunStopped` where it is not well-formed."""
-    vector: Float32 = _call_clap(model, [reference_signal()])[0]
     if not well_formed(vector):
         raise RunStopped("CLAP is broken: its vector for a reference signal is not finite or not of unit length")
     return vector
 
 
+class Waveforms(Sequence[Float32]):
+    """Windows as laion_clap takes them, each made when it is asked for: all at once take twice the memory they have."""
+
+    def __init__(self, windows: Sequence[Int16]) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a waveform, or for a slice `Waveforms`."""
+        return Waveforms(self.windows[index]) if isinstance(index, slice) else waveform_of(self.windows[index])
+
+
 def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
-    waveforms = [waveform_of(window) for window in windows]
     try:
-        vectors = np.array(model.get_audio_embedding_from_data(waveforms), dtype=np.float32)
+        vectors = np.array(model.get_audio_embedding_from_data(Waveforms(windows)), dtype=np.float32)
     except (RuntimeError, MemoryError) as error:
         text = f"CLAP failed on {len(windows)} windows: {type(error).__name__}: {error}"
-        raise RunStopped(f"{text}. No file is to blame; if memory ran out, use a smaller --batch-windows") from error
+        raise RunStopped(f"{text}. No file is to blame; if memory ran out, free some, or try --device cpu") from error
     if vectors.shape != (len(windows), EMBEDDING_SIZE):
         raise RunStopped(f"CLAP is broken: it answered {len(windows)} windows with an array of shape {vectors.shape}")
     return vectors
@@ -2901,10 +2999,11 @@ class Database:
     def other_models(self, embedding_model: str) -> list[str]:
         """Return the other models that rows have vectors of.
 
-        In the good case `provenance` tells; the rows are asked where it lists another, which they may use no more.
+        In the good case `provenance` tells, with the first and the last row (of a database that was put together by
+        hand); all rows are asked where they name another, which they may use no more.
         """
         with self.errors():
-            listed = {model for (model,) in self.connection.execute("SELECT embedding_model FROM provenance")}
+            listed = {model for (model,) in self.connection.execute(MODELS_AT_A_GLANCE)}
         if listed == {embedding_model}:
             return []
         return sorted(self.forget_unused_models().keys() - {embedding_model})
@@ -3051,6 +3150,9 @@ ENTER_PROVENANCE = (
     f"INSERT INTO provenance VALUES ({', '.join(f':{column}' for column in PROVENANCE_COLUMNS)}) "
     "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
 )
+MODELS_AT_A_GLANCE = """
+SELECT embedding_model FROM provenance UNION
+SELECT embedding_model FROM stems WHERE rowid IN ((SELECT min(rowid) FROM stems), (SELECT max(rowid) FROM stems))"""
 COPY_PROVENANCE = f"""
 INSERT OR REPLACE INTO provenance SELECT ?, {", ".join(PROVENANCE_COLUMNS[1:])} FROM provenance
 WHERE embedding_model = ?"""
@@ -3080,6 +3182,9 @@ def storable(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
     """Return CLAP's windows of `stem`: from its WAV, else from its original, where that is still what was imported.
 
@@ -3090,6 +3195,8 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
         try:
             windows = read(stem, config)
         except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
+            if isinstance(error, (MemoryError, *PROGRAM_ERRORS)) or getattr(error, "errno", None) in OF_ALL_FILES:
+                raise  # it says nothing about this stem, and would fail the others one by one
             log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
             reasons.append(str(error) if isinstance(error, MachineFault) else f"{type(error).__name__}: {error}")
             continue
@@ -3513,7 +3620,7 @@ class DatasetPreparer:
         if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
             return None
         distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
-        return former if distance > REFERENCE_TOLERANCE else None
+        return None if distance <= REFERENCE_TOLERANCE else former  # a NaN is no agreement
 
     def _load_model(self, weights: Weights, pool: WorkerPool) -> None:
         """Load CLAP while a worker tests the decoders; raises before any file is touched."""
@@ -3527,11 +3634,11 @@ class DatasetPreparer:
             problem = f"a worker process dies at its start; {printable(self.config.log_file)} may say why"
         if problem is not None:
             raise RunStopped(f"the self-test failed, so no file was touched: {problem}")
-        log.debug("CLAP is loaded and the decoders work")
+        log.debug("CLAP is loaded (%s, %s) and the decoders work", self.provenance, self.config.precision)
 
     def _load_clap(self, weights: Weights) -> None:
         """Load CLAP, and note what its vectors are made with."""
-        model = self._wait_for(self.model_thread.submit(self.load_model, weights, self.config))
+        model = self._wait_for(self.model_thread.submit(self._loaded, weights))
         self.clap_model = model
         self.provenance = Provenance(
             embedding_model=self.embedding_model,
@@ -3542,9 +3649,19 @@ class DatasetPreparer:
             architecture=model.architecture,
             precision=self.config.precision,
             window_rule=window_rule(self.config.max_windows),
-            reference_vector=blob_of(self._wait_for(self.model_thread.submit(reference_vector, model))),
+            reference_vector=blob_of(refuse_broken(model.reference)),
             first_used_at=utc_now(),
         )
+
+    def _loaded(self, weights: Weights) -> ClapModel:
+        try:
+            return self.load_model(weights, self.config)
+        except (RuntimeError, ImportError, AttributeError, MemoryError) as error:  # of torch, openvino, laion_clap
+            log.debug("traceback", exc_info=True, extra={"file_only": True})
+            raise RunStopped(
+                f"CLAP cannot be loaded: {type(error).__name__}: {printable(error)}. No file was touched. Install what "
+                "requirements.txt pins, free memory, or try another --device"
+            ) from error
 
     def _processed(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`, and settle those that are not to be embedded."""
@@ -3723,7 +3840,7 @@ class DatasetPreparer:
                 try:
                     windows = reading.result()
                 except MachineFault as fault:
-                    self._fail(stem, str(fault))
+                    self._fail(stem, f"{fault}; bring back what is missing and run --re-embed again")
                     continue
                 self.decoded += 1
                 yield ReadStem(stem, windows)
@@ -3745,8 +3862,7 @@ class DatasetPreparer:
     def _fail(self, stem: StoredStem, reason: str) -> None:
         remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
         log.error(
-            "%s: failed, its row keeps its former vector: %s. Bring back what is missing and run --re-embed again, or "
-            "remove the row: %s",
+            "%s: failed, its row keeps its former vector: %s. To go on without it, remove the row: %s",
             printable(stem.original_file),
             printable(reason),
             printable(remove),
@@ -3921,7 +4037,7 @@ def _print_plan(preparer: DatasetPreparer) -> int:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End this process. After an interrupt at once: torch may be in a call that nothing stops (22 s for 71 windows)."""
+    """End this process. After an interrupt at once: the model may be in a call that nothing stops."""
     if exit_code == Interrupted.exit_code:
         logging.shutdown()
         os._exit(exit_code)

@@ -6,8 +6,9 @@ times; medians are printed, with the ratio to our f32. Compared, where installed
 torch.inference_mode, transformers' ClapAudioModelWithProjection (its own random weights: for the speed alone), and an
 onnxruntime session of the same tower. The windows are those that the program cuts from the first files of DIR.
 
-Peak memory is each process' own. GFLOP/s is what torch's flop counter finds in the tower, over the time; beside it the
-rate of a large f32 matrix product on the same cores. Run it on a quiet machine; HF_HUB_CACHE as for the program.
+Peak memory is each process' own. GFLOP/s is what torch's flop counter finds in our tower, over the time, for all of
+them; below it the rate of a large f32 matrix product on the same cores. Run it on a quiet machine; HF_HUB_CACHE as for
+the program.
 """
 
 from __future__ import annotations

@@ -31,6 +31,11 @@ class FakeClap:
             time.sleep(self.seconds_a_call)
         return np.stack([self.vector(window) for window in x])
 
+    @property
+    def reference(self) -> npt.NDArray[np.float32]:
+        vector: npt.NDArray[np.float32] = self.get_audio_embedding_from_data([REFERENCE])[0]
+        return vector
+
     def vector(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the vector of one window; another model is one that does this otherwise."""
         return fake_vector(window)

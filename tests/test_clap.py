@@ -567,3 +567,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_a_few_lines(tmp_path: Path
     text = load_refused(tmp_path / "other.pt")
     assert "does not fit HTSAT-tiny" in text
     assert len(text) < 1000  # torch lists every missing name: 12 kB
+
+
+def test_a_refused_window_leaves_the_engine_usable(clap: product.ClapModel) -> None:
+    good = np.ones(4_800, np.float32) / 2
+    expected = clap.get_audio_embedding_from_data([good])
+    with pytest.raises(ValueError, match="a window of 480001 samples: 1 to 480000 are allowed"):
+        clap.get_audio_embedding_from_data([good, np.zeros(480_001, np.float32)])
+    assert np.array_equal(clap.get_audio_embedding_from_data([good]), expected)

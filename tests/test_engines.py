@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -257,7 +258,8 @@ def test_a_run_with_a_damaged_tower_says_so_and_builds_it_again(rebuilt: Rebuilt
 
 def test_a_run_that_builds_a_tower_has_the_vectors_of_one_that_finds_it(rebuilt: Rebuilt, model_cache: Path) -> None:
     (row,), (former) = rebuilt.place.rows(), Workplace(model_cache / "first_run").rows()
-    assert row["clap_embedding"] == former[0]["clap_embedding"]
+    built, found = (np.frombuffer(r["clap_embedding"], "<f4") for r in (row, former[0]))
+    assert np.abs(built - found).max() <= 1e-6  # torch sums its constants in another order with other threads
 
 
 def test_a_run_that_builds_a_tower_opens_no_connection_in_any_of_its_processes(rebuilt: Rebuilt) -> None:
@@ -301,9 +303,8 @@ def test_a_tower_with_other_vectors_than_laion_claps_stops_the_run_before_any_fi
     replace(card_file, json.dumps(product.sealed({**card, "reference_vector": turned})).encode())
     assert run_main(workplace, *clap_flags(stand_in, cache)) == 4
     stderr = capsys.readouterr().err
-    assert (
-        f"error: the tower compiled by openvino {importlib.metadata.version('openvino')} is not laion_clap's" in stderr
-    )
+    assert "error: openvino/cpu" in stderr
+    assert f'"openvino": "{importlib.metadata.version("openvino")}"' in stderr
     assert "cosine -1.0000000 for the reference signal" in stderr
     assert "No file was touched" in stderr
     assert "Traceback" not in stderr
@@ -315,15 +316,18 @@ def test_a_tower_that_is_a_little_off_is_not_laion_claps() -> None:
     off = np.zeros(512, np.float32)
     off[:2] = np.cos(0.002), np.sin(0.002)  # 0.999998
     engine: Any = SimpleNamespace(
-        precision="f32", versions={"openvino": "1"}, get_audio_embedding_from_data=lambda x: off[None]
+        engine="openvino/cpu",
+        precision="f32",
+        versions={"openvino": "1"},
+        get_audio_embedding_from_data=lambda x: off[None],
     )
     with pytest.raises(product.RunStopped, match=r"cosine 0\.9999980 .* at least 0\.999999 is asked in f32"):
-        product.check_tower(engine, {"reference_vector": reference})
+        product.check_engine(engine, reference)
     engine.precision = "bf16"
-    product.check_tower(engine, {"reference_vector": reference})
+    product.check_engine(engine, reference)
     off[:] = np.nan
     with pytest.raises(product.RunStopped, match="cosine nan"):
-        product.check_tower(engine, {"reference_vector": reference})
+        product.check_engine(engine, reference)
 
 
 # -- bf16 ------------------------------------------------------------------------------------------------------------
@@ -360,6 +364,7 @@ class AskedTorch(ModuleType):
     def __init__(self, has_gpu: bool) -> None:
         super().__init__("torch")
         self.cuda = SimpleNamespace(is_available=lambda: has_gpu)
+        self.version = SimpleNamespace(cuda=None)
 
 
 @pytest.fixture
@@ -392,14 +397,21 @@ def test_auto_takes_the_gpu_that_torch_sees(device_of: Callable[..., str], has_g
 @pytest.mark.parametrize("has_trace", [False, True])
 def test_cuda_asks_torch_and_not_the_driver(device_of: Callable[..., str], has_trace: bool) -> None:
     assert device_of("cuda", has_trace, has_gpu=True) == "cuda"
-    with pytest.raises(product.UsageError, match=r"--device cuda: .*use --device cpu or auto"):
+    with pytest.raises(
+        product.UsageError, match=r"--device cuda: torch, built without CUDA, sees .*use --device cpu or auto"
+    ):
         device_of("cuda", has_trace, has_gpu=False)
+
+
+def test_bf16_is_refused_where_torch_only_imitates_it() -> None:
+    with pytest.raises(product.UsageError, match=r"precision bf16: on a CPU torch only imitates it.*use precision f32"):
+        product.refuse_imitated_bf16("cpu")
 
 
 # -- a GPU that is not there -----------------------------------------------------------------------------------------
 
 
-class GpuBatch:
+class FakeBatch:
     """Vectors that are on their way until they are read."""
 
     def __init__(self, gpu: FakeGpu, number: int, vectors: Vector) -> None:
@@ -408,27 +420,25 @@ class GpuBatch:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def cpu(self) -> Any:
+    def read(self) -> Vector:
         self.gpu.events.append(f"read {self.number}")
         self.gpu.windows_on_it -= len(self)
-        return SimpleNamespace(numpy=lambda: self.vectors)
+        return self.vectors
 
 
 class FakeGpu(product.TorchCudaClap):
     """The engine for CUDA, all but its computing: a GPU with memory for so many windows at once."""
 
     def __init__(self, batch_size: int, memory_windows: int = 1_000) -> None:
-        import torch
-
-        nothing = SimpleNamespace(audio_branch=torch.nn.Identity(), audio_projection=torch.nn.Identity())
-        module = SimpleNamespace(architecture="HTSAT-tiny", model=nothing)
-        super().__init__(module, "f32", product.TextVectors(Path("none"), product.ModelCache(Path("none")), dict))
+        texts = product.TextVectors(Path("none"), product.ModelCache(Path("none")), dict)
+        with mock.patch.object(product, "audio_tower"):
+            super().__init__(SimpleNamespace(architecture="HTSAT-tiny"), "f32", texts)
         self.batch_size, self.memory_windows = batch_size, memory_windows
         self.windows_on_it = 0
         self.launched: list[int] = []
         self.events: list[str] = []
 
-    def _launch(self, waveforms: Sequence[Vector]) -> GpuBatch:
+    def _launch(self, waveforms: Sequence[Vector]) -> FakeBatch:  # type: ignore[override]
         import torch
 
         if self.windows_on_it + len(waveforms) > self.memory_windows:
@@ -437,7 +447,7 @@ class FakeGpu(product.TorchCudaClap):
         self.windows_on_it += len(waveforms)
         self.launched.append(len(waveforms))
         self.events.append(f"launch {len(self.launched)}")
-        return GpuBatch(self, len(self.launched), np.stack([fake_vector(waveform) for waveform in waveforms]))
+        return FakeBatch(self, len(self.launched), np.stack([fake_vector(waveform) for waveform in waveforms]))
 
 
 WAVEFORMS = list(np.random.default_rng(1).normal(size=(11, 4_800)).astype(np.float32) / 9)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from typing import Any
 
 import numpy as np
@@ -219,6 +221,41 @@ def test_in_the_good_case_the_stems_are_not_read_for_their_model(workplace: Work
     statements: list[str] = []
     database.connection.set_trace_callback(statements.append)
     assert database.other_models(MODEL) == []
-    assert [text for text in statements if "stems" in text] == []
+    assert [text for text in statements if "stems" in text] == [product.MODELS_AT_A_GLANCE]  # the first and the last
     assert database.other_models("another") == [MODEL]
     database.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel image"), ImportError("libtbb.so"), MemoryError()])
+def test_an_engine_that_cannot_be_loaded_stops_the_run_and_touches_no_file(
+    workplace: Workplace, error: Exception
+) -> None:
+    def fail(*_: object) -> product.ClapModel:
+        raise error
+
+    write_tone(workplace.input / "kick.wav")
+    preparer = product.DatasetPreparer(workplace.config(), load_model=fail, show_progress=False)
+    with pytest.raises(product.RunStopped, match=f"CLAP cannot be loaded: {type(error).__name__}.*No file was touched"):
+        preparer.run()
+    assert workplace.rows() == []
+
+
+def test_a_reference_vector_of_nan_is_no_agreement(workplace: Workplace) -> None:
+    write_tone(workplace.input / "kick.wav")
+    workplace.run()
+    with contextlib.closing(sqlite3.connect(workplace.database)) as connection, connection:
+        connection.execute("UPDATE provenance SET reference_vector = ?", (np.full(512, np.nan, "<f4").tobytes(),))
+    assert "--re-embed" in refused(workplace, FakeClap())
+
+
+def test_a_database_put_together_by_hand_is_seen_as_a_mix(workplace: Workplace) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_tone(workplace.input / name)
+    workplace.run()
+    with contextlib.closing(sqlite3.connect(workplace.database)) as connection, connection:
+        connection.execute(
+            "UPDATE stems SET embedding_model = 'another@0/f32/10s-max8' WHERE original_file LIKE '%a.wav'"
+        )
+    write_tone(workplace.input / "c.wav")
+    with pytest.raises(product.UsageError, match=r"holds vectors of another@0/f32/10s-max8.*--re-embed"):
+        workplace.run()

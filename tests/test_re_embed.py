@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -587,3 +588,15 @@ def test_a_vector_belongs_to_its_row_and_is_of_unit_length(filled: Workplace) ->
     assert all(abs(np.linalg.norm(vector.astype(float)) - 1) < 1e-6 for vector in vectors)
     assert len({vector.tobytes() for vector in vectors}) == STEMS
     assert not any(np.allclose(vector, SecondModel().vector(REFERENCE)) for vector in vectors)
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), MemoryError()])
+def test_a_fault_that_says_nothing_about_a_stem_ends_re_embed(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(product, "_windows_of_wav", fail)
+    with pytest.raises(type(fault)):
+        product.read_windows(product.StoredStem("0", "/kick.wav", "/0.wav", "", ""), product.Config())

@@ -729,3 +729,35 @@ def test_a_run_without_weights_ends_with_3_and_touches_no_file(full_workplace: W
     assert full_workplace.quarantined() == []
     wavs = full_workplace.wavs.rglob("*.wav")
     assert [wav for wav in wavs if product.SCRATCH not in wav.parts] == []  # the self-test may have left half a one
+
+
+# -- damage, or a machine that fails ---------------------------------------------------------------------------------
+
+
+def archive(file: Path) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as content:
+        content.writestr("data.pkl", b"weights" * 999)
+    return file
+
+
+def test_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
+    file = archive(tmp_path / "mine.pt")
+    product.refuse_damage(file)
+    with zipfile.ZipFile(file) as content:
+        crc = content.infolist()[0].CRC.to_bytes(4, "little")
+    file.write_bytes(file.read_bytes().replace(crc, b"abcd"))
+    with pytest.raises(product.WeightsMissing, match=r"mine\.pt: damaged: the checksum of data\.pkl is wrong; get it"):
+        product.refuse_damage(file)
+
+
+@pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), MemoryError()])
+def test_a_failing_disk_or_want_of_memory_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(_: object) -> None:
+        raise fault
+
+    file = archive(tmp_path / "mine.pt")
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", fail)
+    with pytest.raises(type(fault)):
+        product.refuse_damage(file)
