@@ -2485,6 +2485,7 @@ class OpenVinoClap(Engine):
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": usable_cores(),
+            "ENABLE_CPU_PINNING": False,  # pinned, a thread waits for the worker on its core while another core is free
             "INFERENCE_PRECISION_HINT": precision,  # by itself it takes f16 on ARM
         }
         openvino = import_openvino()
