@@ -2427,7 +2427,7 @@ class TextVectors:
         vectors = {text: self._kept(text) for text in texts}
         missing = [text for text, vector in vectors.items() if vector is None]
         for text, vector in zip(missing, self._embed(missing), strict=True):
-            content = vector.astype("<f4").tobytes()
+            content = blob_of(vector)
             self.cache.keep(self._file_of(text), content + hashlib.sha256(content).digest())
             vectors[text] = vector
         return np.array([vectors[text] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
@@ -2624,14 +2624,16 @@ def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
         with filelock.FileLock(folder.with_name(".tower.lock")):  # so whatever is in scratch, a killed run left: 120 MB
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
-            import_openvino().save_model(model, scratch / TOWER_FILES[0], compress_to_fp16=False)
-            hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
-            (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
-            for name in (*TOWER_FILES, TOWER_CARD):
-                os.replace(scratch / name, folder / name)
+            try:
+                import_openvino().save_model(model, scratch / TOWER_FILES[0], compress_to_fp16=False)
+                hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
+                (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
+                for name in (*TOWER_FILES, TOWER_CARD):
+                    os.replace(scratch / name, folder / name)
+            finally:  # before the lock is given away: after it, this would be the next one's
+                shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # openvino raises the latter where it cannot write
         log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 class TorchCpuClap(Engine):

@@ -151,10 +151,13 @@ class Workplace:
         }
         return dataclasses.replace(load_config(REPOSITORY / "config.yaml", {}), **{**paths, **settings})
 
+    def _preparer(self, model: Any, settings: dict[str, Any]) -> DatasetPreparer:
+        clap = model or FakeClap()
+        return DatasetPreparer(self.config(**settings), load_model=lambda *_: clap, show_progress=False)
+
     def run(self, model: Any = None, **settings: Any) -> Summary:
         """Run in this process (with real worker processes) and a fake model; the account's sum must close."""
-        clap = model or FakeClap()
-        preparer = DatasetPreparer(self.config(**settings), load_model=lambda *_: clap, show_progress=False)
+        preparer = self._preparer(model, settings)
         try:
             return preparer.run()
         finally:
@@ -162,8 +165,7 @@ class Workplace:
 
     def re_embed(self, model: Any = None, **settings: Any) -> ReEmbedding:
         """Re-embed in this process with a fake model; the account's sum must close."""
-        clap = model or FakeClap()
-        preparer = DatasetPreparer(self.config(**settings), load_model=lambda *_: clap, show_progress=False)
+        preparer = self._preparer(model, settings)
         try:
             return preparer.re_embed()
         finally:
