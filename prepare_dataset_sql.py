@@ -120,6 +120,7 @@ TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
+STAT_S = 5.0  # a drive that does not tell a file's size within that time hangs
 ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
 COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
@@ -1671,6 +1672,20 @@ def _run_task(found: FoundFile, job: Job) -> TaskReport:
 def time_limit_s(found: FoundFile, job: Job) -> float:
     """Return how long one file may take: the configured limit and a second a megabyte."""
     return job.file_timeout_s + found.size_bytes / 1e6
+
+
+def answers(path: str) -> bool:
+    """Whether the file system answers a `stat` of `path` within `STAT_S`, be it with an error: a dead network share
+    does not, and whoever asks it waits in the kernel, where no signal ends it. Hence the thread, left behind then."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            os.stat(path)
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(STAT_S)
 
 
 def self_test(job: Job) -> str | None:
