@@ -107,6 +107,7 @@ LOUDEST = 1e30  # soxr overflows to NaN from 1e37 on, which would become silence
 N_FFT = 2_048
 HOP = 512
 ANALYSIS_FRAMES = 64  # frames a block of the analysis: 0.7 s of audio, whose spectrum (0.5 MB) stays in the cache
+MAX_ANALYSIS_S = 1_200.0  # of a longer file every n-th block is analysed: 5 s of work, or six hours would time out
 MIN_TEMPO_S = 2.0  # no tempo is told from less ...
 MIN_TEMPO_ONSETS = 3  # ... or from two beats: librosa answers its prior of 120 there
 MAX_TEMPO_BPM = 320.0
@@ -1185,38 +1186,44 @@ NO_ENERGY = np.finfo(np.float32).tiny  # keeps a silent frame from a division by
 
 
 def analyse(audio: StandardisedAudio) -> tuple[dict[str, float | None], float | None]:
-    """Return the five features as means over all frames, and the tempo in beats a minute or None.
+    """Return the five features as means over the frames, and the tempo in beats a minute or None.
 
     As librosa computes them with n_fft 2048, hop 512, frames centred and the ends padded with zeros, at 48 kHz:
     `spectral_centroid`, `spectral_rolloff` (85 %) and `spectral_bandwidth` in Hz (None in silence),
     `zero_crossing_rate` as a share of samples, `rms` with full scale as 1. Written out, since librosa's own functions
     take four times as long for the same numbers, and a second more to import: of librosa comes the mel filter bank.
+    Over `MAX_ANALYSIS_S` the frames are those of every second, third, … block, over the whole length.
     """
     frames = 1 + audio.length // HOP
     tempo_frames = int(MAX_TEMPO_S * SAMPLE_RATE_HZ / HOP) if audio.length >= MIN_TEMPO_S * SAMPLE_RATE_HZ else 0
+    every = math.ceil(frames * HOP / SAMPLE_RATE_HZ / MAX_ANALYSIS_S)
     sums: Counter[str] = Counter()
+    analysed = 0
     mels: list[Float32] = []
-    for block in _analysis_blocks(audio):
+    for first in range(0, frames, ANALYSIS_FRAMES):
+        counts = first // ANALYSIS_FRAMES % every == 0
+        if not counts and first >= tempo_frames:
+            continue
+        block = _analysis_block(audio, first, min(first + ANALYSIS_FRAMES, frames))
         power = _power_spectrum(block)
-        for name, values in _features(block, power).items():
-            sums[name] += float(values.sum(dtype=np.float64))  # type: ignore[assignment]  # Counter of floats
-        if len(mels) * ANALYSIS_FRAMES < tempo_frames:
+        if counts:
+            analysed += len(power)
+            for name, values in _features(block, power).items():
+                sums[name] += float(values.sum(dtype=np.float64))  # type: ignore[assignment]  # Counter of floats
+        if first < tempo_frames:
             mels.append(_mel_spectrum(power))
-    means: dict[str, float | None] = {name: total / frames for name, total in sums.items()}
+    means: dict[str, float | None] = {name: total / analysed for name, total in sums.items()}
     if audio.peak == 0:
         means.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
     return means, _tempo_bpm(np.concatenate(mels)[:tempo_frames]) if mels else None
 
 
-def _analysis_blocks(audio: StandardisedAudio) -> Iterator[Float32]:
-    """Yield the samples, padded by half a frame of zeros at both ends, in pieces whose frames join without a gap."""
-    frames = 1 + audio.length // HOP
+def _analysis_block(audio: StandardisedAudio, first: int, end: int) -> Float32:
+    """Return the samples of frames [first, end), beyond both ends of the audio zeros."""
     half = N_FFT // 2
-    for first in range(0, frames, ANALYSIS_FRAMES):
-        last = min(first + ANALYSIS_FRAMES, frames) - 1
-        start, stop = first * HOP - half, last * HOP + half
-        inner = audio.samples(max(start, 0), min(stop, audio.length))
-        yield np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
+    start, stop = first * HOP - half, (end - 1) * HOP + half
+    inner = audio.samples(max(start, 0), min(stop, audio.length))
+    return np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
 
 
 def _power_spectrum(block: Float32) -> Float32:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import librosa
 import numpy as np
@@ -175,17 +174,33 @@ def test_analysis_never_asks_for_more_than_a_block(folder: Path, monkeypatch: py
     assert max(ledger.asked) <= 64 * HOP + N_FFT
 
 
-def test_blocks_of_ten_minutes_are_bounded() -> None:
+def test_of_a_long_file_a_bounded_part_is_analysed_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     class TenMinutes:
         length = 600 * RATE_HZ
+        peak = 1.0
+        starts: ClassVar[list[int]] = []
 
         def samples(self, start: int, stop: int) -> Float32:
-            return np.zeros(stop - start, np.float32)
+            self.starts.append(start)
+            assert stop - start <= product.ANALYSIS_FRAMES * HOP + N_FFT
+            return np.full(stop - start, 0.5, np.float32)
 
-    blocks: Iterator[Float32] = product._analysis_blocks(TenMinutes())  # type: ignore[arg-type]  # all that it uses
-    sizes = [len(block) for block in blocks]
-    assert max(sizes) <= product.ANALYSIS_FRAMES * HOP + N_FFT
-    assert sum((size - N_FFT) // HOP + 1 for size in sizes) == 1 + TenMinutes.length // HOP
+    monkeypatch.setattr(product, "MAX_ANALYSIS_S", 30.0)
+    monkeypatch.setattr(product, "MAX_TEMPO_S", 4.0)
+    features, _ = analyse(TenMinutes())  # type: ignore[arg-type]  # all that it uses
+    assert features["rms"] == pytest.approx(0.5, rel=0.01)  # a mean over the frames that were read, not over all
+    assert len(TenMinutes.starts) <= math.ceil((30 + 4) * RATE_HZ / HOP / product.ANALYSIS_FRAMES) + 1
+    assert np.diff(TenMinutes.starts).max() < 25 * RATE_HZ
+    assert TenMinutes.starts[-1] > TenMinutes.length - 25 * RATE_HZ
+
+
+def test_features_of_a_bounded_part_are_near_those_of_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, bpm = analysed(music(60), folder)
+    monkeypatch.setattr(product, "MAX_ANALYSIS_S", 20.0)
+    part, part_bpm = analysed(music(60), folder)
+    assert part != whole
+    assert part == pytest.approx(whole, rel=0.1)
+    assert part_bpm == bpm
 
 
 # --------------------------------------------------------------------------------------------------------------- tempo
