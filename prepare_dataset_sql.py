@@ -117,14 +117,20 @@ TEMPO_FFT = 1_536  # at least twice as much; a third faster than 1,500
 MIN_DURATION_S = 0.010
 MIN_PEAK = 10 ** (-60 / 20)  # -60 dBFS: 0.001
 
+JUDGED_FILES = 500  # by which a library that is all broken is told from one with broken files
 TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
 STAT_S = 5.0  # a drive that does not tell a file's size within that time hangs
+DEAD_DRIVE_TEXT = f"its drive hangs: no answer within {STAT_S:g} s"
+BACKSTOP_S = 10.0  # a worker so much over its file's time, whose own timer did not end it, is killed
+KILL_S = 5.0  # after which a process that was killed and is still there waits in the kernel
+FILES_A_POOL = 5_000  # then new processes: whatever a C library leaks in them is gone
 ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
 COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
+WORKER_MEMORY_MB = range(384, 1_025)  # 100 are enough for a stem, 288 for one of 64 windows; nothing needs 1,024
 WORKER_IMPORTS = ["soundfile", "tqdm", "annotated_types", "threadpoolctl", "soxr", "scipy.fft", "librosa.filters"]
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
 LOCK_NAME = ".prepare_dataset.lock"
@@ -322,6 +328,10 @@ class Timeout(BrokenFile):
     """It took longer than `file_timeout_s` twice, the second time alone."""
 
 
+class TooMuchMemory(BrokenFile):
+    """It took more than `worker_memory_mb` twice, the second time alone."""
+
+
 PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionError)
 
 
@@ -330,7 +340,12 @@ def is_machine_fault(error: Exception) -> bool:
 
     Every OSError is the machine's: decoders report bad audio as soundfile.LibsndfileError, a RuntimeError.
     """
-    return isinstance(error, (MachineFault, OSError, MemoryError, *PROGRAM_ERRORS))
+    return isinstance(error, (MachineFault, OSError, *PROGRAM_ERRORS)) or is_memory_error(error)
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Whether there was no memory for what `error` ended, in Python or in libsndfile (17 is its SFE_MALLOC_FAILED)."""
+    return isinstance(error, MemoryError) or (isinstance(error, soundfile.LibsndfileError) and error.code == 17)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -366,8 +381,14 @@ class Config:
     file_timeout_s: Annotated[float, Interval(gt=0, le=86_400)] = setting(
         120.0, "a file that takes longer, plus a second a megabyte, is quarantined at the second try"
     )
+    worker_memory_mb: Annotated[int, Interval(ge=0, le=1_000_000)] = setting(
+        0, "memory of a decoding process for its file (on Linux); 0: its share of half the machine's, 384 to 1024"
+    )
     max_faults_in_a_row: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
         50, "the same fault of the machine on so many files in a row stops the run"
+    )
+    max_broken_share: Annotated[float, Interval(ge=0, le=1)] = setting(
+        0.9, f"a larger share of the first {JUDGED_FILES} files quarantined stops the run; 1 never does"
     )
     limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most so many new files in a run")
     checkpoint: str = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
@@ -476,7 +497,7 @@ def _cpu_quotas(proc: Path, cgroups: Path) -> Iterator[float]:
     Read are `cpu.max` of cgroup v2, "150000 100000" or "max 100000", and the two files of v1's `cpu` controller that
     say the same, with -1 for no quota. https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
-    for folder in _cgroup_folders(proc, cgroups):
+    for folder in _cgroup_folders("cpu", proc, cgroups):
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
             with contextlib.suppress(OSError, ValueError):  # the other version, no quota, or nothing we understand
                 quota_us, period_us = map(int, " ".join((folder / name).read_text() for name in names).split())
@@ -484,7 +505,34 @@ def _cpu_quotas(proc: Path, cgroups: Path) -> Iterator[float]:
                     yield quota_us / period_us
 
 
-def _cgroup_folders(proc: Path, cgroups: Path) -> Iterator[Path]:
+def usable_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the memory that this process may use (Linux only): the machine's, or less in a container that says so, by
+    `memory.max` of cgroup v2, "4294967296" or "max", or `memory.limit_in_bytes` of v1."""
+    bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for folder in _cgroup_folders("memory", proc, cgroups):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # the other version, no limit, or nothing we understand
+                bounds.append(int((folder / name).read_text()))
+    return min(bounds)
+
+
+def worker_memory_bytes(config: Config) -> int | None:
+    """Return how much memory a worker may take for its file, or None where there is no way to limit it.
+
+    macOS has RLIMIT_AS and does not heed it; Windows has none.
+    """
+    if sys.platform != "linux":
+        return None
+    share_mb = usable_memory_bytes() // 2 // usable_workers(config) // 10**6
+    return 10**6 * (config.worker_memory_mb or min(max(share_mb, WORKER_MEMORY_MB[0]), WORKER_MEMORY_MB[-1]))
+
+
+def usable_workers(config: Config) -> int:
+    """Return how many worker processes `config` asks for."""
+    return min(config.workers or usable_cores(), MAX_WORKERS)
+
+
+def _cgroup_folders(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
     """Yield the folders of this process's cgroups and of all above them, from lines "0::/path" or "4:cpu,…:/path"."""
     try:
         lines = (proc / "self" / "cgroup").read_text(errors="surrogateescape").splitlines()
@@ -492,9 +540,9 @@ def _cgroup_folders(proc: Path, cgroups: Path) -> Iterator[Path]:
         return
     for line in lines:
         controllers, _, path = line.partition(":")[2].partition(":")
-        if not controllers or "cpu" in controllers.split(","):
+        if not controllers or controller in controllers.split(","):
             parts = path.strip("/").split("/")
-            root = cgroups / "cpu" if controllers else cgroups
+            root = cgroups / controller if controllers else cgroups
             yield from (root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
 
 
@@ -544,6 +592,7 @@ class Job:
     max_windows: int
     max_duration_s: float
     file_timeout_s: float
+    worker_memory_bytes: int | None  # None: no limit
     categories: dict[str, list[str]]
     run_id: str
 
@@ -678,13 +727,22 @@ class QuarantineEntry:
 
 @dataclass(slots=True)
 class TaskReport:
-    """What came of one file in a worker: a `ProcessedFile`, a fault, or (neither) a quarantined file."""
+    """What came of one file in a worker: a `ProcessedFile`, a fault, too much memory, or (none) a quarantined file."""
 
     found: FoundFile
     processed: ProcessedFile | None = None
     fault: MachineFault | None = None
     quarantine_json: str | None = None
+    memory_error: str | None = None  # it hit the worker's limit, and is to be tried again alone
     log_records: list[logging.LogRecord] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A file in the pool's hands."""
+
+    found: FoundFile
+    begun_s: float | None = None  # on the monotonic clock, when a worker surely had it
 
 
 @dataclass
@@ -1545,7 +1603,8 @@ def sha256_of_path(path: str | Path) -> str:
 def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
     """Decode, check, standardise and analyse one file, and write its WAV; None if it is broken and now in quarantine.
 
-    Raises `MachineFault`, and moves nothing, where the machine or the program is to blame.
+    Raises `MachineFault`, and moves nothing, where the machine or the program is to blame; MemoryError where the
+    worker's limit is hit.
     """
     try:
         with open(found.path, "rb") as file, StandardisedAudio(scratch_folder(job)) as audio:
@@ -1559,6 +1618,8 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
                 audio.publish(Path(metadata.path))
             return ProcessedFile(found, metadata, windows)
     except Exception as error:
+        if is_memory_error(error) and job.worker_memory_bytes is not None:
+            raise MemoryError(str(error)) from None  # the worker's limit, not the machine's: to be tried again alone
         if is_machine_fault(error):
             raise _as_fault(error, found) from None
         log.debug("%s: traceback", printable(found.path), exc_info=True)
@@ -1667,6 +1728,8 @@ def _run_task(found: FoundFile, job: Job) -> TaskReport:
         report.processed = _process_file(found, job)
     except MachineFault as fault:
         report.fault = fault
+    except MemoryError as error:
+        report.memory_error = str(error)
     finally:
         faulthandler.cancel_dump_traceback_later()
         log.removeHandler(handler)
@@ -1714,8 +1777,9 @@ def self_test(job: Job) -> str | None:
     return None
 
 
-def start_worker(log_file: str) -> None:
-    """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, and no orphan stays."""
+def start_worker(log_file: str, memory_bytes: int | None) -> None:
+    """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, no orphan stays, and no
+    more memory is taken than it may."""
     import threadpoolctl
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -1728,6 +1792,21 @@ def start_worker(log_file: str) -> None:
     log.propagate = False
     # One thread a worker: the workers are what keeps the cores busy. By hand, since numpy is loaded already.
     threadpoolctl.threadpool_limits(1)
+    if memory_bytes is not None:
+        limit_memory(memory_bytes)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Let this process take so much more than it has (Linux only): what is beyond ends in a MemoryError.
+
+    The limit is on addresses, and the program alone has 0.6 GB of them, mostly libraries and each thread's reserve.
+    """
+    import resource
+
+    np.ones((512, 512)) @ np.ones((512, 512))  # OpenBLAS takes its buffer at first use, and without room loops for ever
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory_bytes, hard))
 
 
 def _exit_with_parent() -> None:
@@ -1742,14 +1821,21 @@ class WorkerPool:
     """A ProcessPoolExecutor over `_process_file` in which a worker's death costs only the file that caused it.
 
     A death breaks the executor and every pending future. What is finished is kept, the rest is replayed one file at a
-    time: the innocent pass, and the one that kills its worker again, alone, is to blame.
+    time: the innocent pass, and the one that kills its worker again, alone, is to blame. So for a file that hangs, and
+    for one that takes more memory than a worker may have.
     """
 
     def __init__(self, workers: int, job: Job, log_file: Path) -> None:
         self.workers = workers
         self.job = job
         self.log_file = log_file
+        self._open()
+
+    def _open(self) -> None:
         self.executor = self._new_executor()
+        self.submitted = 0
+        self.killed_for_time = False
+        self.abandoned = False
 
     def _new_executor(self) -> ProcessPoolExecutor:
         # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold. A forkserver
@@ -1758,7 +1844,8 @@ class WorkerPool:
         context = multiprocessing.get_context(method)
         if method == "forkserver":  # imported once (1.5 s, most of it librosa's) while CLAP loads, for all workers
             context.set_forkserver_preload(WORKER_IMPORTS)
-        return ProcessPoolExecutor(self.workers, context, start_worker, (str(self.log_file),))
+        initargs = (str(self.log_file), self.job.worker_memory_bytes)
+        return ProcessPoolExecutor(self.workers, context, start_worker, initargs)
 
     def self_test(self) -> Future[str | None]:
         """Start `self_test` in a worker."""
@@ -1770,90 +1857,145 @@ class WorkerPool:
         """Yield one report a file, in the order in which they finish.
 
         No more than two files a worker are in flight, so memory does not grow with the folder. `on_wait` is called at
-        least every `TICK_S` and may raise to stop; `before_replay` once before files are replayed alone.
+        least every `TICK_S` and may raise to stop; `before_replay` before a file is replayed alone.
         """
-        in_flight: dict[Future[TaskReport], FoundFile] = {}
+        in_flight: dict[Future[TaskReport], Flight] = {}
+        suspects: list[FoundFile] = []
         while True:
-            suspects = self._submit(files, in_flight)
+            if not suspects:
+                self._submit(files, in_flight, suspects)
             if not in_flight and not suspects:
                 return
-            done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
-            on_wait()
-            if not done:
-                self._end_half_a_result()
-            if suspects or any(map(_is_broken, done)):
-                done = wait(in_flight).done  # a death settles every future at once, some of them with their result
-            for future in done:
-                found = in_flight.pop(future)
-                if _is_broken(future):
+            for future in self._wait(in_flight, on_wait):
+                found = in_flight.pop(future).found
+                if _is_suspect(future):
                     suspects.append(found)
                 else:
                     yield _report_of(future, found)
-            if suspects:
-                before_replay()
-                yield from self._replay(suspects, on_wait)
+            if suspects and not in_flight:  # a death settles all at once; beside a memory limit, what runs may finish
+                yield from self._replay(suspects, on_wait, before_replay)
+                suspects.clear()
 
-    def _submit(self, files: Iterator[FoundFile], in_flight: dict[Future[TaskReport], FoundFile]) -> list[FoundFile]:
-        """Fill up `in_flight`; return the file that found the pool broken, if one did."""
+    def _submit(
+        self, files: Iterator[FoundFile], in_flight: dict[Future[TaskReport], Flight], suspects: list[FoundFile]
+    ) -> None:
+        """Fill up `in_flight`; a file that finds the pool broken joins the suspects."""
         while len(in_flight) < 2 * self.workers:
+            if self.submitted >= FILES_A_POOL:
+                if in_flight:
+                    return
+                self._renew()
             found = next(files, None)
             if found is None:
-                break
+                return
             try:
-                in_flight[self.executor.submit(_run_task, found, self.job)] = found
+                in_flight[self._start(found)] = Flight(found)
             except BrokenProcessPool:
-                return [found]
-        return []
+                suspects.append(found)
+                return
 
-    def _replay(self, suspects: Sequence[FoundFile], on_wait: Callable[[], None]) -> Iterator[TaskReport]:
-        """Run each suspect alone in a new pool and yield its report, or the verdict on it if it kills again."""
-        log.warning("a worker process died; %d files that were in flight are tried again one by one", len(suspects))
+    def _start(self, found: FoundFile) -> Future[TaskReport]:
+        self.submitted += 1
+        return self.executor.submit(_run_task, found, self.job)
+
+    def _wait(
+        self, in_flight: Mapping[Future[TaskReport], Flight], on_wait: Callable[[], None]
+    ) -> set[Future[TaskReport]]:
+        """Wait up to `TICK_S`, return what is done, and break a pool in which nothing will ever be."""
+        done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
+        on_wait()
+        now = time.monotonic()
+        for flight in itertools.islice(in_flight.values(), self.workers):  # first in, first out: these have begun
+            flight.begun_s = flight.begun_s or now
+            if now - flight.begun_s > time_limit_s(flight.found, self.job) + BACKSTOP_S:
+                self.killed_for_time = True
+                self._kill_workers()
+        # A worker that died while it sent its result (up to 8 MB, through a pipe of 64 kB) leaves the executor waiting
+        # for the rest for ever, and the other workers for the dead one's lock.
+        if not done and any(not process.is_alive() for process in self._processes()):
+            self._kill_workers()
+        return done
+
+    def _replay(
+        self, suspects: Sequence[FoundFile], on_wait: Callable[[], None], before_replay: Callable[[], None]
+    ) -> Iterator[TaskReport]:
+        """Run each suspect alone in a new pool and yield its report, or the verdict on it if it does it again."""
+        log.warning(
+            "a worker process died, hung or took too much memory; the %d files in question are tried again one by one",
+            len(suspects),
+        )
         self._renew()
         moved = quarantined_by(self.job)
         for found in suspects:
             if (entry := moved.get(found.path)) is not None:  # quarantined, and its report was lost
                 _log_quarantined(entry)
                 yield TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
-                continue
-            started = time.monotonic()
-            future = self.executor.submit(_run_task, found, self.job)
-            workers = self._processes()  # one, since a pool starts its processes as they are needed
-            while not wait([future], TICK_S).done:
-                on_wait()
-                self._end_half_a_result()
-            if _is_broken(future):
-                self.executor.shutdown()  # its thread reads the exit code; of two readers, one gets 255
-                yield self._verdict(found, workers[0].exitcode, time.monotonic() - started)
-                self._renew()
+            elif not answers(found.path):
+                yield TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
             else:
-                yield _report_of(future, found)
+                before_replay()  # each time: meanwhile a batch may have filled up
+                yield self._replay_alone(found, on_wait)
+
+    def _replay_alone(self, found: FoundFile, on_wait: Callable[[], None]) -> TaskReport:
+        future = self._start(found)
+        flight = {future: Flight(found, time.monotonic())}
+        workers = self._processes()  # one, since a pool starts its processes as they are needed
+        while not self._wait(flight, on_wait):
+            pass
+        if _is_broken(future):
+            elapsed_s = time.monotonic() - (flight[future].begun_s or 0)
+            # Its thread reads the exit code; of two readers, one gets 255. A process that cannot be killed has none.
+            self.executor.shutdown(wait=not self.abandoned)
+            report = self._verdict(found, workers[0].exitcode, elapsed_s)
+            self._renew()
+            return report
+        report = _report_of(future, found)
+        if report.memory_error is not None:
+            limit_mb = (self.job.worker_memory_bytes or 0) // 10**6
+            error = TooMuchMemory(f"over worker_memory_mb = {limit_mb}, twice: {report.memory_error}")
+            return quarantine_report(found, error, self.job)
+        return report
 
     def _verdict(self, found: FoundFile, exit_code: int | None, elapsed_s: float) -> TaskReport:
         """Say what becomes of a file whose worker died while it was alone."""
         limit_s = time_limit_s(found, self.job)
-        if exit_code == -getattr(signal, "SIGKILL", 9):
+        if elapsed_s >= limit_s and not answers(found.path):
+            return TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
+        if exit_code == -getattr(signal, "SIGKILL", 9) and not self.killed_for_time:
             text = "its worker was killed by SIGKILL, which we did not send: most likely the machine ran out of memory"
             return TaskReport(found, fault=_as_fault(MachineFault(text), found))
         if elapsed_s >= limit_s:
             return quarantine_report(found, Timeout(f"not done after {limit_s:.0f} s, twice"), self.job)
         return quarantine_report(found, WorkerDied(f"its worker died twice: {_exit_text(exit_code)}"), self.job)
 
-    def _end_half_a_result(self) -> None:
-        """Break a pool whose worker died while it sent its result (up to 8 MB, through a pipe of 64 kB): the executor
-        would wait for the rest for ever, and the other workers for the dead one's lock."""
-        if any(not process.is_alive() for process in self._processes()):
-            self._kill_workers()
-
     def _kill_workers(self) -> None:
-        for process in self._processes():
+        processes = self._processes()
+        for process in processes:
             process.kill()
+        # Not by `is_alive`, which reads the exit code: of two readers, this and the executor's thread, one gets 255.
+        alive = {process.sentinel for process in processes}
+        deadline_s = time.monotonic() + KILL_S
+        while alive and time.monotonic() < deadline_s:
+            alive.difference_update(multiprocessing.connection.wait(alive, TICK_S))
+        if alive:
+            self._abandon()
         results = self.executor._result_queue  # the pipe may hold half a result, and ours is its last writing end
         if results is not None:
             results._writer.close()  # type: ignore[attr-defined]
 
+    def _abandon(self) -> None:
+        """Leave a pool behind whose processes wait in the kernel for a dead drive, where no signal reaches them: the
+        executor would wait for them for ever. They end when the drive answers."""
+        self.abandoned = True
+        pending = self.executor._pending_work_items
+        futures = [item.future for item in pending.values()]
+        pending.clear()
+        for future in futures:
+            future.set_exception(BrokenProcessPool("its process cannot be killed"))
+
     def _renew(self) -> None:
-        self.executor.shutdown(wait=True, cancel_futures=True)
-        self.executor = self._new_executor()
+        self.executor.shutdown(wait=not self.abandoned, cancel_futures=True)
+        self._open()
 
     def _processes(self) -> list[Any]:
         # No public way tells which processes a ProcessPoolExecutor has, and BrokenProcessPool carries no exit code.
@@ -1862,11 +2004,15 @@ class WorkerPool:
     def close(self) -> None:
         """End all workers now, whatever they do: to be killed at any moment is what `_process_file` is made for."""
         self._kill_workers()
-        self.executor.shutdown(wait=True, cancel_futures=True)
+        self.executor.shutdown(wait=not self.abandoned, cancel_futures=True)
 
 
 def _is_broken(future: Future[Any]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
+
+
+def _is_suspect(future: Future[TaskReport]) -> bool:
+    return _is_broken(future) or (future.exception() is None and future.result().memory_error is not None)
 
 
 def _report_of(future: Future[TaskReport], found: FoundFile) -> TaskReport:
@@ -3500,6 +3646,7 @@ class DatasetPreparer:
             max_windows=config.max_windows,
             max_duration_s=config.max_duration_s,
             file_timeout_s=config.file_timeout_s,
+            worker_memory_bytes=worker_memory_bytes(config),
             categories=config.categories,
             run_id=self.summary.run_id,
         )
@@ -3604,13 +3751,12 @@ class DatasetPreparer:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
         weights = self._choose_model()
         self._refuse_to_mix_models()
-        workers = min(self.config.workers or usable_cores(), MAX_WORKERS)
         with (
             self._progress(len(files)),
-            contextlib.closing(WorkerPool(workers, self._job, self.config.log_file)) as pool,
+            contextlib.closing(WorkerPool(usable_workers(self.config), self._job, self.config.log_file)) as pool,
         ):
             self._load_model(weights, pool)
-            self._embed(self._processed(pool, self._with_former_rows(files)))
+            self._embed(self._processed(pool, files))
 
     def _choose_model(self) -> Weights:
         cache = ModelCache(self.config.model_cache)
@@ -3688,7 +3834,25 @@ class DatasetPreparer:
                 "requirements.txt pins, free memory, or try another --device"
             ) from error
 
-    def _processed(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
+    def _processed(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
+        """Yield what the workers make of `files`, the rest of them once the first ones have shown what to expect."""
+        in_turn = self._with_former_rows(files)
+        yield from self._received(pool, itertools.islice(in_turn, JUDGED_FILES))
+        if len(files) >= JUDGED_FILES:
+            self._judge_library()
+        yield from self._received(pool, in_turn)
+
+    def _judge_library(self) -> None:
+        """Stop before a whole library is moved: what nearly all files share is no fault of theirs."""
+        broken, share = self.summary.quarantined, self.config.max_broken_share
+        if broken > share * JUDGED_FILES:
+            raise RunStopped(
+                f"{broken} of the first {JUDGED_FILES} files were quarantined, over max_broken_share = {share:g}: look "
+                f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
+                "puts them back where they were; --max-broken-share 1 goes on regardless"
+            )
+
+    def _received(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`, and settle those that are not to be embedded."""
         for report in pool.reports(files, self._tick, self._finish_embedding):
             processed = self._receive(report)
@@ -3960,6 +4124,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-stems", dest="stems", action="store_const", const=None, help="write no standardised WAVs")
     for name in ("workers", "batch_windows", "limit"):
         _add_setting(parser, name, type=int, metavar="N")
+    _add_setting(parser, "max_broken_share", type=float, metavar="SHARE")
     _add_setting(parser, "checkpoint", metavar="NAME|FILE")
     _add_setting(parser, "trust_checkpoint", action="store_true")
     _add_setting(parser, "device", choices=("auto", "cpu", "cuda"))
@@ -4062,11 +4227,12 @@ def _print_plan(preparer: DatasetPreparer) -> int:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End this process. After an interrupt at once: the model may be in a call that nothing stops."""
-    if exit_code == Interrupted.exit_code:
-        logging.shutdown()
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    """End this process at once: Python would wait for the model, which may be in a call that nothing stops, and for
+    worker processes, which may be in the kernel."""
+    logging.shutdown()
+    with contextlib.suppress(OSError, ValueError):  # a closed terminal or pipe
+        sys.stdout.flush()
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

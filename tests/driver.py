@@ -8,6 +8,10 @@ JSON object, and are no part of the product:
     {"die_after": ["kick.wav"]}        the worker is killed once it has moved that file to quarantine
     {"die_sending": ["kick.wav"]}      the worker is killed by SIGKILL when half of that file's result is in the pipe
     {"hang": ["kick.wav"]}             the worker never comes back from that file
+    {"hang_in_c": ["kick.wav"]}        the same, in C code that holds the interpreter's lock
+    {"stop": ["kick.wav"]}             the worker is stopped, all its threads, at that file
+    {"deaf": ["kick.wav"]}             the program's own question for that file's status is never answered
+    {"hungry": {"kick.wav": 2000}}     the worker asks for so many MB at that file
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
     {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
     {"write_errno": 28}                every WAV fails with that errno when it is synced
@@ -16,6 +20,7 @@ JSON object, and are no part of the product:
     {"kill_in_call": 2}                the program is killed by SIGKILL in that CLAP call, the reference's not counted
     {"kill_after_commit": 2}           the program is killed by SIGKILL after that batch of --re-embed is committed
     {"engine": ["other/gpu", 0.5]}     CLAP is on that engine, with vectors that differ by so much
+    {"constants": {"BACKSTOP_S": 1}}   those of the module's constants have another value
     {"slow_s": 5}                      each CLAP call takes so long
     {"slow_file_s": 0.2}               each file takes so much longer
     {"bad_decoder": true}              libsndfile refuses everything
@@ -23,6 +28,7 @@ JSON object, and are no part of the product:
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import multiprocessing
@@ -38,6 +44,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import numpy as np
 import soundfile
 
 import prepare_dataset_sql as product
@@ -59,6 +66,12 @@ def install_file_faults() -> None:
             os._exit(FAULTS["exit"][name])
         if name in FAULTS.get("hang", []):
             time.sleep(3600)
+        if name in FAULTS.get("hang_in_c", []):
+            ctypes.PyDLL(None).sleep(3600)
+        if name in FAULTS.get("stop", []):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if name in FAULTS.get("hungry", {}):
+            np.ones(FAULTS["hungry"][name] * 10**6, np.uint8)
         if name in FAULTS.get("errno", {}):
             raise OSError(FAULTS["errno"][name], os.strerror(FAULTS["errno"][name]), name)
         if name in FAULTS.get("eio", {}):
@@ -84,6 +97,17 @@ def install_half_a_result() -> None:
         return processed
 
     product._process_file = file_whose_result_kills
+
+
+def install_deaf_drive() -> None:
+    status_of = os.stat
+
+    def deaf_stat(path: Any, *rest: Any, **options: Any) -> os.stat_result:
+        if os.path.basename(os.fsdecode(path)) in FAULTS["deaf"]:
+            time.sleep(3600)
+        return status_of(path, *rest, **options)
+
+    os.stat = deaf_stat
 
 
 class FailingFile:
@@ -165,6 +189,10 @@ if "spawn" in FAULTS:
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
 if "die_sending" in FAULTS:
     install_half_a_result()
+if "deaf" in FAULTS and __name__ == "__main__":  # the parent alone
+    install_deaf_drive()
+for constant, value in FAULTS.get("constants", {}).items():
+    setattr(product, constant, value)
 if "kill_after_commit" in FAULTS:
     install_kill_after_commit()
 install_file_faults()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -482,7 +483,9 @@ def process_with_an_error(
         raise error("boom")
 
     monkeypatch.setattr(product, "analyse", fail)
-    job = product.DatasetPreparer(place.config(), show_progress=False)._job
+    job = dataclasses.replace(
+        product.DatasetPreparer(place.config(), show_progress=False)._job, worker_memory_bytes=None
+    )
     return product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
 
 
@@ -699,3 +702,42 @@ def wait_for_log(place: Workplace, text: str) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{text!r} is not in the log within a minute")
+
+
+# -- a library that is all broken --------------------------------------------------------------------------------------
+
+
+def fill(place: Workplace, broken: int, valid: int) -> None:
+    for number in range(broken):
+        (place.input / f"{number:04}.wav").write_text("no audio")
+    for number in range(valid):
+        soundfile.write(place.input / f"valid_{number:04}.wav", np.full(480, 0.5), 48_000)
+
+
+def test_a_library_that_is_nearly_all_broken_stops_and_can_be_undone_or_gone_on_with(workplace: Workplace) -> None:
+    fill(workplace, broken=520, valid=10)
+    before = snapshot(workplace.input)
+    result = workplace.execute()
+    assert result.returncode == 4
+    assert "500 of the first 500 files were quarantined, over max_broken_share = 0.9" in result.stderr
+    assert len(workplace.quarantined()) == 500  # nothing beyond those that were judged
+    assert len(list(workplace.input.iterdir())) == 30
+    again = workplace.execute("--restore-quarantine")  # as the message says
+    assert again.returncode == 0, again.stderr
+    assert snapshot(workplace.input) == before
+    result = workplace.execute("--max-broken-share", "1")
+    assert result.returncode == 0, result.stderr
+    assert len(workplace.quarantined()) == 520
+    assert len(workplace.rows()) == 10
+
+
+@pytest.mark.parametrize(("broken", "valid", "stops"), [(5, 4, False), (5, 5, False), (6, 4, True), (6, 9, True)])
+def test_the_first_files_are_judged_and_fewer_are_not(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, broken: int, valid: int, stops: bool
+) -> None:
+    monkeypatch.setattr(product, "JUDGED_FILES", 10)
+    fill(workplace, broken, valid)
+    expectation = pytest.raises(product.RunStopped, match="6 of the first 10") if stops else contextlib.nullcontext()
+    with expectation:
+        workplace.run(max_broken_share=0.5)
+    assert len(workplace.quarantined()) == broken

@@ -1,0 +1,303 @@
+"""Worker processes that die, hang, are stopped or take too much memory: who is blamed, and what is left of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import prepare_dataset_sql as product
+from conftest import Workplace
+from fake_clap import FakeClap
+from test_run import needs_proc, processes_of
+
+needs_signals = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
+
+
+@pytest.fixture
+def few(workplace: Workplace, library: Path) -> Workplace:
+    """Ten valid files, and a timeout of two seconds."""
+    for file in sorted((library / "stems" / "Drums").rglob("*.wav"))[:10]:
+        shutil.copy(file, workplace.input)
+    (workplace.folder / "config.yaml").write_text("file_timeout_s: 2\n", encoding="utf-8")
+    return workplace
+
+
+def names(place: Workplace) -> list[str]:
+    return sorted(path.name for path in place.input.iterdir())
+
+
+def run_with(place: Workplace, faults: dict[str, Any]) -> tuple[int, dict[str, Any], str]:
+    """Run the program to its end, with its constants for impatient tests; return exit code, account and stderr."""
+    result = place.execute(
+        "--report", "report.json", faults={"constants": {"BACKSTOP_S": 1, "STAT_S": 1, "KILL_S": 2}, **faults}
+    )
+    return result.returncode, json.loads((place.folder / "report.json").read_text(encoding="utf-8")), result.stderr
+
+
+def error_of(place: Workplace, quarantined: str) -> dict[str, str]:
+    entry = json.loads((place.quarantine / f"{quarantined}.json").read_text(encoding="utf-8"))
+    error: dict[str, str] = entry["error"]
+    return error
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+@needs_proc
+@pytest.mark.parametrize("how", ["hang", "hang_in_c", "stop"])
+def test_a_file_on_which_a_worker_hangs_is_quarantined_and_no_process_is_left(few: Workplace, how: str) -> None:
+    """In Python, in C code that holds the interpreter's lock, and stopped with the very thread of the worker's timer:
+    that one only the parent ends."""
+    files = names(few)
+    exit_code, account, stderr = run_with(few, {how: [files[3]]})
+    assert exit_code == 0, stderr
+    assert (account["quarantined"], account["failed"], account["inserted"]) == (1, 0, len(files) - 1)
+    assert few.quarantined() == [f"ERROR_Timeout_{files[3]}"]
+    assert "not done after 2 s, twice" in error_of(few, f"ERROR_Timeout_{files[3]}")["message"]
+    assert processes_of(few) == []
+    assert ("Timeout (0:00:02" in few.log_file.read_text(encoding="utf-8")) == (how != "stop")  # where it hung
+
+
+@needs_proc
+def test_a_hang_on_a_drive_that_does_not_answer_is_the_machines(few: Workplace) -> None:
+    files = names(few)
+    exit_code, account, stderr = run_with(few, {"hang": [files[3]], "deaf": [files[3]]})
+    assert exit_code == 1, stderr
+    assert (account["quarantined"], account["failed"], account["inserted"]) == (0, 1, len(files) - 1)
+    assert f"{files[3]}: failed, left where it is" in stderr
+    assert "its drive hangs" in stderr
+    assert few.quarantined() == []
+    assert processes_of(few) == []
+    assert run_with(few, {})[:2][0] == 0
+    assert len(few.rows()) == len(files)
+
+
+def test_a_file_may_take_a_second_longer_a_megabyte(workplace: Workplace) -> None:
+    job = product.DatasetPreparer(workplace.config(file_timeout_s=5.0), show_progress=False)._job
+    assert product.time_limit_s(product.FoundFile("/a.wav", 3_500_000, 1), job) == 8.5
+
+
+# -- death ------------------------------------------------------------------------------------------------------------
+
+
+@needs_signals
+def test_two_files_that_kill_are_both_found_and_all_others_pass(few: Workplace) -> None:
+    files = names(few)
+    guilty = {files[1]: int(signal.SIGSEGV), files[2]: int(signal.SIGABRT)}
+    exit_code, account, stderr = run_with(few, {"die": guilty})
+    assert exit_code == 0, stderr
+    assert (account["quarantined"], account["inserted"]) == (2, len(files) - 2)
+    for name, number in guilty.items():
+        assert signal.Signals(number).name in error_of(few, f"ERROR_WorkerDied_{name}")["message"]
+
+
+@needs_signals
+def test_nothing_is_embedded_while_a_suspect_is_alone(few: Workplace) -> None:
+    """A model that fills the memory would get an innocent file's worker killed."""
+    files = names(few)
+    busy: list[str] = []
+
+    class Watched(product.WorkerPool):
+        def _replay_alone(self, found: product.FoundFile, on_wait: Any) -> product.TaskReport:
+            if preparer.embedding is not None:
+                busy.append(found.path)
+            return super()._replay_alone(found, on_wait)
+
+    slow = FakeClap()
+    slow.seconds_a_call = 0.3
+    preparer = product.DatasetPreparer(few.config(batch_windows=1), lambda *_: slow, show_progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(product, "WorkerPool", Watched)
+        patch.setattr(product.WorkerPool, "_start", dying_once(product.WorkerPool._start, files[2]))
+        assert preparer.run().inserted == len(files)
+    assert busy == []
+
+
+def dying_once(start: Any, name: str) -> Any:
+    """Return `WorkerPool._start` that kills the pool's workers once, when that file's turn comes."""
+    killed: list[int] = []
+
+    def start_and_kill(self: product.WorkerPool, found: product.FoundFile) -> Any:
+        future = start(self, found)
+        if found.path.endswith(name) and not killed:
+            for process in self._processes():
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+        return future
+
+    return start_and_kill
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@linux_only
+def test_a_file_that_takes_too_much_memory_is_quarantined_and_the_others_pass(few: Workplace) -> None:
+    files = names(few)
+    exit_code, account, stderr = run_with(few, {"hungry": {files[3]: 20_000}})
+    assert exit_code == 0, stderr
+    assert (account["quarantined"], account["failed"], account["inserted"]) == (1, 0, len(files) - 1)
+    error = error_of(few, f"ERROR_TooMuchMemory_{files[3]}")
+    assert "worker_memory_mb" in error["message"]
+    assert "18.6 GiB" in error["message"]
+
+
+@linux_only
+def test_what_fits_the_limit_is_no_suspect(few: Workplace) -> None:
+    files = names(few)
+    (few.folder / "config.yaml").write_text("worker_memory_mb: 400\n", encoding="utf-8")
+    hungry = {"hungry": {files[3]: 200}}
+    assert run_with(few, hungry)[1]["inserted"] == len(files)
+    assert "tried again" not in few.log_file.read_text(encoding="utf-8")
+
+
+def test_without_a_limit_the_memory_that_lacks_is_the_machines(few: Workplace) -> None:
+    preparer = product.DatasetPreparer(few.config(), show_progress=False)
+    job = dataclasses.replace(preparer._job, worker_memory_bytes=None)
+    file = few.input / names(few)[0]
+    found = product.FoundFile(str(file), file.stat().st_size, file.stat().st_mtime_ns)
+    for error in (MemoryError("boom"), soundfile.LibsndfileError(17)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(product, "analyse", raising(error))
+            with pytest.raises(product.MachineFault):
+                product._process_file(found, job)
+            with pytest.raises(MemoryError):
+                product._process_file(found, dataclasses.replace(job, worker_memory_bytes=10**9))
+    assert file.exists()
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
+@linux_only
+def test_an_mp3_whose_tag_wants_256_mb_ends_within_the_limit(workplace: Workplace) -> None:
+    """libmpg123 reads a whole ID3v2 tag into memory, and its header may claim as much: with a limit it is skipped."""
+    tone = np.sin(np.arange(44_100) / 20) * 0.3
+    soundfile.write(workplace.input / "tone.mp3", tone, 44_100)
+    audio = (workplace.input / "tone.mp3").read_bytes()
+    size = 2**28 - 1
+    with open(workplace.input / "tone.mp3", "wb") as file:
+        file.write(b"ID3\x04\0\0" + syncsafe(size) + b"COMM" + syncsafe(size - 20) + b"\0\0\0eng\0")
+        file.seek(10 + size)  # a hole: it takes no room on the disk
+        file.write(audio)
+    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 200\n", encoding="utf-8")
+    exit_code, account, stderr = run_with(workplace, {})
+    assert (exit_code, account["inserted"]) == (0, 1), stderr
+    assert "Unable to allocate 268435456 bytes" in workplace.log_file.read_text(encoding="utf-8")
+
+
+def syncsafe(number: int) -> bytes:
+    """Return ID3v2's 28 bits in four bytes of seven."""
+    return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+def long_silence(path: Path, hours: float) -> None:
+    with soundfile.SoundFile(path, "w", 44_100, 1, "PCM_16") as file:
+        for _ in range(int(hours * 60)):
+            file.write(np.zeros(60 * 44_100, np.int16))
+
+
+@linux_only
+def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None:
+    long_silence(workplace.input / "eleven_minutes.flac", 11 / 60)
+    settings = f"worker_memory_mb: {product.WORKER_MEMORY_MB[0]}\nmax_windows: 64\n"
+    (workplace.folder / "config.yaml").write_text(settings, encoding="utf-8")
+    exit_code, account, stderr = run_with(workplace, {})
+    assert (exit_code, account["inserted"]) == (0, 1), stderr
+    assert "tried again" not in stderr
+
+
+def twenty_minutes_of_noise(path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, (22_050, 1)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 22_050, 1, "VORBIS") as file:
+        for _ in range(1_200):
+            file.write(noise)
+
+
+def many_channels_at_a_high_rate(path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, (19_200, 64)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 384_000, 64, "PCM_16") as file:
+        for _ in range(30):
+            file.write(noise)
+
+
+def claims_four_gigabytes(path: Path) -> None:
+    soundfile.write(path, np.sin(np.arange(48_000) / 20), 48_000, "PCM_16")
+    header = bytearray(path.read_bytes())
+    header[4:8] = struct.pack("<I", 0xFFFF_EFFF)
+    header[40:44] = struct.pack("<I", 0xFFFF_EFDB)
+    path.write_bytes(header)
+
+
+@linux_only
+def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(workplace: Workplace) -> None:
+    hours = 0.5
+    long_silence(workplace.input / "hours.flac", hours)
+    twenty_minutes_of_noise(workplace.input / "noise.ogg")
+    many_channels_at_a_high_rate(workplace.input / "wide.wav")
+    claims_four_gigabytes(workplace.input / "claims.wav")
+    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 100\n", encoding="utf-8")
+    exit_code, account, stderr = run_with(workplace, {})
+    assert (exit_code, account["inserted"]) == (0, 4), stderr
+    duration_s = {os.path.basename(row["original_file"]): row["duration_s"] for row in workplace.rows()}
+    assert duration_s == {"hours.flac": 3_600 * hours, "noise.ogg": 1_200, "wide.wav": 1.5, "claims.wav": 1}
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "workers", "asked_mb", "expected_mb"),
+    [
+        (8 * 10**9, 8, 0, 500),  # half the memory, shared
+        (64 * 10**9, 4, 0, 1_024),
+        (2 * 10**9, 16, 0, 384),
+        (8 * 10**9, 8, 700, 700),
+    ],
+)
+@linux_only
+def test_a_workers_memory_is_its_share_within_bounds_or_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch, memory_bytes: int, workers: int, asked_mb: int, expected_mb: int
+) -> None:
+    monkeypatch.setattr(product, "usable_memory_bytes", lambda: memory_bytes)
+    config = product.Config(workers=workers, worker_memory_mb=asked_mb)
+    assert product.worker_memory_bytes(config) == expected_mb * 10**6
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_macos_and_windows_have_no_limit_of_memory(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert product.worker_memory_bytes(product.Config()) is None
+
+
+# -- renewal ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pool_is_renewed_after_so_many_files_and_nothing_is_lost(
+    few: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: Iterator[int] = iter(range(100))
+    new_executor = product.WorkerPool._new_executor
+
+    def counted(self: product.WorkerPool) -> Any:
+        next(opened)
+        return new_executor(self)
+
+    monkeypatch.setattr(product, "FILES_A_POOL", 4)
+    monkeypatch.setattr(product.WorkerPool, "_new_executor", counted)
+    assert few.run().inserted == 10
+    assert next(opened) == 3  # 4, 4 and 2 files
