@@ -1,0 +1,19 @@
+"""How much chaos: a little in `make test`, all of it by `make chaos`, by CHAOS=long; SEED=… throws other dice."""
+
+from __future__ import annotations
+
+import os
+
+LONG = os.environ.get("CHAOS") == "long"
+SEED = int(os.environ.get("SEED") or 4)
+
+KILLS = 20 if LONG else 6
+KILLED_FILES = 200 if LONG else 60
+RESTORE_KILLS = 8 if LONG else 2
+FUZZED_FILES = 2_400 if LONG else 100
+
+
+def say(*lines: str) -> None:
+    """Print what the long version found; `make test` stays quiet."""
+    if LONG:
+        print("", *lines, sep="\n", flush=True)

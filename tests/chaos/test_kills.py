@@ -1,0 +1,73 @@
+"""Killed at any moment, the next run ends with the same outcome as an unbroken one (design: invariants 2 and 5)."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+import kills
+from audio_files import tree
+from conftest import Workplace
+from extent import KILLED_FILES, KILLS, RESTORE_KILLS, SEED, say
+from killed_library import BROKEN_EVERY, make_library
+from test_run import needs_proc
+
+pytestmark = needs_proc
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is before any run: runs get copies, always at the same path, since a stem's id hangs on it."""
+    folder = tmp_path_factory.mktemp("pristine") / "stems"
+    make_library(folder, KILLED_FILES, SEED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("killed"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(place: Workplace, pristine: Path) -> dict[str, object]:
+    """What one unbroken run makes of it; then everything is put back to the start."""
+    shutil.copytree(pristine, place.input)
+    result = place.execute(*kills.RUN)
+    assert result.returncode == 0, result.stderr
+    outcome = kills.outcome_of(place)
+    shutil.rmtree(place.folder)
+    place.folder.mkdir()
+    shutil.copytree(pristine, place.input)
+    return outcome
+
+
+def test_run_killed_again_and_again_ends_as_an_unbroken_one(place: Workplace, unbroken: dict[str, object]) -> None:
+    toll = kills.kill_runs(place, kills.plan(KILLS, random.Random(SEED)))
+    last = place.execute(*kills.RUN)
+    assert last.returncode == 0, last.stderr
+    outcome = kills.outcome_of(place)
+    for part, expected in unbroken.items():
+        assert outcome[part] == expected, part
+    assert outcome["integrity"] == [{"integrity_check": "ok"}]
+    assert kills.leftovers(place) == []
+    assert "nothing new" in place.execute(*kills.RUN).stderr
+    assert toll.phases.total() >= KILLS - 1, toll
+    say(f"kill -9 on {KILLED_FILES} files, seed {SEED}: {toll}")
+
+
+def test_restore_that_is_killed_again_and_again_leaves_the_input_as_it_was(
+    place: Workplace, unbroken: dict[str, object], pristine: Path
+) -> None:
+    assert place.execute(*kills.RUN).returncode == 0  # where the test above has not run
+    toll = kills.kill_restores(place, RESTORE_KILLS, random.Random(SEED))
+    last = place.execute(*kills.RESTORE)
+    assert last.returncode == 0, last.stderr
+    assert tree(place.input) == tree(pristine)
+    assert list(place.quarantine.glob("ERROR_*")) == []
+    assert place.rows("SELECT * FROM quarantined") == []
+    assert place.execute(*kills.RUN).returncode == 0
+    assert kills.outcome_of(place) == unbroken
+    say(f"kill -9 in --restore-quarantine of {KILLED_FILES // BROKEN_EVERY} files, seed {SEED}: {toll}")
