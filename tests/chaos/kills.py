@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,12 @@ class Kill:
     phase: str
     changes: int
     delay_s: float
+    parent_only: bool = False  # the workers have to see to their own end then
 
 
 LONGEST_DELAY_S = {"started": 1.2, "discovering": 0.03, "loading": 1.5, "decoding": 1.0, "embedding": 0.03}
 MOST_CHANGES = {"started": 0, "discovering": 1, "loading": 1, "decoding": 1, "quarantining": 1, "quarantined": 1}
+PARENT_ONLY_EVERY = 6
 OFTEN = ("writing a WAV", "WAV written", "quarantining", "quarantining", "committing")  # one more of each
 FIRST = ("quarantining", "committing", "started", "WAV written", "embedding", "decoding")  # the plan of a short version
 
@@ -101,11 +103,12 @@ def plan(kills: int, dice: random.Random) -> list[Kill]:
     if kills > len(phases):
         phases = [*SIGNS, *OFTEN] * (1 + kills // (len(SIGNS) + len(OFTEN)))
         dice.shuffle(phases)
-    return [kill_in(phase, dice) for phase in phases[:kills]]
+    chosen = [kill_in(phase, dice) for phase in phases[:kills]]
+    return [replace(kill, parent_only=number % PARENT_ONLY_EVERY == 4) for number, kill in enumerate(chosen)]
 
 
 def kill_in(phase: str, dice: random.Random) -> Kill:
-    """Half of the kills come at once, the others a little later."""
+    """Return a kill in that phase: half of them at its sign, the others a little later."""
     longest_s = LONGEST_DELAY_S.get(phase, 0.01 * dice.randrange(2))
     return Kill(
         phase, dice.randint(1, 4) if phase not in MOST_CHANGES else MOST_CHANGES[phase], dice.uniform(0, longest_s)
@@ -129,11 +132,14 @@ def run_and_kill(place: Workplace, kill: Kill, flags: tuple[str, ...], most_batc
     process = start(place, flags)
     try:
         reason = wait_for(process, place, kill, most_batches)
-    finally:
         if process.poll() is None:
+            process.kill() if kill.parent_only else os.killpg(process.pid, signal.SIGKILL)
+        left = wait_for_no_process_of(place, END_S)
+    finally:
+        if process.returncode is None:  # until its leader is waited for, the group is there
             os.killpg(process.pid, signal.SIGKILL)
         exit_code = process.wait()
-    assert (left := wait_for_no_process_of(place, END_S)) == [], f"{kill} has left {left}"
+    assert left == [], kill
     assert exit_code in (0, -signal.SIGKILL), (place.folder / "terminal.txt").read_text()
     return reason if exit_code == -signal.SIGKILL else None
 
@@ -160,19 +166,22 @@ class Toll:
 
     phases: Counter[str] = field(default_factory=Counter)
     traces: Counter[str] = field(default_factory=Counter)
+    parent_only: int = 0
     ended_before: int = 0
 
-    def take(self, phase: str | None, place: Workplace) -> None:
+    def take(self, phase: str | None, kill: Kill, place: Workplace) -> None:
         if phase is None:
             self.ended_before += 1
         else:
             self.phases[phase] += 1
+            self.parent_only += kill.parent_only
             self.traces.update(traces_of(place))
 
-    def __str__(self) -> str:
-        killed = ", ".join(f"{count} {phase}" for phase, count in sorted(self.phases.items()))
-        left = ", ".join(f"{count} × {trace}" for trace, count in sorted(self.traces.items()))
-        return f"{self.phases.total()} kills ({killed}); {self.ended_before} runs ended before; left behind: {left}"
+    def table(self) -> list[str]:
+        """Return the numbers, one a line."""
+        counts = [*sorted(self.phases.items()), *((f"  left: {trace}", n) for trace, n in sorted(self.traces.items()))]
+        total = f"killed by SIGKILL ({self.parent_only} of them the parent alone), {self.ended_before} ended before"
+        return [f"{count:6} {what}" for what, count in [(total, self.phases.total()), *counts]]
 
 
 def traces_of(place: Workplace) -> Iterator[str]:
@@ -189,8 +198,9 @@ def traces_of(place: Workplace) -> Iterator[str]:
         yield "a JSON whose file was not moved yet"
     if any(path.exists() and str(path) not in noted for path in jsons):
         yield "a quarantined file that the database did not know"
-    if log_lines(place, " in one call") > log_lines(place, " rows written"):
-        yield "a batch in the model's hands"  # or, once one was lost, a former kill's
+    last_run = place.log_file.read_text(encoding="utf-8").rpartition(" begins")[2] if place.log_file.exists() else ""
+    if last_run.count(" in one call") > last_run.count(" rows written"):
+        yield "a batch embedded, or not yet, and not committed"
     if wal_state(place)[0]:
         yield "a write-ahead log to play back"
 
@@ -226,7 +236,7 @@ def kill_runs(place: Workplace, kills: list[Kill]) -> Toll:
         left = len([path for path in place.input.rglob("*.*") if path.is_file()]) - len(rows)
         batches_left = left // 3  # of three windows
         most_batches = max(1, batches_left // (len(kills) - number))
-        toll.take(run_and_kill(place, kill, RUN, most_batches), place)
+        toll.take(run_and_kill(place, kill, RUN, most_batches), kill, place)
         rows_now, verdicts_now = committed(place)
         assert rows.items() <= rows_now.items(), kill
         assert verdicts.items() <= verdicts_now.items(), kill
@@ -239,7 +249,7 @@ def kill_restores(place: Workplace, kills: int, dice: random.Random) -> Toll:
     for _ in range(kills):
         phase = dice.choice(("quarantining", "quarantined", "committing"))  # their signs are those of the way back
         kill = Kill(phase, dice.randint(1, 2), dice.choice((0, 0, 0.002)))
-        toll.take(run_and_kill(place, kill, RESTORE, most_batches=1), place)
+        toll.take(run_and_kill(place, kill, RESTORE, most_batches=1), kill, place)
     return toll
 
 

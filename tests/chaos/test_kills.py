@@ -12,7 +12,7 @@ import kills
 from audio_files import tree
 from conftest import Workplace
 from extent import KILLED_FILES, KILLS, RESTORE_KILLS, SEED, say
-from killed_library import BROKEN_EVERY, make_library
+from killed_library import make_library
 from test_run import needs_proc
 
 pytestmark = needs_proc
@@ -55,13 +55,14 @@ def test_run_killed_again_and_again_ends_as_an_unbroken_one(place: Workplace, un
     assert kills.leftovers(place) == []
     assert "nothing new" in place.execute(*kills.RUN).stderr
     assert toll.phases.total() >= KILLS - 1, toll
-    say(f"kill -9 on {KILLED_FILES} files, seed {SEED}: {toll}")
+    say(f"Kills of a run over {KILLED_FILES} files, seed {SEED}:", *toll.table())
 
 
 def test_restore_that_is_killed_again_and_again_leaves_the_input_as_it_was(
     place: Workplace, unbroken: dict[str, object], pristine: Path
 ) -> None:
     assert place.execute(*kills.RUN).returncode == 0  # where the test above has not run
+    broken = len(place.quarantined())
     toll = kills.kill_restores(place, RESTORE_KILLS, random.Random(SEED))
     last = place.execute(*kills.RESTORE)
     assert last.returncode == 0, last.stderr
@@ -70,4 +71,4 @@ def test_restore_that_is_killed_again_and_again_leaves_the_input_as_it_was(
     assert place.rows("SELECT * FROM quarantined") == []
     assert place.execute(*kills.RUN).returncode == 0
     assert kills.outcome_of(place) == unbroken
-    say(f"kill -9 in --restore-quarantine of {KILLED_FILES // BROKEN_EVERY} files, seed {SEED}: {toll}")
+    say(f"Kills of --restore-quarantine of {broken} files, seed {SEED}:", *toll.table())
