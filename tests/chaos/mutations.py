@@ -19,6 +19,8 @@ RATES_HZ = (44_100, 48_000, 8_000, 16_000, 22_050)
 SOUND_S = 0.15
 EXTREMES = (0, 1, 2, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFF0, 0xFFFF_FFFF, 2**63 - 1, 2**64 - 1)
 HEADER_BYTES = 128  # where the extremes are put
+REAL_DECODERS = ("FLAC", "OGG", "MP3", "CAF ALAC")
+SHARE_OF_DECODERS = 8  # times as many files as of the others, which hardly do more than copy
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -33,7 +35,8 @@ class Sound:
 
 
 def valid_sounds() -> list[Sound]:
-    """Return a short file of every container and coding that this libsndfile writes and can tell when it reads."""
+    """Return a short file of every container and coding that this libsndfile writes and can tell when it reads; what
+    has a decoder worth the name comes several times."""
     sounds = []
     for container in soundfile.available_formats():
         for subtype in soundfile.available_subtypes(container):
@@ -43,7 +46,8 @@ def valid_sounds() -> list[Sound]:
                 sounds.append(Sound(f"{container} {subtype}", suffix, content))
     tagged = written("MP3", "MPEG_LAYER_III") or b""
     aiffs = [Sound("AIFC", "aifc", sound.content) for sound in sounds if sound.format == "AIFF ULAW"]
-    return [*sounds, *aiffs, Sound("MP3 with ID3v2", "mp3", id3_tag(2_000) + tagged)]
+    sounds += [*aiffs, Sound("MP3 with ID3v2", "mp3", id3_tag(2_000) + tagged)]
+    return sounds + [s for s in sounds if s.format.startswith(REAL_DECODERS)] * (SHARE_OF_DECODERS - 1)
 
 
 def written(container: str, subtype: str) -> bytes | None:
@@ -132,6 +136,23 @@ def prepend_id3(content: bytes, dice: random.Random) -> bytes:
     return id3_tag(dice.choice((0, 10, 300)), dice.choice((0, 300, 2**20, 2**28 - 1))) + content
 
 
+def with_right_checksums(ogg: bytes) -> bytes:
+    """Return an Ogg stream with the checksum of each page made anew: else damage never comes as far as the decoder."""
+    pages = [b"OggS" + page for page in ogg.split(b"OggS")[1:]]
+    zeroed = [page[:22] + bytes(4) + page[26:] for page in pages]
+    return b"".join(page[:22] + ogg_checksum(page).to_bytes(4, "little") + page[26:] for page in zeroed)
+
+
+def ogg_checksum(page: bytes) -> int:
+    """Return the CRC-32 of RFC 3533: polynomial 0x04C11DB7, nothing reflected, nothing inverted."""
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x04C1_1DB7 if crc & 0x8000_0000 else crc << 1) & 0xFFFF_FFFF
+    return crc
+
+
 def span(content: bytes, dice: random.Random) -> tuple[int, int]:
     """Return a run of bytes: short ones are as likely as long ones."""
     start = dice.randrange(len(content))
@@ -149,6 +170,8 @@ def mutated(sound: Sound, others: list[Sound], dice: random.Random) -> Sound:
     content, suffix = sound.content, sound.suffix
     for mutation in dice.sample(MUTATIONS, dice.choice((1, 1, 2, 3))):
         content = mutation(content, dice) or b"\0"
+    if sound.format.startswith("OGG") and dice.random() < 0.8:
+        content = with_right_checksums(content) or b"\0"
     if dice.random() < 0.05:
         content += dice.choice(others).content
     if dice.random() < 0.08:
