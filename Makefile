@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 STAND_IN := build/clap/stand-in.json
 DEMO := build/demo.txt
 
-.PHONY: demo test format readme clean
+.PHONY: demo test chaos format readme clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -17,6 +17,10 @@ test: $(INSTALLED) $(DEMO)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n 2 --dist loadfile # by file: two of them load CLAP, which takes seconds and gigabytes
+
+# Kills and spoilt files by the dozen and by the thousand: minutes. SEED=7 throws other dice than the usual ones.
+chaos: $(INSTALLED)
+	CHAOS=long SEED=$(SEED) $(BIN)/pytest -q -s tests/chaos
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import pickle
-import random
 import shutil
 import signal
 import sqlite3
@@ -563,31 +562,6 @@ def wait_for_rows(place: Workplace, rows: int) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"not {rows} rows within a minute")
-
-
-@needs_proc
-def test_kill_minus_9_leaves_no_worker_and_the_next_runs_end_as_one_unbroken_run(
-    full_workplace: Workplace, finished: Finished
-) -> None:
-    seed = random.Random(74)
-    for _ in range(4):
-        process = full_workplace.start("--batch-windows", "4", faults={"slow_s": 0.05}, start_new_session=True)
-        time.sleep(seed.uniform(1.5, 6))
-        process.kill()
-        process.communicate()
-        assert wait_for_no_process_of(full_workplace, 10) == []
-    assert full_workplace.execute().returncode == 0
-    reference, _, _ = finished
-    assert full_workplace.originals() == reference.originals()
-    assert full_workplace.quarantined() == reference.quarantined()
-    assert len(list(full_workplace.wavs.rglob("*.wav"))) == VALID
-    assert full_workplace.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
-    assert len(full_workplace.rows("SELECT * FROM quarantined")) == BROKEN
-    keys = {"sha256", "samples_sha256", "bpm", "category", "features", "quality_ok", "duration_s"}
-    for ours, theirs in zip(comparable(full_workplace), comparable(reference), strict=True):
-        assert {key: ours[key] for key in keys} == {key: theirs[key] for key in keys}
-        assert vector(ours) == pytest.approx(vector(theirs), abs=1e-6)
-    assert list((full_workplace.wavs / product.SCRATCH).glob("*")) == []
 
 
 @needs_proc
