@@ -1533,7 +1533,8 @@ def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
 
 def _copy_across(source: Path, target: Path, sha256: str) -> None:
     """Copy `source` to `target` on another file system; `target` appears whole or not at all."""
-    scratch = target.parent / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
+    scratch = half_copy_of(target)
+    scratch.unlink(missing_ok=True)  # of a killed run; it may be read-only already
     try:
         shutil.copyfile(source, scratch)
         with open(scratch, "rb+") as file:
@@ -1544,6 +1545,11 @@ def _copy_across(source: Path, target: Path, sha256: str) -> None:
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def half_copy_of(target: Path) -> Path:
+    """Return where the copy is made that becomes `target`: in the same place again after a kill, which leaves it."""
+    return target.parent / f".{hashlib.sha256(os.fsencode(target)).hexdigest()[:32]}.tmp"
 
 
 def remove_source(source: Path) -> None:
@@ -3688,6 +3694,8 @@ class DatasetPreparer:
         if entry is None or entry.quarantined_at <= self.database.last_verdict_at(entry.original_file):
             return
         source = Path(entry.original_file)
+        with contextlib.suppress(OSError):  # a read-only library, which holds none
+            half_copy_of(source).unlink(missing_ok=True)  # killed while --restore-quarantine copied it back
         if entry.link_target is None and is_same_file(source, entry):  # killed between copy and unlink
             remove_source(source)
         self._drop_wav(self.database.enter_quarantined(entry))

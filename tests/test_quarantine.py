@@ -768,3 +768,25 @@ def test_half_a_copy_of_a_killed_run_is_removed_by_the_next(workplace: Workplace
     half.write_bytes(b"half")
     workplace.run()
     assert not half.exists()
+
+
+def test_half_a_copy_of_a_killed_restore_is_removed_by_the_next_start(
+    workplace: Workplace, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    broken(workplace.input / "kick.wav")
+    workplace.run()
+    with monkeypatch.context() as fault:
+        fault.setattr(os, "rename", no_rename_across)
+        fault.setattr(shutil, "copystat", killed)
+        fault.setattr(Path, "unlink", lambda *_, **__: None)  # the killed clean up nothing
+        with pytest.raises(Killed):
+            restore(workplace)
+    assert len(tree(workplace.input)) == 1
+    workplace.run()
+    assert tree(workplace.input) == {}
