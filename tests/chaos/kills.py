@@ -32,7 +32,7 @@ RUN = ("--batch-windows", "3")
 RESTORE = ("--restore-quarantine",)
 FAULTS = {"slow_s": 0.03, "slow_file_s": 0.01}  # real CLAP takes longer still: kills fall into its calls, too
 POLL_S = 0.0005
-END_S = 10.0  # within which no process is left after a kill; measured: 0.05
+END_S = 10.0  # within which no process may be left after a kill
 
 # -- signs: what changes on the disk when a run comes to a phase -------------------------------------------------------
 
@@ -94,7 +94,14 @@ LONGEST_DELAY_S = {"started": 1.2, "discovering": 0.03, "loading": 1.5, "decodin
 MOST_CHANGES = {"started": 0, "discovering": 1, "loading": 1, "decoding": 1, "quarantining": 1, "quarantined": 1}
 PARENT_ONLY_EVERY = 6
 OFTEN = ("writing a WAV", "WAV written", "quarantining", "quarantining", "committing")  # one more of each
-FIRST = ("quarantining", "committing", "started", "WAV written", "embedding", "decoding")  # the plan of a short version
+FIRST = (
+    "quarantining",
+    "quarantined",
+    "started",
+    "WAV written",
+    "committing",
+    "decoding",
+)  # the plan of a short version
 
 
 def plan(kills: int, dice: random.Random) -> list[Kill]:
@@ -151,7 +158,7 @@ def wait_for(process: subprocess.Popen[str], place: Workplace, kill: Kill, most_
     batches = log_lines(place, " rows written")
     while changes < kill.changes and process.poll() is None:
         if log_lines(place, " rows written") >= batches + most_batches:
-            return "enough done"
+            return "enough done for one run"
         time.sleep(POLL_S)
         now = sign(place)
         changes += now != state
@@ -196,6 +203,13 @@ def traces_of(place: Workplace) -> Iterator[str]:
         yield "a WAV without its row"
     if any(not path.exists() for path in jsons):
         yield "a JSON whose file was not moved yet"
+    if any(place.quarantine.glob(".*.tmp")):
+        yield "half a copy in quarantine"
+    if any(
+        path.exists() and Path(json.loads(product.json_path_of(path).read_text())["original_file"]).exists()
+        for path in jsons
+    ):
+        yield "a file in its place and in quarantine"
     if any(path.exists() and str(path) not in noted for path in jsons):
         yield "a quarantined file that the database did not know"
     last_run = place.log_file.read_text(encoding="utf-8").rpartition(" begins")[2] if place.log_file.exists() else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import kills
 from audio_files import tree
 from conftest import Workplace
-from extent import KILLED_FILES, KILLS, RESTORE_KILLS, SEED, say
+from extent import KILLED_FILES, KILLS, LONG, RESTORE_KILLS, SEED, say
 from killed_library import make_library
 from test_run import needs_proc
 
@@ -26,9 +27,22 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("killed"))
+class FarQuarantine(Workplace):
+    """A workplace whose quarantine is in memory: what is broken is copied there and then removed, not renamed."""
+
+    @property
+    def quarantine(self) -> Path:
+        return Path("/dev/shm", self.folder.name)
+
+
+@pytest.fixture(scope="module", params=[Workplace, FarQuarantine] if LONG else [Workplace])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    place: Workplace = request.param(tmp_path_factory.mktemp("killed"))
+    place.quarantine.mkdir(parents=True)
+    if isinstance(place, FarQuarantine) and place.quarantine.stat().st_dev == place.folder.stat().st_dev:
+        pytest.skip("the temporary folder is on the same file system as /dev/shm")
+    yield place
+    shutil.rmtree(place.quarantine)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +52,8 @@ def unbroken(place: Workplace, pristine: Path) -> dict[str, object]:
     result = place.execute(*kills.RUN)
     assert result.returncode == 0, result.stderr
     outcome = kills.outcome_of(place)
-    shutil.rmtree(place.folder)
+    for folder in (place.folder, place.quarantine):
+        shutil.rmtree(folder, ignore_errors=True)
     place.folder.mkdir()
     shutil.copytree(pristine, place.input)
     return outcome
@@ -55,7 +70,7 @@ def test_run_killed_again_and_again_ends_as_an_unbroken_one(place: Workplace, un
     assert kills.leftovers(place) == []
     assert "nothing new" in place.execute(*kills.RUN).stderr
     assert toll.phases.total() >= KILLS - 1, toll
-    say(f"Kills of a run over {KILLED_FILES} files, seed {SEED}:", *toll.table())
+    say(f"Kills of a run over {KILLED_FILES} files, {type(place).__name__}, seed {SEED}:", *toll.table())
 
 
 def test_restore_that_is_killed_again_and_again_leaves_the_input_as_it_was(
@@ -71,4 +86,4 @@ def test_restore_that_is_killed_again_and_again_leaves_the_input_as_it_was(
     assert place.rows("SELECT * FROM quarantined") == []
     assert place.execute(*kills.RUN).returncode == 0
     assert kills.outcome_of(place) == unbroken
-    say(f"Kills of --restore-quarantine of {broken} files, seed {SEED}:", *toll.table())
+    say(f"Kills of --restore-quarantine of {broken} files, {type(place).__name__}, seed {SEED}:", *toll.table())
