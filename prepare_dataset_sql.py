@@ -1450,7 +1450,7 @@ def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: st
     read-only library), the copy and the entry stand.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(found.path, "rb") as file:
+    with open_regular(found.path) as file:
         digest = sha256_of(file)
         _check_unchanged(file, found)  # half a file, still being copied in, is not a broken one
     path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
@@ -1590,6 +1590,19 @@ def read_entry(json_path: str | Path) -> QuarantineEntry | None:
         return None
 
 
+def open_regular(path: str) -> IO[bytes]:
+    """Open a file for reading. What became a FIFO since it was found would block us for ever, a device never end."""
+
+    def without_waiting(path: str, flags: int) -> int:
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has neither that nor FIFOs
+
+    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115  # the caller closes it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise MachineFault("it is no regular file any more; run again when it is")
+
+
 def sha256_of(file: IO[bytes]) -> str:
     """Return the hex sha256 of an open file from its start."""
     file.seek(0)
@@ -1613,7 +1626,7 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
     worker's limit is hit.
     """
     try:
-        with open(found.path, "rb") as file, StandardisedAudio(scratch_folder(job)) as audio:
+        with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job)) as audio:
             digest = sha256_of(file)
             source = standardise(file, audio, job.max_duration_s)
             features, bpm = analyse(audio)

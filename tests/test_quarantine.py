@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -748,6 +749,27 @@ def test_a_file_still_being_written_is_not_quarantined(tmp_path: Path) -> None:
         quarantine_file(found, BrokenFile("half a file"), tmp_path / "q", "run-1")
     assert path.exists()
     assert list((tmp_path / "q").iterdir()) == []
+
+
+@needs_links
+@pytest.mark.parametrize("became", ["fifo", "device"])
+def test_what_is_no_file_any_more_is_neither_waited_for_nor_moved(became: str, tmp_path: Path) -> None:
+    path = broken(tmp_path / "kick.wav")
+    found = found_file(path)
+    path.unlink()
+    if became == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    before = path.lstat()
+    # Whoever waits for a writer gets one, so that this test fails instead of hanging.
+    writer = threading.Timer(10, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
+    writer.start()
+    with pytest.raises(product.MachineFault, match="no regular file any more"):
+        quarantine_file(found, BrokenFile("it was one"), tmp_path / "q", "run-1")
+    writer.cancel()
+    assert path.lstat() == before
+    assert os.listdir(tmp_path / "q") == []
 
 
 @needs_links
