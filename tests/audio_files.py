@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 
 import prepare_dataset_sql as product
 from fake_clap import FakeClap
 
+Float32 = npt.NDArray[np.float32]
 T = TypeVar("T")
 RATE_HZ = 48_000
 
@@ -52,6 +56,84 @@ def write_cut_flac(path: Path) -> Path:
     with open(path, "rb+") as file:
         file.truncate(path.stat().st_size // 2)
     return path
+
+
+def noise(frames: int, channels: int = 1, seed: int = 0) -> Float32:
+    """Return white noise within ±0.5, shape (frames, channels)."""
+    dice = np.random.default_rng(seed)
+    return dice.uniform(-0.5, 0.5, (frames, channels)).astype(np.float32)
+
+
+def encode(samples: npt.ArrayLike, rate_hz: int, container: str, subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.asarray(samples), rate_hz, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+def with_sizes(wav: bytes, *, riff: int | None = None, data: int | None = None) -> bytes:
+    """Return a WAV of soundfile's plain layout with other sizes in its header."""
+    assert wav[36:40] == b"data"
+    riff_size = wav[4:8] if riff is None else struct.pack("<I", riff)
+    data_size = wav[40:44] if data is None else struct.pack("<I", data)
+    return wav[:4] + riff_size + wav[8:40] + data_size + wav[44:]
+
+
+def with_total_samples(flac: bytes, total: int) -> bytes:
+    """Return a FLAC whose STREAMINFO claims `total` samples a channel: the last 36 bits before the MD5."""
+    assert flac[:4] == b"fLaC"
+    assert flac[4] & 0x7F == 0
+    fields = int.from_bytes(flac[18:26], "big")
+    return flac[:18] + (fields >> 36 << 36 | total).to_bytes(8, "big") + flac[26:]
+
+
+def id3_with_picture(picture_bytes: int) -> bytes:
+    """Return an ID3v2.3 tag with a cover of noise, in which an MP3 decoder may see frames."""
+    dice = np.random.default_rng(3)
+    picture = b"\0image/png\0\3\0" + dice.integers(0, 256, picture_bytes, dtype=np.uint8).tobytes()
+    frame = b"APIC" + struct.pack(">I", len(picture)) + b"\0\0" + picture
+    return b"ID3\3\0\0" + bytes(len(frame) >> shift & 0x7F for shift in (21, 14, 7, 0)) + frame
+
+
+SECOND = noise(44_100)
+ODD_BUT_VALID: dict[str, tuple[npt.NDArray[Any], int, str, str | None]] = {
+    "1 Hz.wav": (noise(5), 1, "WAV", "PCM_16"),
+    "384 kHz.wav": (noise(38_400), 384_000, "WAV", "PCM_24"),
+    "one sample.wav": (noise(1), 48_000, "WAV", "PCM_16"),
+    "one sample at 192 kHz.flac": (noise(1), 192_000, "FLAC", "PCM_24"),
+    "16 channels.wav": (noise(4_800, channels=16), 48_000, "WAV", "PCM_16"),
+    "a-law.wav": (SECOND, 44_100, "WAV", "ALAW"),
+    "mu-law.wav": (SECOND, 44_100, "WAV", "ULAW"),
+    "ima adpcm.wav": (SECOND, 44_100, "WAV", "IMA_ADPCM"),
+    "ms adpcm.wav": (SECOND, 44_100, "WAV", "MS_ADPCM"),
+    "gsm.wav": (noise(8_000), 8_000, "WAV", "GSM610"),
+    "float64.wav": (SECOND, 44_100, "WAV", "DOUBLE"),
+    "8 bit.wav": (SECOND, 44_100, "WAV", "PCM_U8"),
+    "extensible.wav": (SECOND, 44_100, "WAVEX", "PCM_24"),
+    "rf64.rf64": (SECOND, 44_100, "RF64", "PCM_16"),
+    "rf64 named.wav": (SECOND, 44_100, "RF64", "PCM_24"),
+    "sony.w64": (SECOND, 44_100, "W64", "PCM_16"),
+    "core audio.caf": (SECOND, 44_100, "CAF", "PCM_16"),
+    "alac.caf": (SECOND, 44_100, "CAF", "ALAC_16"),
+    "sun.au": (SECOND, 44_100, "AU", "PCM_16"),
+    "next.snd": (SECOND, 44_100, "AU", "ULAW"),
+    "creative.voc": (SECOND, 44_100, "VOC", "PCM_16"),
+    "float.aifc": (SECOND, 44_100, "AIFF", "FLOAT"),
+    "mu-law.aifc": (SECOND, 44_100, "AIFF", "ULAW"),
+    "ima.aifc": (SECOND, 44_100, "AIFF", "IMA_ADPCM"),
+    "silence.wav": (np.zeros(44_100), 44_100, "WAV", "PCM_16"),
+    "dc.wav": (np.full(44_100, 0.5), 44_100, "WAV", "PCM_16"),
+    "clipped.wav": (np.sign(SECOND), 44_100, "WAV", "PCM_16"),
+    "opposite phase.wav": (np.hstack([SECOND, -SECOND]), 44_100, "WAV", "PCM_16"),
+    "opus.opus": (noise(48_000), 48_000, "OGG", "OPUS"),
+    "opus.ogg": (noise(48_000), 48_000, "OGG", "OPUS"),
+    "mpeg 2.5.mp3": (noise(8_000), 8_000, "MP3", None),
+}
+POOR = {
+    "one sample.wav": ["too_short"],
+    "one sample at 192 kHz.flac": ["too_short"],
+    "silence.wav": ["too_quiet"],
+    "opposite phase.wav": ["too_quiet"],
+}  # what is wrong with those of them that are of little use
 
 
 def tree(folder: Path) -> dict[str, tuple[Any, ...]]:

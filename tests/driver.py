@@ -24,19 +24,27 @@ JSON object, and are no part of the product:
     {"slow_s": 5}                      each CLAP call takes so long
     {"slow_file_s": 0.2}               each file takes so much longer
     {"bad_decoder": true}              libsndfile refuses everything
+    {"bad_vector": 12345}              windows of so many samples get NaN from CLAP
+    {"swap": {"kick.wav": ["open", "fifo"]}}  just before the program opens, decodes or quarantines that file, it is
+                                       replaced or changed as SWAPS says
+    {"kill_after": {"put_back": 3}}    the program is killed by SIGKILL after its third call of that function
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
+import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,6 +59,7 @@ import prepare_dataset_sql as product
 from fake_clap import FakeClap, OtherClap
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("TEST_FAULTS", "{}"))
+WORKPLACE = Path(os.environ.get("TEST_WORKPLACE", "."))
 
 
 def install_file_faults() -> None:
@@ -158,6 +167,9 @@ class DeadlyClap(OtherClap):
             os.kill(os.getpid(), signal.SIGKILL)
         return vectors
 
+    def vector(self, window: Any) -> Any:
+        return super().vector(window) * (np.nan if len(window) == FAULTS.get("bad_vector") else 1)
+
 
 def load_fake(weights: product.Weights, config: product.Config) -> FakeClap:
     engine, noise = FAULTS.get("engine", (FakeClap.engine, 0))
@@ -179,6 +191,60 @@ def install_kill_after_commit() -> None:
     product.Database.replace_vectors = deadly_replace_vectors  # type: ignore[method-assign]
 
 
+SWAPS: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda path: None,
+    "fifo": os.mkfifo,
+    "folder": os.mkdir,
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
+    "link outside": lambda path: path.symlink_to(WORKPLACE / "outside" / path.name),
+    "other file": lambda path: shutil.copyfile(WORKPLACE / "outside" / path.name, path),
+}
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "grows": lambda path: path.write_bytes(path.read_bytes() + bytes(1_000)),
+    "shrinks": lambda path: path.write_bytes(path.read_bytes()[:1_000]),
+    "other mtime": lambda path: os.utime(path),
+}
+
+
+def install_swaps() -> None:
+    steps = {"open": "open_regular", "decode": "standardise", "quarantine": "quarantine_file"}
+    for moment, name in steps.items():
+        setattr(product, name, after_a_swap(moment, getattr(product, name)))
+
+
+def after_a_swap(moment: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def swap_first(what: Any, *rest: Any, **options: Any) -> Any:
+        path = Path(str(getattr(what, "path", getattr(what, "name", what))))  # a FoundFile, an open file, or a path
+        when, into = FAULTS["swap"].get(path.name, ("", ""))
+        if when == moment and into in CHANGES:
+            CHANGES[into](path)
+        elif when == moment and path.exists():
+            path.unlink()
+            SWAPS[into](path)
+        return step(what, *rest, **options)
+
+    return swap_first
+
+
+def install_kill_after() -> None:
+    for dotted, last_call in FAULTS["kill_after"].items():
+        *owners, name = dotted.split(".")
+        owner = functools.reduce(getattr, owners, product)
+        setattr(owner, name, deadly_at(last_call, getattr(owner, name)))
+
+
+def deadly_at(last_call: int, step: Callable[..., Any]) -> Callable[..., Any]:
+    calls = itertools.count(1)
+
+    def deadly(*args: Any) -> None:
+        step(*args)
+        if next(calls) == last_call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return deadly
+
+
 def main() -> int:
     product.DatasetPreparer.__init__.__defaults__ = (load_fake, True)
     return product.main()
@@ -197,6 +263,10 @@ if "kill_after_commit" in FAULTS:
     install_kill_after_commit()
 install_file_faults()
 install_output_faults()
+if "swap" in FAULTS:
+    install_swaps()
+if "kill_after" in FAULTS:
+    install_kill_after()
 
 if __name__ == "__main__":
     product.leave(main())

@@ -29,6 +29,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prepare_dataset_sql as product
+from audio_files import (
+    ODD_BUT_VALID,
+    POOR,
+    encode,
+    id3_with_picture,
+    noise,
+    with_sizes,
+    with_total_samples,
+)
 from conftest import Workplace
 from fake_clap import FakeClap
 from prepare_dataset_sql import (
@@ -89,46 +98,10 @@ def decode(tmp_path_factory: pytest.TempPathFactory) -> Decode:
     return decode_in_folder
 
 
-def noise(frames: int, channels: int = 1, seed: int = 0) -> Float32:
-    """Return white noise within ±0.5, shape (frames, channels)."""
-    dice = np.random.default_rng(seed)
-    return dice.uniform(-0.5, 0.5, (frames, channels)).astype(np.float32)
-
-
-def encode(samples: npt.ArrayLike, rate_hz: int, container: str, subtype: str | None = None) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.asarray(samples), rate_hz, format=container, subtype=subtype)
-    return file.getvalue()
-
-
 @functools.cache
 def three_seconds(container: str, subtype: str | None = None) -> bytes:
     rate_hz = {"OPUS": 48_000, "GSM610": 8_000}.get(subtype or "", RATE_HZ)
     return encode(noise(3 * rate_hz), rate_hz, container, subtype)
-
-
-def with_sizes(wav: bytes, *, riff: int | None = None, data: int | None = None) -> bytes:
-    """Return a WAV of soundfile's plain layout with other sizes in its header."""
-    assert wav[36:40] == b"data"
-    riff_size = wav[4:8] if riff is None else struct.pack("<I", riff)
-    data_size = wav[40:44] if data is None else struct.pack("<I", data)
-    return wav[:4] + riff_size + wav[8:40] + data_size + wav[44:]
-
-
-def with_total_samples(flac: bytes, total: int) -> bytes:
-    """Return a FLAC whose STREAMINFO claims `total` samples a channel: the last 36 bits before the MD5."""
-    assert flac[:4] == b"fLaC"
-    assert flac[4] & 0x7F == 0
-    fields = int.from_bytes(flac[18:26], "big")
-    return flac[:18] + (fields >> 36 << 36 | total).to_bytes(8, "big") + flac[26:]
-
-
-def id3_with_picture(picture_bytes: int) -> bytes:
-    """Return an ID3v2.3 tag with a cover of noise, in which an MP3 decoder may see frames."""
-    dice = np.random.default_rng(3)
-    picture = b"\0image/png\0\3\0" + dice.integers(0, 256, picture_bytes, dtype=np.uint8).tobytes()
-    frame = b"APIC" + struct.pack(">I", len(picture)) + b"\0\0" + picture
-    return b"ID3\3\0\0" + bytes(len(frame) >> shift & 0x7F for shift in (21, 14, 7, 0)) + frame
 
 
 def process(workplace: Workplace, path: Path) -> ProcessedFile | None:
@@ -747,41 +720,6 @@ def test_windows_of_known_lengths(length: int, starts: list[int]) -> None:
 
 # ----------------------------------------------------------------------------------------------------- odd, but valid
 
-SECOND = noise(RATE_HZ)
-ODD_BUT_VALID: dict[str, tuple[npt.NDArray[Any], int, str, str | None]] = {
-    "1 Hz.wav": (noise(5), 1, "WAV", "PCM_16"),
-    "384 kHz.wav": (noise(38_400), 384_000, "WAV", "PCM_24"),
-    "one sample.wav": (noise(1), 48_000, "WAV", "PCM_16"),
-    "one sample at 192 kHz.flac": (noise(1), 192_000, "FLAC", "PCM_24"),
-    "16 channels.wav": (noise(4_800, channels=16), 48_000, "WAV", "PCM_16"),
-    "a-law.wav": (SECOND, RATE_HZ, "WAV", "ALAW"),
-    "mu-law.wav": (SECOND, RATE_HZ, "WAV", "ULAW"),
-    "ima adpcm.wav": (SECOND, RATE_HZ, "WAV", "IMA_ADPCM"),
-    "ms adpcm.wav": (SECOND, RATE_HZ, "WAV", "MS_ADPCM"),
-    "gsm.wav": (noise(8_000), 8_000, "WAV", "GSM610"),
-    "float64.wav": (SECOND, RATE_HZ, "WAV", "DOUBLE"),
-    "8 bit.wav": (SECOND, RATE_HZ, "WAV", "PCM_U8"),
-    "extensible.wav": (SECOND, RATE_HZ, "WAVEX", "PCM_24"),
-    "rf64.rf64": (SECOND, RATE_HZ, "RF64", "PCM_16"),
-    "rf64 named.wav": (SECOND, RATE_HZ, "RF64", "PCM_24"),
-    "sony.w64": (SECOND, RATE_HZ, "W64", "PCM_16"),
-    "core audio.caf": (SECOND, RATE_HZ, "CAF", "PCM_16"),
-    "alac.caf": (SECOND, RATE_HZ, "CAF", "ALAC_16"),
-    "sun.au": (SECOND, RATE_HZ, "AU", "PCM_16"),
-    "next.snd": (SECOND, RATE_HZ, "AU", "ULAW"),
-    "creative.voc": (SECOND, RATE_HZ, "VOC", "PCM_16"),
-    "float.aifc": (SECOND, RATE_HZ, "AIFF", "FLOAT"),
-    "mu-law.aifc": (SECOND, RATE_HZ, "AIFF", "ULAW"),
-    "ima.aifc": (SECOND, RATE_HZ, "AIFF", "IMA_ADPCM"),
-    "silence.wav": (np.zeros(RATE_HZ), RATE_HZ, "WAV", "PCM_16"),
-    "dc.wav": (np.full(RATE_HZ, 0.5), RATE_HZ, "WAV", "PCM_16"),
-    "clipped.wav": (np.sign(SECOND), RATE_HZ, "WAV", "PCM_16"),
-    "opposite phase.wav": (np.hstack([SECOND, -SECOND]), RATE_HZ, "WAV", "PCM_16"),
-    "opus.opus": (noise(48_000), 48_000, "OGG", "OPUS"),
-    "opus.ogg": (noise(48_000), 48_000, "OGG", "OPUS"),
-    "mpeg 2.5.mp3": (noise(8_000), 8_000, "MP3", None),
-}
-
 
 def test_odd_but_valid_files_all_become_rows(workplace: Workplace) -> None:
     for name, (samples, rate_hz, container, subtype) in ODD_BUT_VALID.items():
@@ -793,12 +731,7 @@ def test_odd_but_valid_files_all_become_rows(workplace: Workplace) -> None:
     formats = {name: (row["sample_rate_hz"], row["channels"]) for name, row in rows.items()}
     assert formats == {name: (odd[1], odd[0].size // len(odd[0])) for name, odd in ODD_BUT_VALID.items()}
     poor = {name: json.loads(row["features"])["quality_issues"] for name, row in rows.items() if not row["quality_ok"]}
-    assert poor == {
-        "one sample.wav": ["too_short"],
-        "one sample at 192 kHz.flac": ["too_short"],
-        "silence.wav": ["too_quiet"],
-        "opposite phase.wav": ["too_quiet"],
-    }
+    assert poor == POOR
 
 
 def test_what_the_mp3_decoder_prints_goes_into_the_log_and_not_to_the_terminal(workplace: Workplace) -> None:
