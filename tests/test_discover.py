@@ -18,6 +18,7 @@ import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_text, write_tone
 from conftest import Workplace
+from hostile import NAMES, NAMES_OF_LINUX
 from prepare_dataset_sql import Summary, discover, is_inside, main, printable
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs, sockets and links of POSIX")
@@ -276,30 +277,6 @@ def test_a_file_that_vanishes_while_its_folder_is_looked_at_counts_as_failed(
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
-
-NAMES = [
-    "kick and  snare .wav",
-    'it\'s "quoted" `here`.wav',
-    "line\nbreak.wav",
-    "carriage\rreturn\ttab.wav",
-    "-rf.wav",
-    "--help.wav",
-    "100%s %d %(name)s {0}.wav",
-    "x'); DROP TABLE stems; --.wav",
-    "\x1b[2J\x1b]0;title\x07.wav",
-    "back\\slash.wav",
-    "$HOME ~ * ? [a].wav",
-    "🥁🎹.wav",
-    "right‮to left.wav",
-    "caf\u00e9.wav",  # one character
-    "cafe\u0301.wav",  # two: another name, which looks the same
-    "UPPER.WAV",
-    "two.dots..wav",
-    " .wav",
-    "a" * 251 + ".wav",
-    "é" * 125 + "a.wav",
-]
-NAMES_OF_LINUX = [os.fsdecode(b"caf\xe9.wav"), os.fsdecode(b"\xff\xfe\x80.wav"), os.fsdecode(b"\xf0\x9f.wav")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some of these names")
