@@ -869,12 +869,17 @@ def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile 
         reason = _reason_to_ignore(entry, root)
         if reason is None:
             status = entry.stat()
-            return FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+            return FoundFile(entry.path, *size_and_mtime_ns(status))
         summary.ignored[reason] += 1
     except OSError as error:
         log.warning("%s: vanished or unreadable: %s", printable(entry.path), error)
         summary.failed += 1
     return None
+
+
+def size_and_mtime_ns(status: os.stat_result) -> tuple[int, int]:
+    """Return what tells that a file is unchanged. SQLite's integers end in the year 2262, times of files later."""
+    return status.st_size, min(status.st_mtime_ns, 2**63 - 1)
 
 
 def _ignore(summary: Summary, reason: str) -> None:
@@ -1578,7 +1583,7 @@ def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
         status = path.stat()
     except OSError:
         return False
-    unchanged = (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.mtime_ns)
+    unchanged = size_and_mtime_ns(status) == (entry.size_bytes, entry.mtime_ns)
     return unchanged and not path.is_symlink() and sha256_of_path(path) == entry.sha256
 
 
@@ -1688,7 +1693,7 @@ def _log_quarantined(entry: QuarantineEntry) -> None:
 def _check_unchanged(file: IO[bytes], found: FoundFile) -> None:
     """Raise if the file is still being written: its samples and the row's size would not belong together."""
     status = os.fstat(file.fileno())
-    if (status.st_size, status.st_mtime_ns) != (found.size_bytes, found.mtime_ns):
+    if size_and_mtime_ns(status) != (found.size_bytes, found.mtime_ns):
         raise MachineFault("it changed after it was found; run again when it is complete")
 
 
@@ -3425,7 +3430,7 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
         if sha256_of(file) != stem.sha256:
             raise MachineFault("the original has changed since its import")
         standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
-        _check_unchanged(file, FoundFile(stem.original_file, status.st_size, status.st_mtime_ns))
+        _check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
         return cut_windows(audio, config.max_windows)
 
 

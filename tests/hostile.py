@@ -235,6 +235,33 @@ def names() -> list[Hostile]:
     return table
 
 
+def dated(write_it: Make, mtime_s: int) -> Make:
+    """Make a file with that mtime, or the nearest that the file system has."""
+
+    def make(entry: Hostile, path: Path) -> None:
+        write_it(entry, path)
+        os.utime(path, ns=(0, mtime_s * 10**9 + 123_456_789))
+
+    return make
+
+
+DATES_S = {
+    "1901": -(2**31),
+    "1969": -1,
+    "1970": 0,
+    "2038": 2**31,
+    "2106": 2**32,
+    "2262": 9_223_372_037,
+    "2446": 2**34 - 2**31 - 1,
+}
+DATES = [
+    entry
+    for year, mtime_s in DATES_S.items()
+    for entry in (
+        Hostile("odd time", f"times/of {year}.wav", dated(valid, mtime_s), "inserted"),
+        Hostile("odd time", f"times/broken of {year}.wav", dated(text, mtime_s), "quarantined", "LibsndfileError"),
+    )
+]
 LONG_PATHS = [
     Hostile("long path", "long/over 1024.wav", valid, "inserted", path_bytes=1_025),
     Hostile("long path", "long/over 1024 and broken.wav", text, "quarantined", "LibsndfileError", path_bytes=1_025),
@@ -435,7 +462,7 @@ INNOCENT = [
     ]
 ]
 
-HOSTILE = [*names(), *LONG_PATHS, *LINKS, *SPECIAL, *FOLDERS, *MOVING, *AUDIO, *INNOCENT]
+HOSTILE = [*names(), *LONG_PATHS, *DATES, *LINKS, *SPECIAL, *FOLDERS, *MOVING, *AUDIO, *INNOCENT]
 
 
 def make_hostile(root: Path, entries: Sequence[Hostile]) -> dict[Hostile, str]:

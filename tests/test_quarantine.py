@@ -445,6 +445,22 @@ def test_restoring_a_source_that_was_kept_leaves_it_and_forgets_the_copy(
     assert noted(workplace) == []
 
 
+def test_a_time_that_sqlite_cannot_hold_stops_no_run(workplace: Workplace, inline: None) -> None:
+    write_tone(workplace.input / "good.wav")
+    broken(workplace.input / "broken.wav")
+    year_2400_ns = 13_569_465_600_123_456_789
+    for path in workplace.input.iterdir():
+        os.utime(path, ns=(0, year_2400_ns))
+        if path.stat().st_mtime_ns != year_2400_ns:
+            pytest.skip("this file system's times end before the year 2400")
+    before = tree(workplace.input)
+    first = workplace.run()
+    assert (first.inserted, first.quarantined, first.failed) == (1, 1, 0)
+    assert workplace.run().already_done == 1
+    assert restore(workplace) == {"restored": 1}
+    assert tree(workplace.input) == before
+
+
 # -- links ------------------------------------------------------------------------------------------------------------
 
 
