@@ -1578,13 +1578,15 @@ def remove_source(source: Path) -> None:
 
 
 def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
-    """Whether `path` is, unchanged, the very file that was copied to quarantine."""
+    """Whether `path` is, unchanged, the very file or link that was copied to quarantine."""
+    if path.is_symlink() or entry.link_target is not None:
+        return path.is_symlink() and os.readlink(path) == entry.link_target
     try:
         status = path.stat()
     except OSError:
         return False
     unchanged = size_and_mtime_ns(status) == (entry.size_bytes, entry.mtime_ns)
-    return unchanged and not path.is_symlink() and sha256_of_path(path) == entry.sha256
+    return unchanged and sha256_of_path(path) == entry.sha256
 
 
 def put_back(quarantined: Path, original: Path, entry: QuarantineEntry) -> None:
@@ -3726,7 +3728,7 @@ class DatasetPreparer:
         source = Path(entry.original_file)
         with contextlib.suppress(OSError):  # a read-only library, which holds none
             half_copy_of(source).unlink(missing_ok=True)  # killed while --restore-quarantine copied it back
-        if entry.link_target is None and is_same_file(source, entry):  # killed between copy and unlink
+        if is_same_file(source, entry):  # killed between copy and unlink
             remove_source(source)
         self._drop_wav(self.database.enter_quarantined(entry))
 

@@ -313,6 +313,7 @@ FOLDERS = [
     Hostile("folder", "folders/not listed", folder_of("b.wav", tone(82), 0o300), "failed", "Permission denied"),
     Hostile("folder", "folders/not entered", folder_of("c.wav", tone(83), 0o400), "failed", "Permission denied"),
     Hostile("folder", "folders/read only.wav", read_only_file, "quarantined", "LibsndfileError"),
+    Hostile("folder", "read only/link.wav", link_to_outside(b"x"), "quarantined", "LibsndfileError", kept=True),
     Hostile("folder", "read only/kept.wav", in_read_only_folder, "quarantined", "LibsndfileError", kept=True),
 ]
 

@@ -498,6 +498,52 @@ def test_a_link_whose_target_has_gone_since_is_restored_too(workplace: Workplace
     assert os.readlink(workplace.input / "linked.wav") == "../snare.wav"
 
 
+@needs_links
+def test_a_link_that_a_read_only_library_kept_is_forgotten_by_restoring(
+    workplace: Workplace, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(workplace.folder / "snare.wav")
+    link = real(workplace.input) / "linked.wav"
+    link.symlink_to("../snare.wav")
+    with monkeypatch.context() as read_only:
+        audio_files.fail_for(read_only, Path, "unlink", OSError(errno.EROFS, "Read-only file system"), link)
+        assert workplace.run().quarantined == 1
+    assert link.is_symlink()
+    assert restore(workplace) == {"restored": 1}
+    assert os.readlink(link) == "../snare.wav"
+    assert file_names(workplace.quarantine) == []
+    assert noted(workplace) == []
+
+
+@needs_links
+def test_restoring_a_link_goes_on_where_it_was_killed(workplace: Workplace, inline: None) -> None:
+    broken(workplace.folder / "snare.wav")
+    link = workplace.input / "linked.wav"
+    link.symlink_to("../snare.wav")
+    workplace.run()
+    entry = read_entry(workplace.quarantine / "ERROR_LibsndfileError_linked.wav.json")
+    assert entry is not None
+    database = product.Database(workplace.database)
+    database.forget_quarantined(entry)
+    database.close()
+    link.symlink_to("../snare.wav")  # killed here, before the other link goes
+    assert restore(workplace) == {"restored": 1}
+    assert os.readlink(link) == "../snare.wav"
+    assert file_names(workplace.quarantine) == []
+
+
+@needs_links
+def test_another_link_in_the_place_of_a_quarantined_one_stays(workplace: Workplace, inline: None) -> None:
+    broken(workplace.folder / "snare.wav")
+    link = workplace.input / "linked.wav"
+    link.symlink_to("../snare.wav")
+    workplace.run()
+    link.symlink_to("elsewhere.wav")
+    assert restore(workplace) == {"left, since its place is taken": 1}
+    assert os.readlink(link) == "elsewhere.wav"
+    assert len(file_names(workplace.quarantine)) == 2
+
+
 # -- after a crash ----------------------------------------------------------------------------------------------------
 
 
