@@ -140,6 +140,7 @@ NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
 READABLE_SUFFIXES = frozenset(
     ".wav .wave .bwf .rf64 .w64 .aif .aiff .aifc .flac .ogg .oga .opus .mp3 .caf .au .snd .voc".split()
 )
+DANGLING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # Windows' loop: EINVAL
 UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .ape .wv .ac3 .dts .mka .ra .tta .mpc".split())
 
 HUB_REPOSITORY = "lukewys/laion_clap"
@@ -917,10 +918,15 @@ def _reason_to_ignore(entry: os.DirEntry[str], root: str) -> str | None:
 
 
 def _reason_to_ignore_link(link: str, root: str) -> str | None:
-    """A link to a file inside the input has its target there; one to a file outside is a stem of its own."""
+    """A link to a file inside the input has its target there; one to a file outside is a stem of its own.
+
+    Raises OSError where the target may be there and cannot be looked at.
+    """
     try:
         mode = os.stat(link).st_mode
-    except OSError:
+    except OSError as error:
+        if error.errno not in DANGLING_ERRNOS:
+            raise
         return "dangling link"
     if stat.S_ISDIR(mode):
         return "linked folder"

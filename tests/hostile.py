@@ -150,6 +150,11 @@ def chain(_: Hostile, path: Path) -> None:
     path.symlink_to(outside(path) / "step 0")
 
 
+def link_into_closed(_: Hostile, path: Path) -> None:
+    """Make a link to a file in a folder that may not be entered."""
+    path.symlink_to("../folders/closed/a.wav")
+
+
 def bind_socket(_: Hostile, path: Path) -> None:
     folder = open_folder(path.parent)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -284,10 +289,12 @@ LINKS = [
     Hostile("link", "links/broken.wav", link_to_outside(b"no audio"), "quarantined", "LibsndfileError"),
     Hostile("link", "links/no\nway\udcff.wav", link_to_outside(b"no"), "quarantined", "LibsndfileError"),
     Hostile("link", "links/to nowhere.wav", link("nowhere"), "ignored", DANGLING),
+    Hostile("link", "links/to no name.wav", link("n" * 300), "ignored", DANGLING),
     Hostile("link", "links/to itself.wav", link("to itself.wav"), "ignored", DANGLING),
     Hostile("link", "links/loop a.wav", link("loop b.wav"), "ignored", DANGLING),
     Hostile("link", "links/loop b.wav", link("loop a.wav"), "ignored", DANGLING),
     Hostile("link", "links/through a file.wav", link("inside.wav/x.wav"), "ignored", DANGLING),
+    Hostile("link", "links/to what is closed.wav", link_into_closed, "failed", "Permission denied"),
     Hostile("link", "links/of 50 steps.wav", chain, "ignored", DANGLING),
     Hostile("link", "links/to its folder.wav", link("."), "ignored", "linked folder"),
     Hostile("link", "links/to the root.wav", link("/"), "ignored", "linked folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -150,6 +151,20 @@ def test_a_link_to_a_file_outside_is_found_under_the_link_s_path_with_its_target
     (found,) = discover(os.path.realpath(root), frozenset(), Summary("run"))
     assert found.path == os.path.join(os.path.realpath(root), "linked.wav")
     assert (found.size_bytes, found.mtime_ns) == (8, 1_600_000_000_000_000_000)
+
+
+@needs_posix
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_link_whose_target_cannot_be_looked_at_counts_as_failed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stem may well be there, on a share that has gone: ignored, nobody would miss it."""
+    link = Path(os.path.realpath(tmp_path)) / "linked.wav"
+    link.symlink_to("/no such share/kick.wav")
+    audio_files.fail_for(monkeypatch, os, "stat", OSError(number, os.strerror(number)), link)
+    found, summary = walk(tmp_path)
+    assert (found, summary.failed, summary.ignored) == ([], 1, {})
+    assert os.strerror(number) in caplog.text
 
 
 @needs_posix
