@@ -55,6 +55,7 @@ import signal
 import sqlite3
 import stat
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -348,6 +349,31 @@ def is_machine_fault(error: Exception) -> bool:
 def is_memory_error(error: Exception) -> bool:
     """Whether there was no memory for what `error` ended, in Python or in libsndfile (17 is its SFE_MALLOC_FAILED)."""
     return isinstance(error, MemoryError) or (isinstance(error, soundfile.LibsndfileError) and error.code == 17)
+
+
+ANOTHER_PLACE = "or give another folder (--stems, --quarantine, --database, --log-file)"
+REMEDIES = {
+    errno.ENOSPC: f"free some space on that disk, {ANOTHER_PLACE}",
+    errno.EDQUOT: f"your quota there is used up: free some space, {ANOTHER_PLACE}",
+    errno.EFBIG: f"that file system or `ulimit -f` allows no larger file: raise the limit, {ANOTHER_PLACE}",
+    errno.EMFILE: "raise the limit of open files, as by `ulimit -n 1024`, or give fewer --workers",
+    errno.ENFILE: "close other programs, or raise the machine's limit of open files (fs.file-max)",
+    errno.EACCES: "give yourself the right to it, as by chmod or chown",
+    errno.EPERM: "give yourself the right to it, as by chmod or chown",
+    errno.EROFS: f"make that file system writable, {ANOTHER_PLACE}",
+    errno.EIO: "check the drive and its cable",
+    errno.ENOMEM: "free some memory, or give fewer --workers",
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
+        "it was moved or deleted, or its drive is gone: plug that in or put it back",
+    ),
+}
+
+
+def with_remedy(error: BaseException) -> str:
+    """Return what `error` says and what to do about it, before the path: faults are counted by the text up to there."""
+    remedy = REMEDIES.get(errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0)
+    return re.sub(r"(?=: ['\"])|$", f" ({remedy})", str(error), count=1) if remedy else str(error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1682,7 +1708,7 @@ def scratch_folder(outputs: Job | Config) -> Path:
 
 def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
     """Log an error that is not the file's, and return it in a form that survives pickling."""
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {with_remedy(error)}"
     log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
     log.debug("%s: traceback", printable(found.path), exc_info=error)
     return MachineFault(text)
@@ -3119,6 +3145,16 @@ def known_files(connection: sqlite3.Connection) -> set[KnownFile]:
     return {*imported, *broken}
 
 
+DATABASE_REMEDIES = {
+    sqlite3.SQLITE_FULL: "free some space on its disk",
+    sqlite3.SQLITE_BUSY: "another program holds it; close that program",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "check that its folder is there and writable, and the limit of open files (`ulimit -n`)",
+    sqlite3.SQLITE_IOERR: "its disk is full, failing or gone: free some space on it, or check it",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: put a copy of it in its place, or move it away",
+}
+
+
 class Database:
     """The SQLite file of a run. What writes is one transaction; errors become `RunStopped`."""
 
@@ -3179,7 +3215,7 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            remedy = "check that the disk has room, the folder is writable and no other program holds the database"
+            remedy = DATABASE_REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend that")
             raise RunStopped(
                 f"{printable(self.path)}: {error}; what was committed stays: {remedy}, then run again"
             ) from error
@@ -3453,8 +3489,11 @@ def make_folders(config: Config) -> None:
     for folder in filter(None, folders):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):  # else every file would fail, one by one
+                pass
         except OSError as error:
-            raise RunStopped(f"{printable(folder)}: this output folder cannot be made: {error}") from None
+            text = f"{printable(folder)}: this output folder cannot be made or written to: {with_remedy(error)}"
+            raise RunStopped(f"{text}; no file was touched") from None
 
 
 @contextlib.contextmanager
@@ -3477,7 +3516,7 @@ def hold_outputs(config: Config) -> Iterator[None]:
                 holder = lock_file.read_text(encoding="ascii") if os.name == "posix" else "unknown"
                 raise AlreadyRunning(f"{printable(output)} is in the hands of another run (process {holder})") from None
             except OSError as error:
-                raise RunStopped(f"{printable(output)}: not writable: {error}") from None
+                raise RunStopped(f"{printable(output)}: not writable: {with_remedy(error)}") from None
         yield
 
 
@@ -3489,7 +3528,8 @@ class FileLog(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         if not self.gave_up:
             self.gave_up = True
-            log.warning("%s cannot be written: %s", self.baseFilename, sys.exception(), extra={"console_only": True})
+            why = with_remedy(sys.exc_info()[1] or ValueError())
+            log.warning("%s cannot be written: %s", printable(self.baseFilename), why, extra={"console_only": True})
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not hasattr(record, "console_only") and bool(super().filter(record))
@@ -3519,7 +3559,7 @@ def log_to_file(path: Path) -> Iterator[None]:
     try:
         handler = FileLog(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise RunStopped(f"{printable(path)}: the log cannot be written: {error}") from None
+        raise RunStopped(f"{printable(path)}: the log cannot be written: {with_remedy(error)}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(processName)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(True)
@@ -3671,6 +3711,7 @@ class DatasetPreparer:
         if not folder.is_dir():
             raise UsageError(f"--input {printable(folder)}: {'not a folder' if folder.exists() else 'no such folder'}")
         root = os.path.realpath(folder)
+        self.root_device = os.stat(root).st_dev
         for own_folder in self._own_folders:
             if is_inside(root, own_folder):
                 raise UsageError(f"--input {printable(folder)}: lies in the output folder {printable(own_folder)}")
@@ -3938,6 +3979,7 @@ class DatasetPreparer:
             log.handle(record)
         if report.fault is not None:
             self._settle(report.found, "failed")
+            self._check_input_is_there()
             self._count_fault(str(report.fault))
             return None
         self.faults_in_a_row.clear()
@@ -3945,6 +3987,25 @@ class DatasetPreparer:
         if report.quarantine_json is not None:
             self._enter_quarantined(report.found, report.quarantine_json)
         return report.processed
+
+    def _check_input_is_there(self) -> None:
+        """Stop when the input folder is gone: each of its files would fail, one by one.
+
+        A drive that was pulled out may leave an empty folder, on another device, where it was mounted. (An inode's
+        number would tell nothing: FAT makes them up as it goes.)
+        """
+        if not answers(self.root):
+            why = f"its drive does not answer within {STAT_S:g} seconds"
+        elif not os.path.isdir(self.root):
+            why = "there is no such folder any more"
+        elif os.stat(self.root).st_dev != self.root_device:
+            why = "its drive is gone"
+        else:
+            return
+        raise RunStopped(
+            f"the input folder {printable(self.root)} is gone: {why}. Nothing was moved for it, and what was committed "
+            "stays: plug the drive in, or put the folder back, and run again"
+        )
 
     def _count_fault(self, fault: str) -> None:
         """Stop when the machine does the same again and again: a full disk would fail a whole library one by one."""
@@ -4218,7 +4279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.error("%s", error)
             return error.exit_code
         except OSError as error:  # the machine's, as for a file
-            log.error("stopped: %s; what was committed stays, run again", printable(error))
+            log.error("stopped: %s; what was committed stays, run again", printable(with_remedy(error)))
             log.debug("traceback", exc_info=True)
             return RunStopped.exit_code
         except Exception:
@@ -4255,7 +4316,7 @@ def _write_report(path: Path, account: Summary | ReEmbedding, exit_code: int) ->
     try:
         path.write_text(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:  # the run itself went as it went
-        log.error("--report %s: cannot be written: %s", printable(path), error)
+        log.error("--report %s: cannot be written: %s", printable(path), printable(with_remedy(error)))
         return False
     return True
 

@@ -11,10 +11,8 @@ import pickle
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -419,46 +417,6 @@ def test_an_oserror_fails_a_file_and_leaves_it_where_it_is(workplace: Workplace,
     assert snapshot(workplace.input) == before
     assert workplace.quarantined() == []
     assert "a.wav: failed, left where it is" in result.stderr
-
-
-def test_a_full_disk_while_a_wav_is_written_fails_files_and_the_next_run_completes(drums: Workplace) -> None:
-    result = drums.execute(faults={"write_errno": int(errno.ENOSPC)})
-    assert result.returncode == 1
-    assert "No space left on device" in result.stderr
-    assert (drums.rows(), drums.quarantined()) == ([], [])
-    assert drums.execute().returncode == 0
-    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 600 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("output", ["--stems", "--database"])
-def test_a_disk_that_is_really_full_harms_no_file(drums: Workplace, small_disk: Path, output: str) -> None:
-    before = snapshot(drums.input)
-    target = small_disk / ("stems.db" if output == "--database" else "stems")
-    if output == "--database":
-        (small_disk / "ballast").write_bytes(bytes(500_000))  # the tables fit, 25 rows do not
-    result = drums.execute(output, str(target))
-    assert result.returncode in (1, 4), result.stderr
-    assert "full" in result.stderr or "No space left" in result.stderr
-    assert snapshot(drums.input) == before
-    assert drums.quarantined() == []
-    (small_disk / "ballast").unlink(missing_ok=True)
-    subprocess.run(["mount", "-o", "remount,size=99m", str(small_disk)], check=True)
-    assert drums.execute(output, str(target)).returncode == 0
-    database = target if output == "--database" else drums.database
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT count(*) FROM stems").fetchone()[0] == len(before)
 
 
 def test_the_same_fault_on_many_files_in_a_row_stops_the_run(drums: Workplace) -> None:
