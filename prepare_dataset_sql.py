@@ -871,7 +871,7 @@ def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterat
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            log.warning("%s: this folder cannot be listed: %s", printable(folder), error)
+            log.warning("%s: this folder cannot be listed: %s", printable(folder), printable(with_remedy(error)))
             summary.found += 1
             summary.failed += 1
             continue
@@ -899,7 +899,7 @@ def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile 
             return FoundFile(entry.path, *size_and_mtime_ns(status))
         summary.ignored[reason] += 1
     except OSError as error:
-        log.warning("%s: vanished or unreadable: %s", printable(entry.path), error)
+        log.warning("%s: vanished or unreadable: %s", printable(entry.path), printable(with_remedy(error)))
         summary.failed += 1
     return None
 
@@ -1606,7 +1606,9 @@ def remove_source(source: Path) -> None:
     try:
         source.unlink()
     except OSError as error:
-        log.warning("%s: copied to quarantine, but cannot be removed here: %s", printable(source), error)
+        log.warning(
+            "%s: copied to quarantine, but cannot be removed here: %s", printable(source), printable(with_remedy(error))
+        )
 
 
 def is_same_file(path: Path, entry: QuarantineEntry) -> bool:

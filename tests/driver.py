@@ -13,6 +13,7 @@ JSON object, and are no part of the product:
     {"deaf": ["kick.wav"]}             the program's own question for that file's status is never answered
     {"hungry": {"kick.wav": 2000}}     the worker asks for so many MB at that file
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
+    {"few_files": ["kick.wav"]}        the worker may open no more files from that one's decoding on (RLIMIT_NOFILE)
     {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
     {"write_errno": 28}                every WAV fails with that errno when it is synced
     {"commit": "database or disk is full"}  the first commit of a batch raises sqlite3.OperationalError with that text
@@ -87,9 +88,17 @@ def install_file_faults() -> None:
             file = FailingFile(file, FAULTS["eio"][name])
         if FAULTS.get("bad_decoder"):
             raise soundfile.LibsndfileError(1)
+        if name in FAULTS.get("few_files", []):
+            forbid_more_files()
         return standardise(file, *rest, **options)
 
     product.standardise = faulty_standardise
+
+
+def forbid_more_files() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def install_half_a_result() -> None:

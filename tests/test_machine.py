@@ -7,6 +7,7 @@ the account closes, no healthy file has moved, the message tells the way out, an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -404,3 +405,96 @@ def test_a_lock_that_comes_in_mid_run_is_waited_for_too(half_done: Workplace, ru
 def test_a_program_that_reads_all_the_time_does_not_hold_up_the_run(half_done: Workplace, run: Run) -> None:
     with held_by_another_program(half_done.database, "BEGIN", seconds=60):
         assert_all_is_done(half_done, run("--batch-windows", "1"))
+
+
+# -- limits and permissions of the process ----------------------------------------------------------------------------
+
+
+def run_with(place: Workplace, *flags: str, limit: Callable[[], None], faults: dict[str, Any] | None = None) -> Ended:
+    """Run the program as a process of its own that calls `limit` before it begins; it ends by itself."""
+    report = place.folder / "report.json"
+    with place.start("--report", str(report), *flags, preexec_fn=limit, faults=faults) as process:
+        _, stderr = process.communicate(timeout=90)
+    return Ended(process.returncode, stderr, account_of(report) if report.exists() else {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what a run needs on Linux")
+@pytest.mark.parametrize(("files", "workers"), [(8, 2), (12, 2), (24, 2), (32, 8), (48, 2)])
+def test_too_few_open_files_end_the_run_with_the_limits_name_and_the_next_one_completes(
+    files: int, workers: int, stems: Workplace, run: Run
+) -> None:
+    """At the log, at the database, at the workers' start, with some workers at work, or not at all."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+    before = good_files(stems)
+    ended = run_with(stems, "--workers", str(workers), limit=limit)
+    assert ended.code == (0 if files == 48 else 4)
+    assert files == 48 or "`ulimit -n" in ended.said
+    assert good_files(stems) == before
+    mended = run()
+    assert mended.code == 0
+    assert stems.originals() == [f"good{number}.wav" for number in range(GOOD)]
+    assert len(stems.rows("SELECT * FROM quarantined")) == len(stems.quarantined()) == BROKEN
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of open files that a process sets itself")
+def test_a_worker_that_may_open_no_more_files_fails_files_and_the_next_run_completes(
+    stems: Workplace, run: Run
+) -> None:
+    before = tree(stems.input)
+    ended = run_with(stems, "--workers", "1", limit=lambda: None, faults={"few_files": ["broken0.wav"]})
+    assert (ended.code, ended.counts("inserted", "quarantined", "failed")) == (1, (0, 0, GOOD + BROKEN))
+    said = "Too many open files (raise the limit of open files, as by `ulimit -n 1024`, or give fewer --workers): '"
+    assert ended.said.count(said) == GOOD + BROKEN
+    assert tree(stems.input) == before
+    assert_all_is_done(stems, run())
+
+
+def obey_modes() -> None:
+    """Take from root what lets it pass by the modes of files; any other user obeys them anyway."""
+    if os.geteuid() == 0:
+        drop_from_bounding_set = 24
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+needs_modes = pytest.mark.skipif(sys.platform != "linux", reason="root obeys no modes, and Windows has none")
+
+
+@needs_modes
+def test_what_may_not_be_read_fails_and_is_done_once_it_may(stems: Workplace, run: Run) -> None:
+    write_many(stems.input / "closed", 3)
+    write_text(stems.input / "read_only" / "broken.wav")
+    modes = {"good0.wav": 0o000, "closed": 0o000, "read_only": 0o555}
+    for name, mode in modes.items():
+        (stems.input / name).chmod(mode)
+    ended = run_with(stems, limit=obey_modes)
+    for name in modes:
+        (stems.input / name).chmod(0o755)
+    assert (ended.code, ended.counts("inserted", "quarantined", "failed")) == (1, (GOOD - 1, BROKEN + 1, 2))
+    remedy = "[Errno 13] Permission denied (give yourself the right to it, as by chmod or chown): "
+    assert f"good0.wav: failed, left where it is: PermissionError: {remedy}" in ended.said
+    assert f"closed: this folder cannot be listed: {remedy}" in ended.said
+    assert f"broken.wav: copied to quarantine, but cannot be removed here: {remedy}" in ended.said
+    assert run().counts("inserted", "quarantined", "failed") == (4, 0, 0)
+
+
+@needs_modes
+@pytest.mark.parametrize("output", ["quarantine"])
+def test_an_output_that_may_not_be_written_to_is_said_before_anything_is_touched(
+    output: str, stems: Workplace, run: Run
+) -> None:
+    """Its lock file is there from an earlier run, and can be taken."""
+    assert run("--limit", "2").code == 0
+    before = tree(stems.input)
+    folder = getattr(stems, output)
+    folder.chmod(0o555)
+    ended = run_with(stems, limit=obey_modes)
+    folder.chmod(0o755)
+    assert ended.code == 4
+    assert f"{folder}: this output folder cannot be made or written to: [Errno 13] Permission denied (g" in ended.said
+    assert tree(stems.input) == before
+    assert_all_is_done(stems, run())
