@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
 import shutil
+import sqlite3
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +20,19 @@ from conftest import Workplace
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
 
-def run_on_a_terminal(place: Workplace, faults: dict[str, object]) -> list[tuple[float, str]]:
-    """Run the program with stderr on a terminal of 120 columns; return what it draws, with the time in seconds."""
+def open_terminal() -> tuple[int, int]:
+    """Return both ends of a terminal of 120 columns: the one that reads what is drawn, and the program's."""
     import fcntl
     import termios
 
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    return master, slave
+
+
+def run_on_a_terminal(place: Workplace, faults: dict[str, object]) -> list[tuple[float, str]]:
+    """Run the program with stderr on a terminal; return what it draws, with the time in seconds."""
+    master, slave = open_terminal()
     started = time.monotonic()
     drawn: list[tuple[float, str]] = []
     with place.start(faults=faults, stderr=slave):
@@ -104,3 +113,64 @@ def test_a_closed_terminal_costs_the_lines_and_not_the_run(few: Workplace) -> No
     os.close(reader)
     assert process.wait(60) == 0
     assert len(few.rows()) == 8
+
+
+SLOWLY = {"slow_s": 0.7}  # with --batch-windows 2: four batches, so that there are commits before and after
+
+
+def wait_for_a_row(place: Workplace) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(sqlite3.OperationalError):  # the schema is not there yet
+            if place.database.exists() and place.rows("SELECT id FROM stems"):
+                return
+        time.sleep(0.05)
+    raise AssertionError("no row within a minute")
+
+
+def assert_all_is_done(place: Workplace) -> None:
+    assert len(place.rows()) == 8
+    assert place.quarantined() == ["ERROR_LibsndfileError_empty.wav"]
+    assert "found 9: 0 already done, 8 inserted, 1 quarantined" in place.log_file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_what_shows_the_bar_may_die_in_mid_run(kind: str, few: Workplace) -> None:
+    reader, writer = open_terminal() if kind == "terminal" else os.pipe()
+    with few.start("--batch-windows", "2", faults=SLOWLY, stderr=writer) as process:
+        os.close(writer)
+        wait_for_a_row(few)
+        shown = os.read(reader, 65536).decode()
+        os.close(reader)
+        assert process.wait(60) == 0
+    assert ("decoded" in shown) == (kind == "terminal")  # the bar was there
+    assert_all_is_done(few)
+
+
+def test_a_terminal_that_is_closed_ends_its_run_in_order(few: Workplace) -> None:
+    """The run's own terminal: the kernel sends SIGHUP, and every write fails from then on."""
+    import fcntl
+    import termios
+
+    master, slave = open_terminal()
+    own_terminal: Any = {
+        "stderr": slave,
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+    }
+    with few.start("--batch-windows", "2", faults=SLOWLY, **own_terminal) as process:
+        os.close(slave)
+        wait_for_a_row(few)
+        os.close(master)
+        assert process.wait(60) == 130
+    assert 1 <= len(few.rows()) <= 8
+    assert "found 9:" in few.log_file.read_text(encoding="utf-8")
+    few.run()
+    assert len(few.rows()) == 8
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_behind_stderr_costs_the_lines_and_not_the_run(few: Workplace) -> None:
+    with open("/dev/full", "w") as full, few.start(stderr=full) as process:
+        assert process.wait(60) == 0
+    assert_all_is_done(few)
