@@ -362,11 +362,13 @@ def test_a_dry_run_takes_a_database_without_tables_for_a_new_one(workplace: Work
     assert len(workplace.rows()) == 1
 
 
-def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(workplace: Workplace) -> None:
+def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(workplace, good=3)
     other = Workplace(workplace.folder / "other")
-    other.input.mkdir(parents=True)
-    write_tone(other.input / "kick.wav")
+    fill(other, good=1)
+    before = everything(other.input)
     lock = workplace.database.with_name("stems.db.lock")
     with workplace.start() as first:
         wait_for(lock, first)
@@ -379,9 +381,9 @@ def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(workpla
             with pytest.raises(AlreadyRunning, match=f"process {first.pid}"):  # a refusal does not overwrite it
                 workplace.run()
             for output, folder in (("stems", workplace.wavs), ("quarantine", workplace.quarantine)):
-                with pytest.raises(AlreadyRunning, match=f"process {first.pid}") as caught:
-                    other.run(**{output: folder})
-                assert str(folder) in str(caught.value)
+                assert main([*other.flags(), f"--{output}", str(folder)]) == 5
+                assert f"{folder} is in the hands of another run (process {first.pid})" in capsys.readouterr().err
+            assert everything(other.input) == before
             with pytest.raises(AlreadyRunning):
                 DatasetPreparer(workplace.config(), show_progress=False).restore_quarantine()
             assert main([*workplace.flags(), "--dry-run"]) == 0  # looking is allowed
@@ -390,7 +392,7 @@ def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(workpla
         _, stderr = first.communicate(timeout=60)
     assert first.returncode == 0, stderr
     assert workplace.originals() == ["good0.wav", "good1.wav", "good2.wav"]
-    assert other.run().inserted == 1
+    assert other.run(stems=workplace.wavs, quarantine=workplace.quarantine).inserted == 1
 
 
 def test_the_lock_of_a_dead_process_holds_nobody(workplace: Workplace) -> None:
@@ -400,6 +402,9 @@ def test_the_lock_of_a_dead_process_holds_nobody(workplace: Workplace) -> None:
         wait_for(workplace.quarantine / product.LOCK_NAME, first)
         first.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
         first.communicate(timeout=60)
+    locks = [output / product.LOCK_NAME for output in (workplace.wavs, workplace.quarantine)]
+    locks.append(workplace.database.with_name("stems.db.lock"))
+    assert [lock.read_text(encoding="ascii") for lock in locks] == [str(first.pid)] * 3  # they are there still
     summary = workplace.run()
     assert summary.inserted == 3
     assert workplace.originals() == ["good0.wav", "good1.wav", "good2.wav"]
