@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import signal
@@ -340,18 +339,17 @@ def moving(name: str, when: str, into: str, content: bytes, *told: str) -> Hosti
     `told`: the outcome, what the log says, and the outcome and the reason of the next run.
     """
     outcome, detail, later, later_detail = (*told, "")[:4]
-    entry = Hostile(
+    deadly = name.startswith("deadly")
+    return Hostile(
         kind="moving file",
-        name=f"moving/{name}.wav",
+        name=f"{'deadly' if deadly else 'moving'}/{name}.wav",  # what is in flight beside a deadly one is read twice
         make=beside(content, tone(1_000 + len(name))),
         outcome=cast(Outcome, outcome),
         detail=detail,
         later=cast(Outcome, later),
         later_detail=later_detail,
-        faults=(("swap", (when, into)),),
+        faults=(("swap", (when, into)), *([("die", int(signal.SIGSEGV))] if deadly else [])),
     )
-    deadly = (*entry.faults, ("die", int(signal.SIGSEGV)))
-    return dataclasses.replace(entry, faults=deadly) if name.startswith("deadly") else entry
 
 
 MOVING = [
