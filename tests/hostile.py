@@ -500,22 +500,21 @@ def snapshot(folder: Path) -> dict[str, tuple[Any, ...]]:
     for above, folders, files, descriptor in os.fwalk(folder):
         for name in (*folders, *files):
             path = os.path.relpath(os.path.join(above, name), folder)
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                found[path] = ("link", os.readlink(name, dir_fd=descriptor))
-            elif stat.S_ISREG(status.st_mode):
-                found[path] = (digest_at(name, descriptor), oct(status.st_mode), status.st_mtime_ns)
-            else:
-                found[path] = ("other", oct(status.st_mode))
+            try:
+                found[path] = state_of(name, descriptor)
+            except PermissionError:
+                found[path] = ("closed",)
     return found
 
 
-def digest_at(name: str, folder: int) -> str | None:
-    try:
-        with open(name, "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except PermissionError:
-        return None
+def state_of(name: str, folder: int) -> tuple[Any, ...]:
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode):
+        return ("link", os.readlink(name, dir_fd=folder))
+    if not stat.S_ISREG(status.st_mode):
+        return ("other", oct(status.st_mode))
+    with open(name, "rb", opener=lambda name, flags: os.open(name, flags, dir_fd=folder)) as file:
+        return (hashlib.file_digest(file, "sha256").hexdigest(), oct(status.st_mode), status.st_mtime_ns)
 
 
 def counts() -> Counter[tuple[str, str]]:
