@@ -54,6 +54,7 @@ import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -1818,16 +1819,16 @@ def time_limit_s(found: FoundFile, job: Job) -> float:
 
 def answers(path: str) -> bool:
     """Whether the file system answers a `stat` of `path` within `STAT_S`, be it with an error: a dead network share
-    does not, and whoever asks it waits in the kernel, where no signal ends it. Hence the thread, left behind then."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(OSError):
-            os.stat(path)
-        answered.set()
-
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(STAT_S)
+    does not, and whoever asks it waits in the kernel, where not even SIGKILL need end it. Hence a process, left behind
+    then: a thread would keep this one from ending."""
+    command = [sys.executable, "-SIc", "import os, sys; os.path.exists(sys.argv[1])", path]
+    asked = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        asked.wait(STAT_S)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        return False
+    return True
 
 
 def self_test(job: Job) -> str | None:
@@ -3999,7 +4000,7 @@ class DatasetPreparer:
         number would tell nothing: FAT makes them up as it goes.)
         """
         if not answers(self.root):
-            why = f"its drive does not answer within {STAT_S:g} seconds"
+            why = f"its drive does not answer within {STAT_S:g} s"
         elif not os.path.isdir(self.root):
             why = "there is no such folder any more"
         elif os.stat(self.root).st_dev != self.root_device:

@@ -24,6 +24,7 @@ JSON object, and are no part of the product:
     {"constants": {"BACKSTOP_S": 1}}   those of the module's constants have another value
     {"slow_s": 5}                      each CLAP call takes so long
     {"slow_file_s": 0.2}               each file takes so much longer
+    {"facts": {"STAT_S": 1}}           those facts of the module are others
     {"bad_decoder": true}              libsndfile refuses everything
     {"bad_vector": 12345}              windows of so many samples get NaN from CLAP
     {"swap": {"kick.wav": ["open", "fifo"]}}  just before the program opens, decodes or quarantines that file, it is
@@ -259,6 +260,8 @@ def main() -> int:
     return product.main()
 
 
+for fact, value in FAULTS.get("facts", {}).items():
+    setattr(product, fact, value)
 if "spawn" in FAULTS:
     spawn = multiprocessing.get_context("spawn")
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
