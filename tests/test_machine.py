@@ -25,6 +25,7 @@ import prepare_dataset_sql as product
 from audio_files import tree, write_text, write_tone
 from conftest import REPOSITORY, Workplace
 from fake_clap import FakeClap, is_reference
+from test_run import wait_for_no_process_of
 
 
 @dataclass(frozen=True)
@@ -535,3 +536,25 @@ def test_a_process_that_has_asked_a_hanging_drive_can_end(stems: Workplace) -> N
         with subprocess.Popen(["cat", str(mount_point / "good3.wav")], stdout=subprocess.DEVNULL):
             assert answers() == ["False", "False", "True"]
             drive.kill()
+
+
+def test_a_drive_that_hangs_fails_the_file_ends_the_run_and_leaves_no_process(stems: Workplace, run: Run) -> None:
+    (stems.folder / "config.yaml").write_text("file_timeout_s: 1\n")
+    sooner = {"facts": {"STAT_S": 1, "BACKSTOP_S": 1, "KILL_S": 1}}
+    mount_point, said = stems.folder / "drive", stems.folder / "stderr.txt"
+    before = tree(stems.input)
+    with hanging_drive(stems.input, mount_point, hangs_at="good3.wav") as drive, open(said, "w") as stderr:
+        # No pipe: the process that forks the workers has stderr too, and ends when the last of them can.
+        process = stems.start("--input", str(mount_point), faults=sooner, stderr=stderr)
+        try:
+            assert process.wait(60) == 4
+        finally:
+            process.kill()
+        assert drive.poll() is None
+    assert f"the input folder {mount_point} is gone: its drive does not answer within 1 s" in said.read_text()
+    assert "wav: failed, left where it is: MachineFault: its drive hangs" in said.read_text()
+    assert tree(stems.input) == before
+    assert wait_for_no_process_of(stems, 10) == []
+    with mounted(mount_point, ["--bind", str(stems.input)]):  # plugged in again
+        assert run("--input", str(mount_point)).counts("failed", "left") == (0, 0)
+    assert (len(stems.rows()), len(stems.quarantined())) == (GOOD, BROKEN)
