@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,3 +231,43 @@ def workplace(tmp_path: Path) -> Workplace:
 def full_workplace(stems: Path) -> Workplace:
     """The 74 fixtures as input."""
     return Workplace(stems.parent)
+
+
+def processes_of(place: Workplace) -> list[str]:
+    """Return the command lines of living processes that were started for this workplace."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().decode("utf-8", "replace")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if f"TEST_WORKPLACE={place.folder}\0" in environment + "\0" and state != "Z":
+            found.append((folder / "cmdline").read_text())
+    return found
+
+
+def wait_for_no_process_of(place: Workplace, seconds: float) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and processes_of(place):
+        time.sleep(0.1)
+    return processes_of(place)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in Linux's /proc")
+
+
+@pytest.fixture
+def drums(workplace: Workplace, library: Path) -> Workplace:
+    """The one-shots of the fixtures' Drums folder: 25 files, all valid."""
+    shutil.copytree(library / "stems" / "Drums", workplace.input, dirs_exist_ok=True)
+    return workplace
+
+
+def wait_for_log(place: Workplace, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if place.log_file.exists() and text in place.log_file.read_text(encoding="utf-8"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{text!r} is not in the log within a minute")

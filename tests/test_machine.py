@@ -23,9 +23,8 @@ import pytest
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import tree, write_text, write_tone
-from conftest import REPOSITORY, Workplace
+from conftest import REPOSITORY, Workplace, wait_for_no_process_of
 from fake_clap import FakeClap, is_reference
-from test_run import wait_for_no_process_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import signal
 import sqlite3
 import sys
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pytest
 import soundfile
 
 import prepare_dataset_sql as product
-from conftest import Workplace
+from conftest import Workplace, needs_proc, wait_for_log, wait_for_no_process_of
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
 
 VALID, BROKEN = 71, 3
@@ -222,13 +221,6 @@ def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workp
 # -- what the model may do -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def drums(workplace: Workplace, library: Path) -> Workplace:
-    """The one-shots of the fixtures' Drums folder: 25 files, all valid."""
-    shutil.copytree(library / "stems" / "Drums", workplace.input, dirs_exist_ok=True)
-    return workplace
-
-
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -313,85 +305,6 @@ def test_out_of_memory_in_the_model_names_the_remedy(drums: Workplace) -> None:
 
 
 # -- whose fault it is (design.md, table of faults) --------------------------------------------------------------------
-
-
-def some_name(place: Workplace) -> str:
-    return sorted(path.name for path in place.input.rglob("*.wav"))[3]
-
-
-def test_a_worker_that_dies_costs_only_the_guilty_file(drums: Workplace) -> None:
-    guilty = some_name(drums)
-    result = drums.execute("--report", "report.json", faults={"die": {guilty: int(signal.SIGSEGV)}})
-    assert result.returncode == 0, result.stderr
-    report = json.loads((drums.folder / "report.json").read_text())
-    assert (report["quarantined"], report["failed"]) == (1, 0)
-    assert report["inserted"] == report["found"] - 1
-    assert drums.quarantined() == [f"ERROR_WorkerDied_{guilty}"]
-    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
-    assert "SIGSEGV" in entry["error"]["message"]
-    assert "Segmentation fault" in drums.log_file.read_text()  # faulthandler's traceback
-
-
-def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -> None:
-    guilty = some_name(drums)
-    assert drums.execute(faults={"exit": {guilty: 3}}).returncode == 0
-    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
-    assert "exit code 3" in entry["error"]["message"]
-
-
-def test_a_worker_that_dies_after_it_has_quarantined_a_file_loses_no_verdict(drums: Workplace) -> None:
-    (drums.input / "broken.wav").write_text("no audio")
-    result = drums.execute("--report", "report.json", faults={"die_after": ["broken.wav"]})
-    assert result.returncode == 0, result.stderr
-    report = json.loads((drums.folder / "report.json").read_text())
-    assert (report["quarantined"], report["failed"], report["inserted"]) == (1, 0, report["found"] - 1)
-    assert drums.quarantined() == ["ERROR_LibsndfileError_broken.wav"]
-    assert len(drums.rows("SELECT * FROM quarantined")) == 1
-
-
-def test_a_file_whose_worker_is_killed_by_sigkill_is_not_blamed(drums: Workplace) -> None:
-    victim = some_name(drums)
-    result = drums.execute(faults={"die": {victim: int(signal.SIGKILL)}})
-    assert result.returncode == 1
-    assert "out of memory" in result.stderr
-    assert drums.quarantined() == []
-    files = len(list(drums.input.rglob("*.*")))
-    assert len(drums.rows()) == files - 1
-    assert drums.execute().returncode == 0
-    assert len(drums.rows()) == files
-
-
-def test_a_file_that_hangs_is_quarantined_and_no_process_is_left(drums: Workplace) -> None:
-    guilty = some_name(drums)
-    (drums.folder / "config.yaml").write_text("file_timeout_s: 2\n")
-    result = drums.execute(faults={"hang": [guilty]})
-    assert result.returncode == 0, result.stderr
-    assert drums.quarantined() == [f"ERROR_Timeout_{guilty}"]
-    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
-    assert processes_of(drums) == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, and the pipe that a worker's result goes through")
-def test_a_worker_killed_while_it_sends_its_result_blocks_nobody(drums: Workplace, library: Path) -> None:
-    shutil.copytree(library / "stems" / "Full Pieces", drums.input / "pieces")  # 3 MB of windows: over a pipe's 64 kB
-    long_file = next((drums.input / "pieces").iterdir()).name
-    files = len(list(drums.input.rglob("*.*")))
-    result = drums.execute(faults={"die_sending": [long_file]})
-    assert result.returncode == 1, result.stderr  # SIGKILL: nobody's fault but the machine's
-    assert len(drums.rows()) == files - 1
-    assert drums.quarantined() == []
-
-
-def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
-    future: Future[product.TaskReport] = Future()
-    future.set_exception(MemoryError("while pickling"))
-    report = product._report_of(future, product.FoundFile("/a/kick.wav", 1, 1))
-    assert str(report.fault) == "MemoryError: while pickling"
-
-
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
-    assert product._exit_text(-11) == "signal 11 (SIGSEGV)"
-    assert product._exit_text(-40) == "signal 40 (no name)"
 
 
 def test_faults_of_files_with_an_apostrophe_count_as_the_same(workplace: Workplace) -> None:
@@ -485,30 +398,6 @@ def test_a_broken_installation_stops_before_the_first_file(drums: Workplace) -> 
 # -- stopped at any moment ---------------------------------------------------------------------------------------------
 
 
-def processes_of(place: Workplace) -> list[str]:
-    """Return the command lines of living processes that were started for this workplace."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes().decode("utf-8", "replace")
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if f"TEST_WORKPLACE={place.folder}\0" in environment + "\0" and state != "Z":
-            found.append((folder / "cmdline").read_text())
-    return found
-
-
-def wait_for_no_process_of(place: Workplace, seconds: float) -> list[str]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and processes_of(place):
-        time.sleep(0.1)
-    return processes_of(place)
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in Linux's /proc")
-
-
 def wait_for_rows(place: Workplace, rows: int) -> None:
     """Wait until a running program has committed so many rows."""
     deadline = time.monotonic() + 60
@@ -520,24 +409,6 @@ def wait_for_rows(place: Workplace, rows: int) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError(f"not {rows} rows within a minute")
-
-
-@needs_proc
-@pytest.mark.parametrize("start_method", [{}, {"spawn": True}], ids=["forkserver", "spawn"])
-def test_workers_end_with_a_parent_that_is_killed(drums: Workplace, start_method: dict[str, bool]) -> None:
-    names = [path.name for path in drums.input.rglob("*.*")]
-    with drums.start(faults={"hang": names, **start_method}) as process:
-        wait_for_log(drums, "the decoders work")
-        time.sleep(1)
-        assert len(processes_of(drums)) >= 3  # the program and its workers at least
-        process.kill()
-    assert wait_for_no_process_of(drums, 10) == []
-
-
-@needs_proc
-def test_a_whole_run_goes_well_with_spawned_workers(drums: Workplace) -> None:
-    assert drums.execute(faults={"spawn": True}).returncode == 0
-    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
 
 
 @needs_proc
@@ -625,15 +496,6 @@ def test_ctrl_c_twice_ends_at_once(drums: Workplace) -> None:
         process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - started < 2
-
-
-def wait_for_log(place: Workplace, text: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if place.log_file.exists() and text in place.log_file.read_text(encoding="utf-8"):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{text!r} is not in the log within a minute")
 
 
 # -- a library that is all broken --------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import shutil
 import signal
 import struct
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,8 @@ import pytest
 import soundfile
 
 import prepare_dataset_sql as product
-from conftest import Workplace
+from conftest import Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
 from fake_clap import FakeClap
-from test_run import needs_proc, processes_of
 
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
@@ -91,6 +92,75 @@ def test_a_file_may_take_a_second_longer_a_megabyte(workplace: Workplace) -> Non
 
 
 # -- death ------------------------------------------------------------------------------------------------------------
+
+
+def some_name(place: Workplace) -> str:
+    return sorted(path.name for path in place.input.rglob("*.wav"))[3]
+
+
+def test_a_worker_that_dies_costs_only_the_guilty_file(drums: Workplace) -> None:
+    guilty = some_name(drums)
+    result = drums.execute("--report", "report.json", faults={"die": {guilty: int(signal.SIGSEGV)}})
+    assert result.returncode == 0, result.stderr
+    report = json.loads((drums.folder / "report.json").read_text())
+    assert (report["quarantined"], report["failed"]) == (1, 0)
+    assert report["inserted"] == report["found"] - 1
+    assert drums.quarantined() == [f"ERROR_WorkerDied_{guilty}"]
+    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
+    assert "SIGSEGV" in entry["error"]["message"]
+    assert "Segmentation fault" in drums.log_file.read_text()  # faulthandler's traceback
+
+
+def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -> None:
+    guilty = some_name(drums)
+    assert drums.execute(faults={"exit": {guilty: 3}}).returncode == 0
+    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
+    assert "exit code 3" in entry["error"]["message"]
+
+
+def test_a_worker_that_dies_after_it_has_quarantined_a_file_loses_no_verdict(drums: Workplace) -> None:
+    (drums.input / "broken.wav").write_text("no audio")
+    result = drums.execute("--report", "report.json", faults={"die_after": ["broken.wav"]})
+    assert result.returncode == 0, result.stderr
+    report = json.loads((drums.folder / "report.json").read_text())
+    assert (report["quarantined"], report["failed"], report["inserted"]) == (1, 0, report["found"] - 1)
+    assert drums.quarantined() == ["ERROR_LibsndfileError_broken.wav"]
+    assert len(drums.rows("SELECT * FROM quarantined")) == 1
+
+
+def test_a_file_whose_worker_is_killed_by_sigkill_is_not_blamed(drums: Workplace) -> None:
+    victim = some_name(drums)
+    result = drums.execute(faults={"die": {victim: int(signal.SIGKILL)}})
+    assert result.returncode == 1
+    assert "out of memory" in result.stderr
+    assert drums.quarantined() == []
+    files = len(list(drums.input.rglob("*.*")))
+    assert len(drums.rows()) == files - 1
+    assert drums.execute().returncode == 0
+    assert len(drums.rows()) == files
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, and the pipe that a worker's result goes through")
+def test_a_worker_killed_while_it_sends_its_result_blocks_nobody(drums: Workplace, library: Path) -> None:
+    shutil.copytree(library / "stems" / "Full Pieces", drums.input / "pieces")  # 3 MB of windows: over a pipe's 64 kB
+    long_file = next((drums.input / "pieces").iterdir()).name
+    files = len(list(drums.input.rglob("*.*")))
+    result = drums.execute(faults={"die_sending": [long_file]})
+    assert result.returncode == 1, result.stderr  # SIGKILL: nobody's fault but the machine's
+    assert len(drums.rows()) == files - 1
+    assert drums.quarantined() == []
+
+
+def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
+    future: Future[product.TaskReport] = Future()
+    future.set_exception(MemoryError("while pickling"))
+    report = product._report_of(future, product.FoundFile("/a/kick.wav", 1, 1))
+    assert str(report.fault) == "MemoryError: while pickling (free some memory, or give fewer --workers)"
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert product._exit_text(-11) == "signal 11 (SIGSEGV)"
+    assert product._exit_text(-40) == "signal 40 (no name)"
 
 
 @needs_signals
@@ -301,3 +371,24 @@ def test_the_pool_is_renewed_after_so_many_files_and_nothing_is_lost(
     monkeypatch.setattr(product.WorkerPool, "_new_executor", counted)
     assert few.run().inserted == 10
     assert next(opened) == 3  # 4, 4 and 2 files
+
+
+# -- the parent -------------------------------------------------------------------------------------------------------
+
+
+@needs_proc
+@pytest.mark.parametrize("start_method", [{}, {"spawn": True}], ids=["forkserver", "spawn"])
+def test_workers_end_with_a_parent_that_is_killed(drums: Workplace, start_method: dict[str, bool]) -> None:
+    names = [path.name for path in drums.input.rglob("*.*")]
+    with drums.start(faults={"hang": names, **start_method}) as process:
+        wait_for_log(drums, "the decoders work")
+        time.sleep(1)
+        assert len(processes_of(drums)) >= 3  # the program and its workers at least
+        process.kill()
+    assert wait_for_no_process_of(drums, 10) == []
+
+
+@needs_proc
+def test_a_whole_run_goes_well_with_spawned_workers(drums: Workplace) -> None:
+    assert drums.execute(faults={"spawn": True}).returncode == 0
+    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))

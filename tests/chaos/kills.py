@@ -25,8 +25,7 @@ from typing import Any
 
 import prepare_dataset_sql as product
 from audio_files import tree
-from conftest import Workplace
-from test_run import wait_for_no_process_of
+from conftest import Workplace, wait_for_no_process_of
 
 RUN = ("--batch-windows", "3")
 RESTORE = ("--restore-quarantine",)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import fuzz
-from conftest import Workplace
+from conftest import Workplace, needs_proc, wait_for_no_process_of
 from extent import FUZZED_FILES, SEED, say
-from test_run import needs_proc, wait_for_no_process_of
 
 
 @needs_proc
