@@ -1961,15 +1961,21 @@ class WorkerPool:
             found = next(files, None)
             if found is None:
                 return
-            try:
-                in_flight[self._start(found)] = Flight(found)
-            except BrokenProcessPool:
+            future = self._start(found)
+            if future is None:
                 suspects.append(found)
                 return
+            in_flight[future] = Flight(found)
 
-    def _start(self, found: FoundFile) -> Future[TaskReport]:
+    def _start(self, found: FoundFile) -> Future[TaskReport] | None:
+        """Give `found` to a worker; None if the pool is broken."""
         self.submitted += 1
-        return self.executor.submit(_run_task, found, self.job)
+        try:
+            return self.executor.submit(_run_task, found, self.job)
+        except (BrokenProcessPool, OSError):  # OSError: it broke just when `submit` was starting another process
+            if not self.executor._broken:
+                raise
+            return None
 
     def _wait(
         self, in_flight: Mapping[Future[TaskReport], Flight], on_wait: Callable[[], None]
@@ -2010,7 +2016,8 @@ class WorkerPool:
                 yield self._replay_alone(found, on_wait)
 
     def _replay_alone(self, found: FoundFile, on_wait: Callable[[], None]) -> TaskReport:
-        future = self._start(found)
+        while (future := self._start(found)) is None:  # the worker of the one before died after its work
+            self._renew()
         flight = {future: Flight(found, time.monotonic())}
         workers = self._processes()  # one, since a pool starts its processes as they are needed
         while not self._wait(flight, on_wait):
@@ -2067,6 +2074,7 @@ class WorkerPool:
             future.set_exception(BrokenProcessPool("its process cannot be killed"))
 
     def _renew(self) -> None:
+        self._kill_workers()  # one that `submit` started while the pool broke was ended by nobody, and is waited for
         self.executor.shutdown(wait=not self.abandoned, cancel_futures=True)
         self._open()
 

@@ -190,7 +190,11 @@ class Workplace:
     def execute(self, *flags: str, faults: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
         """Run the program as a process of its own to its end."""
         with self.start(*flags, faults=faults) as process:
-            stdout, stderr = process.communicate(timeout=240)
+            try:
+                stdout, stderr = process.communicate(timeout=120)
+            except subprocess.TimeoutExpired:
+                process.kill()  # else `with` would wait for it
+                raise
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def rows(self, query: str = "SELECT * FROM stems ORDER BY original_file") -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ JSON object, and are no part of the product:
     {"die": {"kick.wav": 11}}          the worker is killed by that signal when it comes to that file
     {"exit": {"kick.wav": 3}}          the worker ends by os._exit with that code
     {"die_after": ["kick.wav"]}        the worker is killed once it has moved that file to quarantine
+    {"die_at_start": "before"}         the first worker is killed just before the second one starts, or "after"
     {"die_sending": ["kick.wav"]}      the worker is killed by SIGKILL when half of that file's result is in the pipe
     {"hang": ["kick.wav"]}             the worker never comes back from that file
     {"hang_in_c": ["kick.wav"]}        the same, in C code that holds the interpreter's lock
     {"stop": ["kick.wav"]}             the worker is stopped, all its threads, at that file
-    {"deaf": ["kick.wav"]}             the program's own question for that file's status is never answered
+    {"deaf": ["kick.wav"]}             that file's drive does not answer
     {"hungry": {"kick.wav": 2000}}     the worker asks for so many MB at that file
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
     {"few_files": ["kick.wav"]}        the worker may open no more files from that one's decoding on (RLIMIT_NOFILE)
@@ -47,7 +48,9 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +122,37 @@ def install_half_a_result() -> None:
 
 
 def install_deaf_drive() -> None:
-    status_of = os.stat
+    answers = product.answers
+    product.answers = lambda path: os.path.basename(path) not in FAULTS["deaf"] and answers(path)
 
-    def deaf_stat(path: Any, *rest: Any, **options: Any) -> os.stat_result:
-        if os.path.basename(os.fsdecode(path)) in FAULTS["deaf"]:
-            time.sleep(3600)
-        return status_of(path, *rest, **options)
 
-    os.stat = deaf_stat
+def install_death_at_start() -> None:
+    executor: Any = ProcessPoolExecutor
+    process_type: Any = ForkServerProcess
+    spawn, start = executor._spawn_process, process_type.start
+
+    def spawn_second(self: Any) -> None:
+        known = list(self._processes.values())
+        moment = FAULTS.pop("die_at_start", None) if known else None
+
+        def die() -> None:
+            os.kill(known[0].pid, signal.SIGSEGV)
+            time.sleep(2)  # the executor's thread ends all workers that it knows
+
+        def deadly_start(process: Any) -> None:
+            if moment == "before":
+                die()
+            start(process)
+            if moment == "after":
+                die()
+
+        process_type.start = deadly_start
+        try:
+            spawn(self)
+        finally:
+            process_type.start = start
+
+    executor._spawn_process = spawn_second
 
 
 class FailingFile:
@@ -267,10 +293,12 @@ if "spawn" in FAULTS:
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
 if "die_sending" in FAULTS:
     install_half_a_result()
-if "deaf" in FAULTS and __name__ == "__main__":  # the parent alone
+if "deaf" in FAULTS:
     install_deaf_drive()
 for constant, value in FAULTS.get("constants", {}).items():
     setattr(product, constant, value)
+if "die_at_start" in FAULTS and __name__ == "__main__":  # the parent, which starts the workers
+    install_death_at_start()
 if "kill_after_commit" in FAULTS:
     install_kill_after_commit()
 install_file_faults()

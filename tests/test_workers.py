@@ -151,6 +151,17 @@ def test_a_worker_killed_while_it_sends_its_result_blocks_nobody(drums: Workplac
     assert drums.quarantined() == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start by forkserver on Linux alone")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_worker_that_dies_while_another_one_starts_blocks_nobody(few: Workplace, moment: str) -> None:
+    """The executor's thread knows nothing of the new process, which `shutdown` then waited for without an end, or
+    finds its own pipes closed under `submit`."""
+    exit_code, account, stderr = run_with(few, {"die_at_start": moment})
+    assert exit_code == 0, stderr
+    assert account["inserted"] == len(names(few))
+    assert processes_of(few) == []
+
+
 def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
     future: Future[product.TaskReport] = Future()
     future.set_exception(MemoryError("while pickling"))
