@@ -103,8 +103,9 @@ def mounted(folder: Path, source: Sequence[str]) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        while os.path.ismount(folder):
-            unmount(folder)
+        # As often as something is mounted there: `os.path.ismount` does not see a folder that is bound to another.
+        while subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False).returncode == 0:
+            pass
 
 
 @contextlib.contextmanager
@@ -180,7 +181,7 @@ def test_no_room_in_quarantine_leaves_the_broken_file_where_it_is(stems: Workpla
         assert_all_is_done(stems, run())
 
 
-@pytest.mark.parametrize("free_kb", [0, 12, 30, 40, 60, 90, 130, 200])
+@pytest.mark.parametrize("free_kb", [0, 30, 60, 130, 200])
 def test_no_room_for_the_database_stops_the_run_and_loses_nothing(free_kb: int, stems: Workplace, run: Run) -> None:
     """At opening, for the -shm, for the tables, for the WAL, at a commit: wherever the room ends."""
     before = good_files(stems)
@@ -538,8 +539,8 @@ def test_a_process_that_has_asked_a_hanging_drive_can_end(stems: Workplace) -> N
 
 
 def test_a_drive_that_hangs_fails_the_file_ends_the_run_and_leaves_no_process(stems: Workplace, run: Run) -> None:
-    (stems.folder / "config.yaml").write_text("file_timeout_s: 1\n")
-    sooner = {"facts": {"STAT_S": 1, "BACKSTOP_S": 1, "KILL_S": 1}}
+    (stems.folder / "config.yaml").write_text("file_timeout_s: 0.5\n")
+    sooner = {"facts": {"STAT_S": 0.5, "BACKSTOP_S": 0.5, "KILL_S": 0.5}}
     mount_point, said = stems.folder / "drive", stems.folder / "stderr.txt"
     before = tree(stems.input)
     with hanging_drive(stems.input, mount_point, hangs_at="good3.wav") as drive, open(said, "w") as stderr:
@@ -550,7 +551,7 @@ def test_a_drive_that_hangs_fails_the_file_ends_the_run_and_leaves_no_process(st
         finally:
             process.kill()
         assert drive.poll() is None
-    assert f"the input folder {mount_point} is gone: its drive does not answer within 1 s" in said.read_text()
+    assert f"the input folder {mount_point} is gone: its drive does not answer within 0.5 s" in said.read_text()
     assert "wav: failed, left where it is: MachineFault: its drive hangs" in said.read_text()
     assert tree(stems.input) == before
     assert wait_for_no_process_of(stems, 10) == []
