@@ -13,7 +13,8 @@ What holds whatever the folder contains and whenever the run is stopped:
 - Every file found ends as exactly one of: already done, inserted, quarantined, failed, ignored, or left for the next
   run; the sum closes.
 - A broken file goes to the quarantine folder and never into the database; a fault of the machine (disk full, permission
-  denied) leaves the file where it is, and the next run tries it again.
+  denied) leaves the file where it is, and the next run tries it again. A worker that dies, hangs or takes too much
+  memory costs the one file that makes it do so again, alone.
 - Killed at any moment, the next run ends with the same rows as an unbroken one. A run with nothing new opens no audio
   file and loads no model.
 - A file's vector depends on its samples alone: not on its path, its batch, or the number of workers.
@@ -1877,9 +1878,9 @@ def limit_memory(memory_bytes: int) -> None:
     import resource
 
     np.ones((512, 512)) @ np.ones((512, 512))  # OpenBLAS takes its buffer at first use, and without room loops for ever
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory_bytes, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _exit_with_parent() -> None:

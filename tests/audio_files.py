@@ -211,3 +211,9 @@ def fail_for(
 def copy_with_times(source: Path, target: Path) -> Path:
     """Copy a file, mtime included."""
     return Path(shutil.copy2(source, target))
+
+
+def long_silence(path: Path, hours: float) -> None:
+    with soundfile.SoundFile(path, "w", 44_100, 1, "PCM_16") as file:
+        for _ in range(int(hours * 60)):
+            file.write(np.zeros(60 * 44_100, np.int16))

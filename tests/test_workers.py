@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import signal
-import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ import pytest
 import soundfile
 
 import prepare_dataset_sql as product
-from conftest import Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
+from audio_files import long_silence
+from conftest import REPOSITORY, Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
 from fake_clap import FakeClap
 
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
@@ -289,12 +290,6 @@ def syncsafe(number: int) -> bytes:
     return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
 
 
-def long_silence(path: Path, hours: float) -> None:
-    with soundfile.SoundFile(path, "w", 44_100, 1, "PCM_16") as file:
-        for _ in range(int(hours * 60)):
-            file.write(np.zeros(60 * 44_100, np.int16))
-
-
 @linux_only
 def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None:
     long_silence(workplace.input / "eleven_minutes.flac", 11 / 60)
@@ -303,42 +298,6 @@ def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None
     exit_code, account, stderr = run_with(workplace, {})
     assert (exit_code, account["inserted"]) == (0, 1), stderr
     assert "tried again" not in stderr
-
-
-def twenty_minutes_of_noise(path: Path) -> None:
-    noise = np.random.default_rng(1).normal(0, 0.1, (22_050, 1)).astype(np.float32)
-    with soundfile.SoundFile(path, "w", 22_050, 1, "VORBIS") as file:
-        for _ in range(1_200):
-            file.write(noise)
-
-
-def many_channels_at_a_high_rate(path: Path) -> None:
-    noise = np.random.default_rng(1).normal(0, 0.1, (19_200, 64)).astype(np.float32)
-    with soundfile.SoundFile(path, "w", 384_000, 64, "PCM_16") as file:
-        for _ in range(30):
-            file.write(noise)
-
-
-def claims_four_gigabytes(path: Path) -> None:
-    soundfile.write(path, np.sin(np.arange(48_000) / 20), 48_000, "PCM_16")
-    header = bytearray(path.read_bytes())
-    header[4:8] = struct.pack("<I", 0xFFFF_EFFF)
-    header[40:44] = struct.pack("<I", 0xFFFF_EFDB)
-    path.write_bytes(header)
-
-
-@linux_only
-def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(workplace: Workplace) -> None:
-    hours = 0.5
-    long_silence(workplace.input / "hours.flac", hours)
-    twenty_minutes_of_noise(workplace.input / "noise.ogg")
-    many_channels_at_a_high_rate(workplace.input / "wide.wav")
-    claims_four_gigabytes(workplace.input / "claims.wav")
-    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 100\n", encoding="utf-8")
-    exit_code, account, stderr = run_with(workplace, {})
-    assert (exit_code, account["inserted"]) == (0, 4), stderr
-    duration_s = {os.path.basename(row["original_file"]): row["duration_s"] for row in workplace.rows()}
-    assert duration_s == {"hours.flac": 3_600 * hours, "noise.ogg": 1_200, "wide.wav": 1.5, "claims.wav": 1}
 
 
 @pytest.mark.parametrize(
@@ -357,6 +316,16 @@ def test_a_workers_memory_is_its_share_within_bounds_or_what_is_asked(
     monkeypatch.setattr(product, "usable_memory_bytes", lambda: memory_bytes)
     config = product.Config(workers=workers, worker_memory_mb=asked_mb)
     assert product.worker_memory_bytes(config) == expected_mb * 10**6
+
+
+@linux_only
+def test_a_limit_of_the_shell_is_not_exceeded() -> None:
+    code = (
+        "import resource, prepare_dataset_sql as product; resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40)); "
+        "product.limit_memory(2**41); print(*resource.getrlimit(resource.RLIMIT_AS))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [str(2**40), str(2**40)]
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

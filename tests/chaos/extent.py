@@ -10,6 +10,7 @@ SEED = int(os.environ.get("SEED") or 4)
 KILLS = 24 if LONG else 6  # a sixth of them of the parent alone
 KILLED_FILES = 200 if LONG else 60
 RESTORE_KILLS = 8 if LONG else 2
+HOURS_OF_SILENCE = 3.0 if LONG else 0.5
 FUZZED_FILES = 2_400 if LONG else 100
 
 

@@ -1,0 +1,57 @@
+"""Audio that is valid and huge in one way or another is ingested, in little memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio_files import long_silence
+from conftest import Workplace
+from extent import HOURS_OF_SILENCE, say
+
+
+def twenty_minutes_of_noise(path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, (22_050, 1)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 22_050, 1, "VORBIS") as file:
+        for _ in range(1_200):
+            file.write(noise)
+
+
+def many_channels_at_a_high_rate(path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, (19_200, 64)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 384_000, 64, "PCM_16") as file:
+        for _ in range(30):
+            file.write(noise)
+
+
+def claims_four_gigabytes(path: Path) -> None:
+    soundfile.write(path, np.sin(np.arange(48_000) / 20), 48_000, "PCM_16")
+    header = bytearray(path.read_bytes())
+    header[4:8] = struct.pack("<I", 0xFFFF_EFFF)
+    header[40:44] = struct.pack("<I", 0xFFFF_EFDB)
+    path.write_bytes(header)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
+def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(workplace: Workplace) -> None:
+    long_silence(workplace.input / "hours.flac", HOURS_OF_SILENCE)
+    twenty_minutes_of_noise(workplace.input / "noise.ogg")
+    many_channels_at_a_high_rate(workplace.input / "wide.wav")
+    claims_four_gigabytes(workplace.input / "claims.wav")
+    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 100\n", encoding="utf-8")
+    result = workplace.execute("--report", "report.json")
+    account = json.loads((workplace.folder / "report.json").read_text(encoding="utf-8"))
+    assert (result.returncode, account["inserted"]) == (0, 4), result.stderr
+    duration_s = {os.path.basename(row["original_file"]): row["duration_s"] for row in workplace.rows()}
+    assert duration_s == {"hours.flac": 3_600 * HOURS_OF_SILENCE, "noise.ogg": 1_200, "wide.wav": 1.5, "claims.wav": 1}
+    say(
+        f"Long files within 100 MB a worker, {account['seconds']:.0f} s:",
+        *(f"{n} {s:g} s" for n, s in duration_s.items()),
+    )
