@@ -126,9 +126,12 @@ TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
+# Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
+OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
 STAT_S = 5.0  # a drive that does not tell a file's size within that time hangs
 DEAD_DRIVE_TEXT = f"its drive hangs: no answer within {STAT_S:g} s"
 BACKSTOP_S = 10.0  # a worker so much over its file's time, whose own timer did not end it, is killed
+WORKER_START_S = 60.0  # it takes 2; as a rule less
 KILL_S = 5.0  # after which a process that was killed and is still there waits in the kernel
 FILES_A_POOL = 5_000  # then new processes: whatever a C library leaks in them is gone
 ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
@@ -1294,7 +1297,7 @@ def analyse(audio: StandardisedAudio) -> tuple[dict[str, float | None], float | 
     """
     frames = 1 + audio.length // HOP
     tempo_frames = int(MAX_TEMPO_S * SAMPLE_RATE_HZ / HOP) if audio.length >= MIN_TEMPO_S * SAMPLE_RATE_HZ else 0
-    every = math.ceil(frames * HOP / SAMPLE_RATE_HZ / MAX_ANALYSIS_S)
+    every = math.ceil(audio.length / SAMPLE_RATE_HZ / MAX_ANALYSIS_S)
     sums: Counter[str] = Counter()
     analysed = 0
     mels: list[Float32] = []
@@ -1613,6 +1616,12 @@ def remove_source(source: Path) -> None:
         )
 
 
+def finish_move(entry: QuarantineEntry) -> None:
+    """Remove the original where somebody was killed between copying it to quarantine and removing it."""
+    if is_same_file(Path(entry.original_file), entry):
+        remove_source(Path(entry.original_file))
+
+
 def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
     """Whether `path` is, unchanged, the very file or link that was copied to quarantine."""
     if path.is_symlink() or entry.link_target is not None:
@@ -1899,19 +1908,25 @@ class WorkerPool:
     for one that takes more memory than a worker may have.
     """
 
-    def __init__(self, workers: int, job: Job, log_file: Path) -> None:
+    def __init__(
+        self, workers: int, job: Job, log_file: Path, on_wait: Callable[[], None], before_replay: Callable[[], None]
+    ) -> None:
+        """`on_wait` is called at least every `TICK_S` and may raise to stop; `before_replay` before a file is replayed
+        alone."""
         self.workers = workers
         self.job = job
         self.log_file = log_file
-        self._open()
+        self.on_wait = on_wait
+        self.before_replay = before_replay
+        self._open(workers)
 
-    def _open(self) -> None:
-        self.executor = self._new_executor()
+    def _open(self, workers: int) -> None:
+        self.executor = self._new_executor(workers)
         self.submitted = 0
         self.killed_for_time = False
         self.abandoned = False
 
-    def _new_executor(self) -> ProcessPoolExecutor:
+    def _new_executor(self, workers: int) -> ProcessPoolExecutor:
         # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold. A forkserver
         # with numpy in it is safe on Linux alone (macOS's Accelerate does not survive a fork).
         method = "forkserver" if sys.platform == "linux" else "spawn"
@@ -1919,19 +1934,16 @@ class WorkerPool:
         if method == "forkserver":  # imported once (1.5 s, most of it librosa's) while CLAP loads, for all workers
             context.set_forkserver_preload(WORKER_IMPORTS)
         initargs = (str(self.log_file), self.job.worker_memory_bytes)
-        return ProcessPoolExecutor(self.workers, context, start_worker, initargs)
+        return ProcessPoolExecutor(workers, context, start_worker, initargs)
 
     def self_test(self) -> Future[str | None]:
         """Start `self_test` in a worker."""
         return self.executor.submit(self_test, self.job)
 
-    def reports(
-        self, files: Iterator[FoundFile], on_wait: Callable[[], None], before_replay: Callable[[], None]
-    ) -> Iterator[TaskReport]:
+    def reports(self, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
         """Yield one report a file, in the order in which they finish.
 
-        No more than two files a worker are in flight, so memory does not grow with the folder. `on_wait` is called at
-        least every `TICK_S` and may raise to stop; `before_replay` before a file is replayed alone.
+        No more than two files a worker are in flight, so memory does not grow with the folder.
         """
         in_flight: dict[Future[TaskReport], Flight] = {}
         suspects: list[FoundFile] = []
@@ -1940,14 +1952,14 @@ class WorkerPool:
                 self._submit(files, in_flight, suspects)
             if not in_flight and not suspects:
                 return
-            for future in self._wait(in_flight, on_wait):
+            for future in self._wait(in_flight):
                 found = in_flight.pop(future).found
                 if _is_suspect(future):
                     suspects.append(found)
                 else:
                     yield _report_of(future, found)
             if suspects and not in_flight:  # a death settles all at once; beside a memory limit, what runs may finish
-                yield from self._replay(suspects, on_wait, before_replay)
+                yield from self._replay(suspects)
                 suspects.clear()
 
     def _submit(
@@ -1958,7 +1970,7 @@ class WorkerPool:
             if self.submitted >= FILES_A_POOL:
                 if in_flight:
                     return
-                self._renew()
+                self._renew(self.workers)
             found = next(files, None)
             if found is None:
                 return
@@ -1978,91 +1990,111 @@ class WorkerPool:
                 raise
             return None
 
-    def _wait(
-        self, in_flight: Mapping[Future[TaskReport], Flight], on_wait: Callable[[], None]
-    ) -> set[Future[TaskReport]]:
+    def _wait(self, in_flight: Mapping[Future[TaskReport], Flight]) -> set[Future[TaskReport]]:
         """Wait up to `TICK_S`, return what is done, and break a pool in which nothing will ever be."""
         done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
-        on_wait()
-        now = time.monotonic()
-        for flight in itertools.islice(in_flight.values(), self.workers):  # first in, first out: these have begun
-            flight.begun_s = flight.begun_s or now
-            if now - flight.begun_s > time_limit_s(flight.found, self.job) + BACKSTOP_S:
+        self.on_wait()
+        now_s = time.monotonic()
+        for future, flight in itertools.islice(
+            in_flight.items(), self.workers
+        ):  # first in, first out: these have begun
+            flight.begun_s = now_s if flight.begun_s is None else flight.begun_s
+            limit_s = time_limit_s(flight.found, self.job) + BACKSTOP_S
+            if now_s - flight.begun_s > limit_s and not future.done():
                 self.killed_for_time = True
                 self._kill_workers()
         # A worker that died while it sent its result (up to 8 MB, through a pipe of 64 kB) leaves the executor waiting
         # for the rest for ever, and the other workers for the dead one's lock.
-        if not done and any(not process.is_alive() for process in self._processes()):
+        if not done and self._ended_workers(0):
             self._kill_workers()
         return done
 
-    def _replay(
-        self, suspects: Sequence[FoundFile], on_wait: Callable[[], None], before_replay: Callable[[], None]
-    ) -> Iterator[TaskReport]:
-        """Run each suspect alone in a new pool and yield its report, or the verdict on it if it does it again."""
+    def _replay(self, suspects: Sequence[FoundFile]) -> Iterator[TaskReport]:
+        """Run each suspect alone in a pool of one and yield its report, or the verdict on it if it does it again."""
         log.warning(
             "a worker process died, hung or took too much memory; the %d files in question are tried again one by one",
             len(suspects),
         )
-        self._renew()
+        self._renew(1)
         moved = quarantined_by(self.job)
         for found in suspects:
             if (entry := moved.get(found.path)) is not None:  # quarantined, and its report was lost
+                finish_move(entry)
                 _log_quarantined(entry)
                 yield TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
             elif not answers(found.path):
                 yield TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
             else:
-                before_replay()  # each time: meanwhile a batch may have filled up
-                yield self._replay_alone(found, on_wait)
+                self.before_replay()  # each time: meanwhile a batch may have filled up
+                yield self._replay_alone(found)
+        self._renew(self.workers)
 
-    def _replay_alone(self, found: FoundFile, on_wait: Callable[[], None]) -> TaskReport:
+    def _replay_alone(self, found: FoundFile) -> TaskReport:
         while (future := self._start(found)) is None:  # the worker of the one before died after its work
-            self._renew()
+            self._renew(1)
         flight = {future: Flight(found, time.monotonic())}
-        workers = self._processes()  # one, since a pool starts its processes as they are needed
-        while not self._wait(flight, on_wait):
+        worker = self._processes()[0]
+        while not self._wait(flight):
             pass
-        if _is_broken(future):
-            elapsed_s = time.monotonic() - (flight[future].begun_s or 0)
-            # Its thread reads the exit code; of two readers, one gets 255. A process that cannot be killed has none.
+        elapsed_s = time.monotonic() - (flight[future].begun_s or 0)
+        if not _is_suspect(future):
+            return _report_of(future, found)
+        if not _is_broken(future):
+            report = self._quarantine(found, TooMuchMemory(self._memory_text(future.result())))
+        else:
+            # The executor's thread reads the exit code; of two readers, one gets 255. What cannot be killed has none.
+            self._kill_workers()
             self.executor.shutdown(wait=not self.abandoned)
-            report = self._verdict(found, workers[0].exitcode, elapsed_s)
-            self._renew()
-            return report
-        report = _report_of(future, found)
-        if report.memory_error is not None:
-            limit_mb = (self.job.worker_memory_bytes or 0) // 10**6
-            error = TooMuchMemory(f"over worker_memory_mb = {limit_mb}, twice: {report.memory_error}")
-            return quarantine_report(found, error, self.job)
+            report = self._verdict(found, worker.exitcode, elapsed_s)
+        self._renew(1)
         return report
 
     def _verdict(self, found: FoundFile, exit_code: int | None, elapsed_s: float) -> TaskReport:
         """Say what becomes of a file whose worker died while it was alone."""
         limit_s = time_limit_s(found, self.job)
-        if elapsed_s >= limit_s and not answers(found.path):
+        if self.abandoned or (elapsed_s >= limit_s and not answers(found.path)):
             return TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
-        if exit_code == -getattr(signal, "SIGKILL", 9) and not self.killed_for_time:
-            text = "its worker was killed by SIGKILL, which we did not send: most likely the machine ran out of memory"
+        if self.killed_for_time or elapsed_s >= limit_s:
+            return self._quarantine(found, Timeout(f"not done after {limit_s:.0f} s, twice"))
+        if exit_code is not None and -exit_code in OUTSIDE_SIGNALS:
+            text = f"its worker was ended by {_exit_text(exit_code)}, which we did not send: out of memory, most likely"
             return TaskReport(found, fault=_as_fault(MachineFault(text), found))
-        if elapsed_s >= limit_s:
-            return quarantine_report(found, Timeout(f"not done after {limit_s:.0f} s, twice"), self.job)
-        return quarantine_report(found, WorkerDied(f"its worker died twice: {_exit_text(exit_code)}"), self.job)
+        return self._quarantine(found, WorkerDied(f"its worker died twice: {_exit_text(exit_code)}"))
+
+    def _memory_text(self, report: TaskReport) -> str:
+        limit_mb = (self.job.worker_memory_bytes or 0) // 10**6
+        return f"over worker_memory_mb = {limit_mb}, twice: {report.memory_error}"
+
+    def _quarantine(self, found: FoundFile, error: Exception) -> TaskReport:
+        """Quarantine `found` from here, in a thread: who reads from a drive that begins to hang may never come back."""
+        report = ThreadPoolExecutor(1).submit(quarantine_report, found, error, self.job)
+        deadline_s = time.monotonic() + time_limit_s(found, self.job)
+        while not wait([report], TICK_S).done:
+            self.on_wait()
+            if time.monotonic() > deadline_s:
+                return TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
+        return report.result()
 
     def _kill_workers(self) -> None:
         processes = self._processes()
         for process in processes:
             process.kill()
-        # Not by `is_alive`, which reads the exit code: of two readers, this and the executor's thread, one gets 255.
-        alive = {process.sentinel for process in processes}
-        deadline_s = time.monotonic() + KILL_S
-        while alive and time.monotonic() < deadline_s:
-            alive.difference_update(multiprocessing.connection.wait(alive, TICK_S))
-        if alive:
+        if self._ended_workers(KILL_S) < len(processes):
             self._abandon()
         results = self.executor._result_queue  # the pipe may hold half a result, and ours is its last writing end
         if results is not None:
             results._writer.close()  # type: ignore[attr-defined]
+
+    def _ended_workers(self, within_s: float) -> int:
+        """Return how many workers have ended, once all have or the time is over. Not by `is_alive`, which reads the
+        exit code: of two readers, this and the executor's thread, one gets 255."""
+        sentinels = [process.sentinel for process in self._processes()]
+        deadline_s = time.monotonic() + within_s
+        while True:
+            ended = len(multiprocessing.connection.wait(sentinels, 0))
+            if ended == len(sentinels) or time.monotonic() >= deadline_s:
+                return ended
+            time.sleep(0.01)
 
     def _abandon(self) -> None:
         """Leave a pool behind whose processes wait in the kernel for a dead drive, where no signal reaches them: the
@@ -2074,10 +2106,21 @@ class WorkerPool:
         for future in futures:
             future.set_exception(BrokenProcessPool("its process cannot be killed"))
 
-    def _renew(self) -> None:
-        self._kill_workers()  # one that `submit` started while the pool broke was ended by nobody, and is waited for
-        self.executor.shutdown(wait=not self.abandoned, cancel_futures=True)
-        self._open()
+    def _renew(self, workers: int) -> None:
+        """Go on with new processes, once one has shown that they start and decode: else every file would be blamed for
+        a full or vanished disk, or for a program that is being replaced."""
+        self.close()
+        self._open(workers)
+        tested = self.self_test()
+        deadline_s = time.monotonic() + WORKER_START_S
+        while not wait([tested], TICK_S).done and time.monotonic() < deadline_s:
+            self.on_wait()
+        problem = tested.exception() or tested.result() if tested.done() else f"not ready after {WORKER_START_S:g} s"
+        if problem:
+            raise RunStopped(
+                f"no new worker process can do its work ({problem}), so no file is blamed and nothing more was moved: "
+                f"see {printable(self.log_file)}, mend that, and run again"
+            )
 
     def _processes(self) -> list[Any]:
         # No public way tells which processes a ProcessPoolExecutor has, and BrokenProcessPool carries no exit code.
@@ -2085,7 +2128,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers now, whatever they do: to be killed at any moment is what `_process_file` is made for."""
-        self._kill_workers()
+        if not self.abandoned:
+            self._kill_workers()  # also one that `submit` started while the pool broke, which nobody else knows of
         self.executor.shutdown(wait=not self.abandoned, cancel_futures=True)
 
 
@@ -3497,10 +3541,11 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
 
 def make_folders(config: Config) -> None:
     """Create the output folders; raises `RunStopped` where that cannot be."""
-    folders = (config.database.parent, config.stems, config.quarantine, config.log_file.parent)
-    for folder in filter(None, folders):
+    for folder in filter(None, (config.log_file.parent, config.database.parent, config.stems, config.quarantine)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if folder == config.log_file.parent:  # the log may be there, and it alone may be written to
+                continue
             with tempfile.TemporaryFile(dir=folder):  # else every file would fail, one by one
                 pass
         except OSError as error:
@@ -3658,6 +3703,7 @@ class DatasetPreparer:
         self.embedding: Future[Float32] | None = None
         self.bar: tqdm[NoReturn] | None = None
         self.decoded = 0
+        self.refusal = ""  # to go on beyond the first files, to be raised once what is decoded is written
         self.faults_in_a_row: Counter[str] = Counter()
 
     def run(self) -> Summary:
@@ -3789,8 +3835,7 @@ class DatasetPreparer:
         source = Path(entry.original_file)
         with contextlib.suppress(OSError):  # a read-only library, which holds none
             half_copy_of(source).unlink(missing_ok=True)  # killed while --restore-quarantine copied it back
-        if is_same_file(source, entry):  # killed between copy and unlink
-            remove_source(source)
+        finish_move(entry)
         self._drop_wav(self.database.enter_quarantined(entry))
 
     def _restore(self, json_path: Path) -> str:
@@ -3852,12 +3897,15 @@ class DatasetPreparer:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
         weights = self._choose_model()
         self._refuse_to_mix_models()
-        with (
-            self._progress(len(files)),
-            contextlib.closing(WorkerPool(usable_workers(self.config), self._job, self.config.log_file)) as pool,
-        ):
+        with self._progress(len(files)), contextlib.closing(self._new_pool()) as pool:
             self._load_model(weights, pool)
             self._embed(self._processed(pool, files))
+        if self.refusal:
+            raise RunStopped(self.refusal)
+
+    def _new_pool(self) -> WorkerPool:
+        config = self.config
+        return WorkerPool(usable_workers(config), self._job, config.log_file, self._tick, self._finish_embedding)
 
     def _choose_model(self) -> Weights:
         cache = ModelCache(self.config.model_cache)
@@ -3936,26 +3984,23 @@ class DatasetPreparer:
             ) from error
 
     def _processed(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
-        """Yield what the workers make of `files`, the rest of them once the first ones have shown what to expect."""
+        """Yield what the workers make of `files`; end early where the first ones are nearly all broken: what a whole
+        library shares is no fault of its files."""
         in_turn = self._with_former_rows(files)
         yield from self._received(pool, itertools.islice(in_turn, JUDGED_FILES))
-        if len(files) >= JUDGED_FILES:
-            self._judge_library()
-        yield from self._received(pool, in_turn)
-
-    def _judge_library(self) -> None:
-        """Stop before a whole library is moved: what nearly all files share is no fault of theirs."""
         broken, share = self.summary.quarantined, self.config.max_broken_share
-        if broken > share * JUDGED_FILES:
-            raise RunStopped(
+        if len(files) >= JUDGED_FILES and broken > share * JUDGED_FILES:
+            self.refusal = (
                 f"{broken} of the first {JUDGED_FILES} files were quarantined, over max_broken_share = {share:g}: look "
                 f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
                 "puts them back where they were; --max-broken-share 1 goes on regardless"
             )
+        else:
+            yield from self._received(pool, in_turn)
 
     def _received(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`, and settle those that are not to be embedded."""
-        for report in pool.reports(files, self._tick, self._finish_embedding):
+        for report in pool.reports(files):
             processed = self._receive(report)
             if processed is not None:
                 yield processed

@@ -182,7 +182,7 @@ class InlineExecutor(Executor):
 
 def use_inline_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs in this process do the workers' part here too: fast, and within reach of `monkeypatch`."""
-    monkeypatch.setattr(product.WorkerPool, "_new_executor", lambda self: InlineExecutor())
+    monkeypatch.setattr(product.WorkerPool, "_new_executor", lambda *_: InlineExecutor())
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)  # wants a real stderr
 
 

@@ -11,7 +11,7 @@ JSON object, and are no part of the product:
     {"hang": ["kick.wav"]}             the worker never comes back from that file
     {"hang_in_c": ["kick.wav"]}        the same, in C code that holds the interpreter's lock
     {"stop": ["kick.wav"]}             the worker is stopped, all its threads, at that file
-    {"deaf": ["kick.wav"]}             that file's drive does not answer
+    {"deaf": {"kick.wav": 1}}          that file's drive does not answer after so many times
     {"hungry": {"kick.wav": 2000}}     the worker asks for so many MB at that file
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
     {"few_files": ["kick.wav"]}        the worker may open no more files from that one's decoding on (RLIMIT_NOFILE)
@@ -25,7 +25,6 @@ JSON object, and are no part of the product:
     {"constants": {"BACKSTOP_S": 1}}   those of the module's constants have another value
     {"slow_s": 5}                      each CLAP call takes so long
     {"slow_file_s": 0.2}               each file takes so much longer
-    {"facts": {"STAT_S": 1}}           those facts of the module are others
     {"bad_decoder": true}              libsndfile refuses everything
     {"bad_vector": 12345}              windows of so many samples get NaN from CLAP
     {"swap": {"kick.wav": ["open", "fifo"]}}  just before the program opens, decodes or quarantines that file, it is
@@ -123,7 +122,15 @@ def install_half_a_result() -> None:
 
 def install_deaf_drive() -> None:
     answers = product.answers
-    product.answers = lambda path: os.path.basename(path) not in FAULTS["deaf"] and answers(path)
+
+    def deaf(path: str) -> bool:
+        name = os.path.basename(path)
+        if name not in FAULTS["deaf"]:
+            return answers(path)
+        FAULTS["deaf"][name] -= 1
+        return bool(FAULTS["deaf"][name] >= 0)
+
+    product.answers = deaf
 
 
 def install_death_at_start() -> None:
@@ -286,8 +293,6 @@ def main() -> int:
     return product.main()
 
 
-for fact, value in FAULTS.get("facts", {}).items():
-    setattr(product, fact, value)
 if "spawn" in FAULTS:
     spawn = multiprocessing.get_context("spawn")
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]

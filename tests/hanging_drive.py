@@ -1,8 +1,9 @@
 """A drive that stops answering: FUSE in Python, for Linux's root.
 
-    python tests/hanging_drive.py SOURCE MOUNT_POINT NAME
+    python tests/hanging_drive.py SOURCE MOUNT_POINT NAME CACHED_S
 
-shows the files of SOURCE, read-only, at MOUNT_POINT and prints "mounted". From the first read of the file NAME on
+shows the files of SOURCE, read-only, at MOUNT_POINT and prints "mounted". What the kernel has once asked about a file's
+status it may believe for CACHED_S seconds. From the first read of the file NAME on
 nothing is answered any more, as with a network share whose server has gone: whoever asks waits in the kernel, where
 not even SIGKILL ends it, until this process ends. The structures are those of Linux's include/uapi/linux/fuse.h.
 """
@@ -32,10 +33,11 @@ ROOT = 1
 class HangingDrive:
     """Answers the kernel's requests until the file `hangs_at` is read."""
 
-    def __init__(self, source: Path, hangs_at: str) -> None:
+    def __init__(self, source: Path, hangs_at: str, cached_s: int) -> None:
         self.source = source
         self.names = sorted(os.listdir(source))  # node 2 is the first
         self.hangs_at = hangs_at
+        self.cached_s = cached_s
         self.hangs = False
         self.device = os.open("/dev/fuse", os.O_RDWR)
 
@@ -66,9 +68,9 @@ class HangingDrive:
             if name not in self.names:
                 raise OSError(errno.ENOENT, name)
             found = self.names.index(name) + 2
-            return struct.pack("<QQQQII", found, 0, 0, 0, 0, 0) + self._attributes(found)
+            return struct.pack("<QQQQII", found, 0, self.cached_s, self.cached_s, 0, 0) + self._attributes(found)
         if opcode == GETATTR:
-            return struct.pack("<QII", 0, 0, 0) + self._attributes(node)
+            return struct.pack("<QII", self.cached_s, 0, 0) + self._attributes(node)
         if opcode in (OPEN, OPENDIR):
             return struct.pack("<QII", 0, 0, 0)
         if opcode == READ:
@@ -110,8 +112,8 @@ class HangingDrive:
         return entries
 
 
-def main(source: str, mount_point: str, hangs_at: str) -> None:
-    drive = HangingDrive(Path(source), hangs_at)
+def main(source: str, mount_point: str, hangs_at: str, cached_s: str) -> None:
+    drive = HangingDrive(Path(source), hangs_at, int(cached_s))
     drive.mount(Path(mount_point))
     print("mounted", flush=True)
     drive.serve()

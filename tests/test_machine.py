@@ -217,7 +217,10 @@ def test_a_read_only_output_is_said_before_anything_is_touched(output: str, stem
         before = audio_files.everything(stems.input)
         ended = run("--log-file", str(logs / "run.log"))
         assert ended.code == 4
-        assert f"{folder}: this output folder cannot be made or written to: [Errno 30] Read-only" in ended.said
+        what = (
+            "the log cannot be written" if output == "log_file" else "this output folder cannot be made or written to"
+        )
+        assert f"{what}: [Errno 30] Read-only" in ended.said
         assert "make that file system writable, or give another folder" in ended.said
         assert audio_files.everything(stems.input) == before
         assert stems.quarantined() == []
@@ -508,10 +511,11 @@ def test_an_output_that_may_not_be_written_to_is_said_before_anything_is_touched
 
 
 @contextlib.contextmanager
-def hanging_drive(source: Path, mount_point: Path, hangs_at: str) -> Iterator[subprocess.Popen[str]]:
+def hanging_drive(source: Path, mount_point: Path, hangs_at: str, cached_s: int = 0) -> Iterator[subprocess.Popen[str]]:
     """A drive with the files of `source` that answers until it is asked for what the file `hangs_at` holds."""
     mount_point.mkdir()
-    command = [sys.executable, str(REPOSITORY / "tests" / "hanging_drive.py"), str(source), str(mount_point), hangs_at]
+    program = str(REPOSITORY / "tests" / "hanging_drive.py")
+    command = [sys.executable, program, str(source), str(mount_point), hangs_at, str(cached_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as drive:
         assert drive.stdout is not None
         try:
@@ -540,7 +544,7 @@ def test_a_process_that_has_asked_a_hanging_drive_can_end(stems: Workplace) -> N
 
 def test_a_drive_that_hangs_fails_the_file_ends_the_run_and_leaves_no_process(stems: Workplace, run: Run) -> None:
     (stems.folder / "config.yaml").write_text("file_timeout_s: 0.5\n")
-    sooner = {"facts": {"STAT_S": 0.5, "BACKSTOP_S": 0.5, "KILL_S": 0.5}}
+    sooner = {"constants": {"STAT_S": 0.5, "BACKSTOP_S": 0.5, "KILL_S": 0.5}}
     mount_point, said = stems.folder / "drive", stems.folder / "stderr.txt"
     before = tree(stems.input)
     with hanging_drive(stems.input, mount_point, hangs_at="good3.wav") as drive, open(said, "w") as stderr:
@@ -558,3 +562,21 @@ def test_a_drive_that_hangs_fails_the_file_ends_the_run_and_leaves_no_process(st
     with mounted(mount_point, ["--bind", str(stems.input)]):  # plugged in again
         assert run("--input", str(mount_point)).counts("failed", "left") == (0, 0)
     assert (len(stems.rows()), len(stems.quarantined())) == (GOOD, BROKEN)
+
+
+def test_a_drive_that_hangs_and_whose_files_status_is_remembered_is_not_the_files_fault(stems: Workplace) -> None:
+    """The kernel tells their status from memory, so that all seems well: and whoever reads waits for ever."""
+    (stems.folder / "config.yaml").write_text("file_timeout_s: 0.5\n")
+    sooner = {"constants": {"STAT_S": 0.5, "BACKSTOP_S": 0.5, "KILL_S": 0.5}}
+    mount_point, said = stems.folder / "drive", stems.folder / "stderr.txt"
+    before = tree(stems.input)
+    with hanging_drive(stems.input, mount_point, "good3.wav", cached_s=3_600), open(said, "w") as stderr:
+        process = stems.start("--input", str(mount_point), faults=sooner, stderr=stderr)
+        try:
+            assert process.wait(60) in (1, 4)
+        finally:
+            process.kill()
+    assert "its drive hangs" in said.read_text()
+    assert "ERROR_Timeout" not in said.read_text()
+    assert tree(stems.input) == before
+    assert wait_for_no_process_of(stems, 10) == []

@@ -159,10 +159,10 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     workplace.quarantine.mkdir(parents=True)
     files = list(product.discover(preparer.root, frozenset(), product.Summary("x")))
     taken = iter(files)
-    pool = product.WorkerPool(2, preparer._job, workplace.log_file)
+    pool = product.WorkerPool(2, preparer._job, workplace.log_file, lambda: None, lambda: None)
     most = 0
     try:
-        for done, report in enumerate(pool.reports(taken, lambda: None, lambda: None)):
+        for done, report in enumerate(pool.reports(taken)):
             assert report.processed is not None
             most = max(most, len(files) - len(list_left(taken, files)) - done)
             time.sleep(0.02)  # a slow consumer: the pool must wait for it
@@ -176,12 +176,12 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     shutil.copytree(library / "stems" / "Loops", workplace.input, dirs_exist_ok=True)
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     workplace.quarantine.mkdir(parents=True)
-    pool = product.WorkerPool(1, preparer._job, workplace.log_file)
+    pool = product.WorkerPool(1, preparer._job, workplace.log_file, lambda: None, lambda: None)
     loaded_modules = "set(__import__('sys').modules)"  # for `eval`: a worker cannot import this file
     try:
         before = pool.executor.submit(eval, loaded_modules).result()
         files = product.discover(preparer.root, frozenset(), product.Summary("x"))
-        reports = list(pool.reports(files, lambda: None, lambda: None))
+        reports = list(pool.reports(files))
         after = pool.executor.submit(eval, loaded_modules).result()
     finally:
         pool.close()
