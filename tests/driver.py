@@ -7,6 +7,7 @@ JSON object, and are no part of the product:
     {"exit": {"kick.wav": 3}}          the worker ends by os._exit with that code
     {"die_after": ["kick.wav"]}        the worker is killed once it has moved that file to quarantine
     {"die_at_start": "before"}         the first worker is killed just before the second one starts, or "after"
+    {"die_copied": ["kick.wav"]}       the worker is killed once it has copied that file to quarantine on another disk
     {"die_sending": ["kick.wav"]}      the worker is killed by SIGKILL when half of that file's result is in the pipe
     {"hang": ["kick.wav"]}             the worker never comes back from that file
     {"hang_in_c": ["kick.wav"]}        the same, in C code that holds the interpreter's lock
@@ -188,6 +189,19 @@ def install_output_faults() -> None:
         return entry
 
     product.quarantine_file = deadly_quarantine_file  # type: ignore[assignment]
+    if "die_copied" in FAULTS:
+
+        def no_rename(source: Any, target: Any) -> None:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        def deadly_remove_source(source: Path) -> None:
+            if source.name in FAULTS["die_copied"] and multiprocessing.parent_process():
+                os.kill(os.getpid(), signal.SIGSEGV)
+            remove_source(source)
+
+        remove_source = product.remove_source
+        os.rename = no_rename  # type: ignore[assignment]
+        product.remove_source = deadly_remove_source
     if "write_errno" in FAULTS:
 
         def full_disk(self: product.StandardisedAudio, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -18,19 +17,11 @@ import pytest
 
 import audio_files
 import hostile
-from conftest import Workplace
+from conftest import Workplace, obey_modes
 from hostile import HOSTILE, INNOCENT, Hostile, snapshot
 from prepare_dataset_sql import LOCK_NAME, printable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some of these names")
-
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-
-
-def obey_permissions() -> None:
-    """Let the program that is about to start be bound by permissions, also where root runs the tests."""
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # EPERM for anyone else, who is bound anyway
 
 
 @dataclass
@@ -75,7 +66,7 @@ class Story:
         log_file, report = self.place.log_file, self.place.folder / "report.json"
         logged = log_file.stat().st_size if log_file.exists() else 0
         report.unlink(missing_ok=True)
-        with self.place.start("--report", str(report), *flags, faults=faults, preexec_fn=obey_permissions) as process:
+        with self.place.start("--report", str(report), *flags, faults=faults, preexec_fn=obey_modes) as process:
             _, stderr = process.communicate(timeout=200)
         self.runs[name] = Run(
             exit_code=process.returncode,

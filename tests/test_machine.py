@@ -7,9 +7,7 @@ the account closes, no healthy file has moved, the message tells the way out, an
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +21,7 @@ import pytest
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import tree, write_text, write_tone
-from conftest import REPOSITORY, Workplace, wait_for_no_process_of
+from conftest import REPOSITORY, Workplace, obey_modes, wait_for_no_process_of
 from fake_clap import FakeClap, is_reference
 
 
@@ -460,14 +458,6 @@ def test_a_worker_that_may_open_no_more_files_fails_files_and_the_next_run_compl
     assert_all_is_done(stems, run())
 
 
-def obey_modes() -> None:
-    """Take from root what lets it pass by the modes of files; any other user obeys them anyway."""
-    if os.geteuid() == 0:
-        drop_from_bounding_set = 24
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
-
-
 needs_modes = pytest.mark.skipif(sys.platform != "linux", reason="root obeys no modes, and Windows has none")
 
 
@@ -490,14 +480,22 @@ def test_what_may_not_be_read_fails_and_is_done_once_it_may(stems: Workplace, ru
 
 
 @needs_modes
-@pytest.mark.parametrize("output", ["quarantine"])
-def test_an_output_that_may_not_be_written_to_is_said_before_anything_is_touched(
-    output: str, stems: Workplace, run: Run
-) -> None:
+def test_a_log_that_alone_may_be_written_to_in_its_folder_will_do(stems: Workplace) -> None:
+    log = stems.folder / "logs" / "a.log"
+    log.parent.mkdir()
+    log.touch()
+    log.parent.chmod(0o555)
+    ended = run_with(stems, "--log-file", str(log), limit=obey_modes)
+    assert ended.code == 0, ended.said
+    assert "rows written" in log.read_text()
+
+
+@needs_modes
+def test_an_output_that_may_not_be_written_to_is_said_before_anything_is_touched(stems: Workplace, run: Run) -> None:
     """Its lock file is there from an earlier run, and can be taken."""
     assert run("--limit", "2").code == 0
     before = tree(stems.input)
-    folder = getattr(stems, output)
+    folder = stems.quarantine
     folder.chmod(0o555)
     ended = run_with(stems, limit=obey_modes)
     folder.chmod(0o755)

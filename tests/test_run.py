@@ -534,4 +534,5 @@ def test_the_first_files_are_judged_and_fewer_are_not(
     expectation = pytest.raises(product.RunStopped, match="6 of the first 10") if stops else contextlib.nullcontext()
     with expectation:
         workplace.run(max_broken_share=0.5)
+    assert len(workplace.rows()) == min(valid, 4 if stops else valid)  # what was decoded is not thrown away
     assert len(workplace.quarantined()) == broken

@@ -152,6 +152,28 @@ def test_a_worker_that_dies_while_another_one_starts_blocks_nobody(few: Workplac
     assert processes_of(few) == []
 
 
+def test_a_worker_that_dies_between_copying_a_file_to_quarantine_and_removing_it_leaves_it_in_one_place(
+    few: Workplace,
+) -> None:
+    (few.input / "broken.wav").write_text("no audio")
+    exit_code, account, stderr = run_with(few, {"die_copied": ["broken.wav"]})
+    assert (exit_code, account["quarantined"], account["failed"]) == (0, 1, 0), stderr
+    assert few.quarantined() == ["ERROR_LibsndfileError_broken.wav"]
+    assert "broken.wav" not in names(few)
+
+
+def test_what_is_done_while_the_model_is_slow_is_not_overdue(few: Workplace) -> None:
+    """The pool is not looked at while a batch before is embedded, for minutes on a slow machine."""
+    job = product.DatasetPreparer(few.config(), show_progress=False)._job
+    pool = product.WorkerPool(1, job, few.log_file, lambda: None, lambda: None)
+    done: Future[product.TaskReport] = Future()
+    found = product.FoundFile("/a.wav", 1, 1)
+    done.set_result(product.TaskReport(found))
+    assert pool._wait({done: product.Flight(found, -1e9)}) == {done}
+    assert not pool.killed_for_time
+    pool.close()
+
+
 def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
     future: Future[product.TaskReport] = Future()
     future.set_exception(MemoryError("while pickling"))
