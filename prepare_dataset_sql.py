@@ -137,7 +137,8 @@ FILES_A_POOL = 5_000  # then new processes: whatever a C library leaks in them i
 ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
 COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
-WORKER_MEMORY_MB = range(384, 1_025)  # 100 are enough for a stem, 288 for one of 64 windows; nothing needs 1,024
+MIN_WORKER_MEMORY_MB = 384  # 100 are enough for a stem, 288 for one of 64 windows ...
+MAX_WORKER_MEMORY_MB = 1_024  # ... and nothing that is healthy needs as much
 WORKER_IMPORTS = ["soundfile", "tqdm", "annotated_types", "threadpoolctl", "soxr", "scipy.fft", "librosa.filters"]
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
 LOCK_NAME = ".prepare_dataset.lock"
@@ -557,7 +558,7 @@ def worker_memory_bytes(config: Config) -> int | None:
     if sys.platform != "linux":
         return None
     share_mb = usable_memory_bytes() // 2 // usable_workers(config) // 10**6
-    return 10**6 * (config.worker_memory_mb or min(max(share_mb, WORKER_MEMORY_MB[0]), WORKER_MEMORY_MB[-1]))
+    return 10**6 * (config.worker_memory_mb or min(max(share_mb, MIN_WORKER_MEMORY_MB), MAX_WORKER_MEMORY_MB))
 
 
 def usable_workers(config: Config) -> int:
@@ -3781,7 +3782,7 @@ class DatasetPreparer:
     def _own_folders(self) -> frozenset[str]:
         return frozenset(os.path.realpath(folder) for folder in (self.config.stems, self.config.quarantine) if folder)
 
-    @property
+    @functools.cached_property
     def _job(self) -> Job:
         config = self.config
         return Job(

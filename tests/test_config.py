@@ -414,6 +414,36 @@ def test_a_quota_that_cannot_be_read_is_none(linux: FakeLinux) -> None:
     assert linux.cores() == 8
 
 
+V1_MEMORY = "9:memory:/docker/1:2\n4:cpu:/elsewhere\n0::/\n"
+UNLIMITED = "9223372036854771712\n"  # of v1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asked on Linux alone")
+@pytest.mark.parametrize(
+    ("membership", "limits", "memory_mb"),
+    [
+        (V2, {}, 16_000),
+        (V2, {"pod/container/memory.max": "max\n"}, 16_000),
+        (V2, {"pod/container/memory.max": "4000000000\n"}, 4_000),
+        (V2, {"pod/container/memory.max": "4000000000", "pod/memory.max": "3000000000"}, 3_000),
+        (V2, {"pod/container/memory.max": "64000000000"}, 16_000),
+        (V2, {"pod/container/memory.max": "a lot"}, 16_000),
+        (V1_MEMORY, {"memory/docker/1:2/memory.limit_in_bytes": UNLIMITED}, 16_000),
+        (V1_MEMORY, {"memory/docker/1:2/memory.limit_in_bytes": "2000000000\n"}, 2_000),
+        (V1_MEMORY, {"memory/memory.limit_in_bytes": "1000000000"}, 1_000),  # docker's view from inside
+        (V1_MEMORY, {"memory/elsewhere/memory.limit_in_bytes": "5"}, 16_000),
+    ],
+)
+def test_memory_is_the_machines_or_the_smallest_limit(
+    linux: FakeLinux, membership: str, limits: dict[str, str], memory_mb: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4_000}.__getitem__)
+    linux.write("proc/self/cgroup", membership)
+    for name, text in limits.items():
+        linux.write(f"cgroup/{name}", text)
+    assert product.usable_memory_bytes(linux.folder / "proc", linux.folder / "cgroup") == memory_mb * 10**6
+
+
 @pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
 def test_macos_and_windows_have_neither_affinity_nor_cgroups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None, cores: int

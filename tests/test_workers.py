@@ -345,7 +345,7 @@ def syncsafe(number: int) -> bytes:
 @linux_only
 def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None:
     long_silence(workplace.input / "eleven_minutes.flac", 11 / 60)
-    settings = f"worker_memory_mb: {product.WORKER_MEMORY_MB[0]}\nmax_windows: 64\n"
+    settings = f"worker_memory_mb: {product.MIN_WORKER_MEMORY_MB}\nmax_windows: 64\n"
     (workplace.folder / "config.yaml").write_text(settings, encoding="utf-8")
     exit_code, account, stderr = run_with(workplace, {})
     assert (exit_code, account["inserted"]) == (0, 1), stderr
