@@ -1996,17 +1996,15 @@ class WorkerPool:
         done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
         self.on_wait()
         now_s = time.monotonic()
-        for future, flight in itertools.islice(
-            in_flight.items(), self.workers
-        ):  # first in, first out: these have begun
+        overdue = False
+        for future, flight in itertools.islice(in_flight.items(), self.workers):  # first in, first out: they have begun
             flight.begun_s = now_s if flight.begun_s is None else flight.begun_s
             limit_s = time_limit_s(flight.found, self.job) + BACKSTOP_S
-            if now_s - flight.begun_s > limit_s and not future.done():
-                self.killed_for_time = True
-                self._kill_workers()
+            overdue = overdue or (now_s - flight.begun_s > limit_s and not future.done())
+        self.killed_for_time = self.killed_for_time or overdue
         # A worker that died while it sent its result (up to 8 MB, through a pipe of 64 kB) leaves the executor waiting
         # for the rest for ever, and the other workers for the dead one's lock.
-        if not done and self._ended_workers(0):
+        if overdue or (not done and self._ended_workers(0)):
             self._kill_workers()
         return done
 
@@ -2033,11 +2031,12 @@ class WorkerPool:
     def _replay_alone(self, found: FoundFile) -> TaskReport:
         while (future := self._start(found)) is None:  # the worker of the one before died after its work
             self._renew(1)
-        flight = {future: Flight(found, time.monotonic())}
+        begun_s = time.monotonic()
+        in_flight = {future: Flight(found, begun_s)}
         worker = self._processes()[0]
-        while not self._wait(flight):
+        while not self._wait(in_flight):
             pass
-        elapsed_s = time.monotonic() - (flight[future].begun_s or 0)
+        elapsed_s = time.monotonic() - begun_s
         if not _is_suspect(future):
             return _report_of(future, found)
         if not _is_broken(future):
