@@ -67,7 +67,7 @@ import warnings
 import wave
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -87,6 +87,8 @@ from tqdm import tqdm
 # ---------------------------------------------------------------------------------------------------------------------
 
 VERSION = "0.1.0"
+UNKNOWN_CATEGORY = "unknown"  # of a file whose names tell none, until CLAP does
+LOOP_CATEGORY = "loop"  # of a file whose names tell nothing more
 
 SAMPLE_RATE_HZ = 48_000  # what every CLAP checkpoint was trained on
 WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ  # 480,000: CLAP sees exactly ten seconds
@@ -111,15 +113,12 @@ LOUDEST = 1e30  # soxr overflows to NaN from 1e37 on, which would become silence
 N_FFT = 2_048
 HOP = 512
 ANALYSIS_FRAMES = 64  # frames a block of the analysis: 0.7 s of audio, whose spectrum (0.5 MB) stays in the cache
+LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 400 // 1000  # 19,200
+LOUDNESS_STEP = LOUDNESS_BLOCK // 4
 MAX_ANALYSIS_S = 1_200.0  # of a longer file every n-th block is analysed: 5 s of work, or six hours would time out
-MIN_TEMPO_S = 2.0  # no tempo is told from less ...
-MIN_TEMPO_ONSETS = 3  # ... or from two beats: librosa answers its prior of 120 there
-MAX_TEMPO_BPM = 320.0
-MAX_TEMPO_S = 120.0  # ... and two minutes tell as much as an hour
-TEMPO_LAGS = 750  # 8 s of hops, as librosa has it: the slowest tempo it can name is 7.5
-TEMPO_FFT = 1_536  # at least twice as much; a third faster than 1,500
-MIN_DURATION_S = 0.010
-MIN_PEAK = 10 ** (-60 / 20)  # -60 dBFS: 0.001
+MAX_MUSIC_S = 120.0  # two minutes tell as much of rhythm and key as an hour
+FULL_SCALE = 0.99  # from here on samples may be clipped: 127/128, the top of 8 bits, is 0.992
+DEAD_CHANNEL_PEAK = 10 ** (-80 / 20)  # 0.0001: a little over what dither leaves in 16 bits
 
 JUDGED_FILES = 500  # by which a library that is all broken is told from one with broken files
 TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
@@ -434,6 +433,21 @@ class Config:
     model_cache: Path | None = setting(
         None, "folder of the compiled model, 0.1 to 0.3 GB a checkpoint; null: the user's cache folder"
     )
+    min_duration_s: Annotated[float, Interval(ge=0, le=28_800)] = setting(
+        0.01, "a shorter file gets the quality issue too_short"
+    )
+    min_loudness_lufs: Annotated[float, Interval(ge=-120, le=0)] = setting(
+        -60.0, "a quieter file gets the quality issue too_quiet"
+    )
+    max_clipped_share: Annotated[float, Interval(ge=0, le=1)] = setting(
+        0.01, "a file with more of its samples at full scale gets the quality issue clipped"
+    )
+    max_dc_offset: Annotated[float, Interval(ge=0, le=1)] = setting(
+        0.02, "a file whose mean is farther from zero (full scale is 1) gets the quality issue dc_offset"
+    )
+    tempo_center_bpm: Annotated[float, Interval(ge=60, le=200)] = setting(
+        120.0, "about where the library's tempi lie: decides between a tempo and its double where the audio does not"
+    )
     categories: dict[str, list[str]] = setting(
         {}, "category: [words]; the first that has a word of the file's name, else of its folders' names, wins"
     )
@@ -623,11 +637,8 @@ class Job:
     root: str
     stems: Path | None
     quarantine: Path
-    max_windows: int
-    max_duration_s: float
-    file_timeout_s: float
     worker_memory_bytes: int | None  # None: no limit
-    categories: dict[str, list[str]]
+    config: Config
     run_id: str
 
 
@@ -639,10 +650,65 @@ class SourceFormat:
     channels: int
     frames: int
     truncated: bool
+    clipped_share: float = 0.0  # of the samples, in the channel that has most
+    dc_offset: float = 0.0  # mean of the channel that is farthest from zero; full scale is 1
+    dead_channel: bool = False  # one is silent, another is not
 
     @property
     def duration_s(self) -> float:
         return self.frames / self.sample_rate_hz
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What the samples of a file say, before anything is judged; `analyse` makes it."""
+
+    duration_s: float
+    features: dict[str, float | None]  # means over the frames, levels and loudness, as `features` of a row has them
+    onsets: Float32  # (3, frames): how much lows, middle and highs rise from frame to frame
+    pitch_classes: Float64  # (PITCH_CLASS_STEPS,): how much sounds in each 10 cents of the octave, from A on
+    pitches: Float64  # (frames, 3): pitch in Hz (0: none), its clarity up to 1, energy
+    spectrum: Float64  # (PITCH_BINS,): power summed over the file
+
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """A tempo that the audio may have."""
+
+    bpm: float
+    regularity: float  # mean autocorrelation at a beat, two and four: 1 where they sound alike, 0 for noise
+    score: float  # of the candidates of one file, the one with the highest is the most likely
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """What the audio says about time: the tempi that it may have, most likely first; none without a steady pulse."""
+
+    duration_s: float
+    tempi: list[Tempo]
+    is_loop: bool | None  # a loop (True) or a one-shot (False); None: it cannot be told
+
+
+@dataclass(frozen=True, slots=True)
+class NameFacts:
+    """What a file's name and its folders' names say."""
+
+    stated_bpm: float | None = None  # with its unit: '128bpm'
+    numbers: tuple[float, ...] = ()  # any of which may be a tempo: '_128_'
+    key: str | None = None
+    category: str | None = None
+    is_loop: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is judged of a file; the columns of the same names hold it."""
+
+    bpm: float | None
+    key: str | None
+    category: str
+    features: dict[str, Any]
+    quality_ok: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -1018,6 +1084,44 @@ class WatchedFile:
             return 0  # the end of the file, for libsndfile; `check` tells the truth afterwards
 
 
+class SourceLevels:
+    """What the mono mix no longer tells: how each channel of the source is levelled."""
+
+    def __init__(self, channels: int) -> None:
+        self.frames = 0
+        self.peaks, self.sums, self.clipped = np.zeros((3, channels))
+
+    def add(self, block: Float32) -> None:
+        """Take in the next samples, shape (frames, channels)."""
+        self.frames += len(block)
+        for channel, samples in enumerate(block.T):  # column by column: numpy takes ten times as long along axis 0
+            peak = max(float(samples.max()), -float(samples.min()))
+            self.peaks[channel] = max(self.peaks[channel], peak)
+            self.sums[channel] += samples.sum(dtype=np.float64)
+            if peak >= FULL_SCALE:
+                self.clipped[channel] += _count_clipped(samples)
+
+    def source_format(self, stream: StreamedSoundFile, truncated: bool) -> SourceFormat:
+        """Return the account of `stream`, all of whose frames were added."""
+        return SourceFormat(
+            stream.samplerate,
+            stream.channels,
+            self.frames,
+            truncated,
+            clipped_share=float(self.clipped.max() / self.frames),
+            dc_offset=float(max(self.sums / self.frames, key=abs)),
+            dead_channel=bool(self.peaks.min() < DEAD_CHANNEL_PEAK <= self.peaks.max()),
+        )
+
+
+def _count_clipped(samples: Float32) -> int:
+    """Return how many samples, shape (n,), are clipped: beyond full scale (a decoded MP3 tells how far), or at it and
+    equal to the one before, which is a top cut off flat and not just a loud peak."""
+    level = np.abs(samples)
+    flat = (samples[1:] == samples[:-1]) & (level[1:] >= FULL_SCALE)
+    return int(np.count_nonzero(flat | (level[1:] > 1)))
+
+
 class StreamedSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
     """A SoundFile that is only read forward: soundfile seeks after each read otherwise, which fails at the end of a
     FLAC of unknown length."""
@@ -1187,25 +1291,32 @@ def _standardise_stream(
 
     rate_hz = stream.samplerate
     resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ")  # bit-equal at every block size
-    frames = 0
+    levels = SourceLevels(stream.channels)
     first = np.zeros(0, np.float32)
     for block in _blocks(stream, watched, max_duration_s):
-        # The plain mean in float64; ten times faster than `block.mean(axis=1)`.
-        mono = (block @ np.ones(stream.channels) / stream.channels).astype(np.float32)
+        mono = _mono(block)
         if not np.isfinite(mono).all():
-            raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {frames / rate_hz:.3f} s")
+            raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {levels.frames / rate_hz:.3f} s")
         np.clip(mono, np.float32(-LOUDEST), np.float32(LOUDEST), out=mono)
-        first = mono[:1] if frames == 0 else first
-        frames += len(block)
+        first = first if levels.frames else mono[:1]
+        levels.add(block)
         audio.append(mono if rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(mono))
-    if frames == 0:
+    if not levels.frames:
         raise NoSamples(f"no audio behind a valid {stream.format} header")
     if rate_hz != SAMPLE_RATE_HZ:
         audio.append(resampler.resample_chunk(first[:0], last=True))
     if audio.length == 0:  # one sample at 192 kHz resamples to none, and CLAP divides by the length
         audio.append(first)
     audio.finish()
-    return SourceFormat(rate_hz, stream.channels, frames, is_truncated(stream, watched, frames))
+    return levels.source_format(stream, is_truncated(stream, watched, levels.frames))
+
+
+def _mono(block: Float32) -> Float32:
+    """Return the plain mean over the channels, taken in float64, of shape (frames, channels)."""
+    channels = block.shape[1]
+    if channels == 1:  # the product below takes ten times as long for one
+        return block[:, 0].copy()
+    return np.asarray((block @ np.ones(channels) / channels).astype(np.float32))  # ten times faster than block.mean
 
 
 # What libsndfile logs where a container says that more should be there: "data : 176400 (should be 105822)" in WAV (the
@@ -1273,7 +1384,7 @@ def cut_windows(audio: StoredAudio, max_windows: int) -> list[Int16]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Analysis: from the standardised samples, in blocks of bounded memory
+# Analysis: what the standardised samples say, in blocks of bounded memory; what it means is judged further down
 # ---------------------------------------------------------------------------------------------------------------------
 
 # Not defined where nothing sounds; librosa gives 0 Hz there.
@@ -1284,40 +1395,93 @@ BIN_GROUPS = 25
 BIN_HZ = SAMPLE_RATE_HZ / N_FFT  # 23.4
 POWERS_OF_HZ = np.vander(BIN_HZ * np.arange(BINS), 3, increasing=True)  # 1, Hz and Hz² of each bin
 ROLLOFF_SHARE = 0.85
-NO_ENERGY = np.finfo(np.float32).tiny  # keeps a silent frame from a division by zero
+NO_ENERGY = float(np.finfo(np.float32).tiny)  # keeps a silent frame from a division by zero
+
+# The mel bands whose rises tell a kick (under 180 Hz), a snare or a chord (to 2.5 kHz), and a hat (over 5 kHz).
+ONSET_BANDS = (slice(0, 5), slice(5, 60), slice(80, 128))
+ONSET_COMPRESSION = 1e4  # a band 40 dB under the loudest moment still counts
+
+PITCH_N_FFT = 8_192  # 5.9 Hz a bin: 2,048 points do not tell semitones apart in the bass
+PITCH_HOP = PITCH_N_FFT // 2
+PITCH_FRAMES = 16  # a block: 1.4 s
+PITCH_BIN_HZ = SAMPLE_RATE_HZ / PITCH_N_FFT
+PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
+PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(2_000 / PITCH_BIN_HZ))  # where the notes of music are
+PITCH_CLASS_STEPS = 120  # of 10 cents in an octave, from A on
+LEAST_PEAK = 0.03  # of the frame's highest; the harmonics of a note that say something are louder
+MAX_PITCH_LAG = 600  # samples at 12 kHz: 20 Hz
 
 
-def analyse(audio: StandardisedAudio) -> tuple[dict[str, float | None], float | None]:
-    """Return the five features as means over the frames, and the tempo in beats a minute or None.
+def analyse(audio: StandardisedAudio) -> Measurements:
+    """Measure what a file's description is judged by, each in one pass.
 
-    As librosa computes them with n_fft 2048, hop 512, frames centred and the ends padded with zeros, at 48 kHz:
-    `spectral_centroid`, `spectral_rolloff` (85 %) and `spectral_bandwidth` in Hz (None in silence),
-    `zero_crossing_rate` as a share of samples, `rms` with full scale as 1. Written out, since librosa's own functions
-    take four times as long for the same numbers, and a second more to import: of librosa comes the mel filter bank.
-    Over `MAX_ANALYSIS_S` the frames are those of every second, third, … block, over the whole length.
+    Over `MAX_ANALYSIS_S` the features are those of every second, third, … block, over the whole length; rhythm and
+    harmony are heard in the first `MAX_MUSIC_S`.
     """
     frames = 1 + audio.length // HOP
-    tempo_frames = int(MAX_TEMPO_S * SAMPLE_RATE_HZ / HOP) if audio.length >= MIN_TEMPO_S * SAMPLE_RATE_HZ else 0
+    music_frames = int(MAX_MUSIC_S * SAMPLE_RATE_HZ / HOP)
     every = math.ceil(audio.length / SAMPLE_RATE_HZ / MAX_ANALYSIS_S)
     sums: Counter[str] = Counter()
     analysed = 0
+    meter = LoudnessMeter()
     mels: list[Float32] = []
     for first in range(0, frames, ANALYSIS_FRAMES):
         counts = first // ANALYSIS_FRAMES % every == 0
-        if not counts and first >= tempo_frames:
+        if not counts and first >= music_frames:
             continue
         block = _analysis_block(audio, first, min(first + ANALYSIS_FRAMES, frames))
         power = _power_spectrum(block)
         if counts:
             analysed += len(power)
+            meter.add(audio.samples(first * HOP, min((first + ANALYSIS_FRAMES) * HOP, audio.length)))
             for name, values in _features(block, power).items():
                 sums[name] += float(values.sum(dtype=np.float64))  # type: ignore[assignment]  # Counter of floats
-        if first < tempo_frames:
+        if first < music_frames:
             mels.append(_mel_spectrum(power))
-    means: dict[str, float | None] = {name: total / analysed for name, total in sums.items()}
+    features: dict[str, float | None] = {name: total / analysed for name, total in sums.items()}
     if audio.peak == 0:
-        means.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
-    return means, _tempo_bpm(np.concatenate(mels)[:tempo_frames]) if mels else None
+        features.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
+    features |= {"peak_dbfs": _decibels(audio.peak), "loudness_lufs": meter.loudness_lufs()}
+    onsets = onset_strengths(np.concatenate(mels)[:music_frames])
+    return Measurements(audio.length / SAMPLE_RATE_HZ, features, onsets, *_measure_harmony(audio))
+
+
+class LoudnessMeter:
+    """Integrated loudness by ITU-R BS.1770-4 of audio that comes in blocks: 400 ms from 100 ms to 100 ms, gated at
+    -70 LUFS and at 10 LU under the mean. The filters are pyloudnorm's, which itself takes a whole file at once."""
+
+    def __init__(self) -> None:
+        import pyloudnorm  # type: ignore[import-untyped]  # ships no types
+
+        filters = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()  # private, but the release is pinned
+        self.sections = np.array([[*stage.b, *stage.a] for stage in filters])
+        self.state = np.zeros((len(self.sections), 2))
+        self.energies: list[float] = []  # of each 100 ms
+        self.rest = np.zeros(0)
+        self.length = 0
+
+    def add(self, samples: Float32) -> None:
+        """Take in the next samples, shape (n,)."""
+        import scipy.signal
+
+        weighted, self.state = scipy.signal.sosfilt(self.sections, samples, zi=self.state)
+        self.length += len(samples)
+        energy = np.concatenate([self.rest, weighted**2])
+        whole = len(energy) // LOUDNESS_STEP * LOUDNESS_STEP
+        self.energies += list(energy[:whole].reshape(-1, LOUDNESS_STEP).sum(axis=1))
+        self.rest = energy[whole:]
+
+    def loudness_lufs(self) -> float | None:
+        """Return the loudness of what was added; None where it is undefined: under 400 ms, and where all is gated."""
+        if self.length < LOUDNESS_BLOCK:
+            return None
+        count = round((self.length - LOUDNESS_BLOCK) / LOUDNESS_STEP) + 1  # as pyloudnorm rounds: the last may be cut
+        energies = np.array([*self.energies, self.rest.sum()])
+        steps = LOUDNESS_BLOCK // LOUDNESS_STEP
+        power = sliding_window_view(np.pad(energies, (0, steps)), steps)[:count].sum(axis=1) / LOUDNESS_BLOCK
+        power = power[power >= 10 ** ((-70 + 0.691) / 10)]
+        power = power[power > power.mean() / 10] if len(power) else power
+        return float(-0.691 + 10 * np.log10(power.mean())) if len(power) else None
 
 
 def _analysis_block(audio: StandardisedAudio, first: int, end: int) -> Float32:
@@ -1404,82 +1568,561 @@ def _mel_spectrum(power: Float32) -> Float32:
     return np.concatenate([power[:, bins] @ weights for bins, weights in _mel_filters()], axis=1)
 
 
-def _tempo_bpm(mel: Float32) -> float | None:
-    """Return librosa's tempo estimate from a mel power spectrum (frames, bands) or None.
-
-    It is the lag with the best autocorrelation of the onset strength, each weighed by how far it is from 120.
-    """
-    strength = _onset_strength(mel)
-    if _count_onsets(strength) < MIN_TEMPO_ONSETS:
-        return None
-    bpm = 60 * SAMPLE_RATE_HZ / HOP / np.arange(1, TEMPO_LAGS)
-    score = np.log1p(1e6 * _mean_tempogram(strength)[1:]) - np.log2(bpm / 120) ** 2 / 2
-    return float(bpm[np.where(bpm < MAX_TEMPO_BPM, score, -np.inf).argmax()])
+def onset_strengths(mel: Float32) -> Float32:
+    """Return how much the three `ONSET_BANDS` rise from frame to frame, shape (3, frames), from the mel power spectrum
+    (frames, bands): the flux of log-compressed bands (Böck, Krebs and Schedl, ISMIR 2012)."""
+    level = np.log10(1 + ONSET_COMPRESSION / max(float(mel.max()), NO_ENERGY) * mel)
+    rises = np.maximum(np.diff(level, axis=0, prepend=level[:1]), 0)
+    blur = np.hanning(5) / 2  # a player's few milliseconds of freedom
+    return np.array([np.convolve(rises[:, bands].mean(axis=1), blur)[2:-2] for bands in ONSET_BANDS], np.float32)
 
 
-def _onset_strength(mel: Float32) -> Float32:
-    """Return librosa.onset.onset_strength, shape (frames,): by how many dB the bands rise, on average."""
-    level_db = 10 / math.log(10) * np.log(np.maximum(mel, 1e-10))  # np.log10 takes five times as long
-    level_db = np.maximum(level_db, level_db.max() - 80)
-    rise_db = np.maximum(np.diff(level_db, axis=0), 0).mean(axis=1)
-    return np.pad(rise_db, (1 + N_FFT // (2 * HOP), 0))[: len(mel)]  # librosa's shift: the middle of the frame
+def _measure_harmony(audio: StandardisedAudio) -> tuple[Float64, Float64, Float64]:
+    """Return `pitch_classes`, `pitches` and `spectrum` of `Measurements`, of the first `MAX_MUSIC_S`."""
+    length = min(audio.length, int(MAX_MUSIC_S * SAMPLE_RATE_HZ))
+    frames = 1 + length // PITCH_HOP
+    magnitudes = [
+        _pitch_spectrum(audio, first, min(first + PITCH_FRAMES, frames)) for first in range(0, frames, PITCH_FRAMES)
+    ]
+    pitches = np.concatenate([_pitches(magnitude) for magnitude in magnitudes])
+    spectrum = np.sum([np.einsum("fb,fb->b", magnitude, magnitude) for magnitude in magnitudes], axis=0)
+    notes = np.concatenate([magnitude[:, : PITCH_CLASS_BINS.stop + 1] for magnitude in magnitudes])
+    return _pitch_classes(notes), pitches, np.asarray(spectrum, np.float64)
 
 
-def _count_onsets(strength: Float32) -> int:
-    """Return how many onsets librosa.onset.onset_detect finds: frames that are the highest of three, the last, and
-    0.07 of the whole range above the mean of the nine on either side, but none within two frames of another."""
-    level = (strength - strength.min()) / max(np.ptp(strength), NO_ENERGY)
-    highest = sliding_window_view(np.pad(level, (2, 0)), 3).max(axis=1)
-    around = np.ones(19)
-    mean = np.convolve(level, around, "same") / np.convolve(np.ones(len(level)), around, "same")
-    onsets: list[int] = []
-    for frame in np.flatnonzero((level == highest) & (level >= mean + 0.07)):
-        if not onsets or frame > onsets[-1] + 2:
-            onsets.append(frame)
-    return len(onsets)
+def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
+    """Return the magnitude spectrum up to 6 kHz of frames [first, end), shape (frames, PITCH_BINS)."""
+    import scipy.fft
+
+    start, stop = (first - 1) * PITCH_HOP, end * PITCH_HOP
+    inner = audio.samples(max(start, 0), min(stop, audio.length))
+    block = np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
+    frames = sliding_window_view(block, PITCH_N_FFT)[::PITCH_HOP] * _hann(PITCH_N_FFT).astype(np.float32)
+    return np.asarray(np.abs(scipy.fft.rfft(frames)[:, :PITCH_BINS]))
 
 
-def _mean_tempogram(strength: Float32) -> Float64:
-    """Return the mean over time of librosa's tempogram, shape (TEMPO_LAGS,): the autocorrelation of the onset strength
-    in a Hann window about each frame, with lag 0 as 1.
+def _pitches(magnitude: Float32) -> Float64:
+    """Return the pitch in Hz (0: none), its clarity and the frame's energy, shape (frames, 3), from `_pitch_spectrum`.
 
-    The mean is taken of the power spectra, so that one inverse FFT serves for all frames: nine times faster.
+    The first peak of the normalised autocorrelation that is nearly as high as its highest (McLeod and Wyvill, "A
+    smarter way to find pitch", ICMC 2005), whose height, up to 1, is the clarity.
     """
     import scipy.fft
 
-    padded = np.pad(strength, TEMPO_LAGS // 2, mode="linear_ramp")
-    windows = sliding_window_view(padded, TEMPO_LAGS)[: len(strength)]
-    power = np.zeros(TEMPO_FFT // 2 + 1)
-    for first in range(0, len(windows), ANALYSIS_FRAMES):
-        part = windows[first : first + ANALYSIS_FRAMES] * _hann(TEMPO_LAGS).astype(np.float32)
-        energy = np.maximum(np.einsum("fl,fl->f", part, part), NO_ENERGY)
-        spectrum = scipy.fft.rfft(part, TEMPO_FFT)
-        power += (1 / energy) @ (spectrum.real**2 + spectrum.imag**2)
-    return np.asarray(scipy.fft.irfft(power / len(windows))[:TEMPO_LAGS])
+    energy = np.einsum("fb,fb->f", magnitude, magnitude, dtype=np.float64)
+    correlation = scipy.fft.irfft(np.square(magnitude, dtype=np.float64))[:, : MAX_PITCH_LAG + 1]
+    correlation /= np.maximum(correlation[:, :1], NO_ENERGY) * _window_correlation()
+    left, middle, right = correlation[:, :-2], correlation[:, 1:-1], correlation[:, 2:]
+    behind_first_zero = np.logical_or.accumulate(middle < 0, axis=1)
+    heights = np.where((middle > left) & (middle >= right) & behind_first_zero, middle, 0)
+    lag = (heights >= 0.93 * np.maximum(heights.max(axis=1, keepdims=True), NO_ENERGY)).argmax(axis=1)
+    each = np.arange(len(lag))
+    a, b, c = left[each, lag], middle[each, lag], right[each, lag]
+    clarity = heights[each, lag]
+    exact_lag = lag + 1 + _parabola_offset(a, b, c)
+    hz = np.where(clarity > 0, SAMPLE_RATE_HZ / 4 / exact_lag, 0)  # the lags are of 12 kHz: a spectrum up to 6
+    return np.stack([hz, clarity, energy], axis=1)
 
 
-def categorise(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> str:
-    """Return the category whose words are in the file's name, else in the nearest folder's name, else 'unknown'.
+@functools.cache
+def _window_correlation() -> Float64:
+    """Return the autocorrelation of the pitch window at each lag of 12 kHz: what every frame's is weighed down by."""
+    power = np.abs(np.fft.rfft(_hann(PITCH_N_FFT), 2 * PITCH_N_FFT)) ** 2
+    correlation = np.fft.irfft(power)[: 4 * (MAX_PITCH_LAG + 1) : 4]
+    return np.asarray(correlation / correlation[0])
 
-    A word of letters or digits matches whole, in upper or lower case, with or without a plural s: 'Kicks', 'BD_02',
-    'kickDrum', but not 'sidekick'. The folders above `root` are not asked.
+
+def _parabola_offset(left: Float64, middle: Float64, right: Float64) -> Float64:
+    """Return where between -0.5 and 0.5 the parabola through three values, of which the middle is highest, peaks."""
+    curvature = left - 2 * middle + right
+    return np.asarray(np.clip(0.5 * (left - right) / np.where(curvature < 0, curvature, -np.inf), -0.5, 0.5))
+
+
+def _pitch_classes(magnitude: Float32) -> Float64:
+    """Return how much sounds in each 10 cents of the octave, shape (PITCH_CLASS_STEPS,), from `_pitch_spectrum` up to
+    the bin after `PITCH_CLASS_BINS`.
+
+    Counted are spectral peaks that last for two frames (a drum's do not), each by the root of its magnitude, so that
+    loud notes do not drown the others (Gómez, "Tonal description of polyphonic audio", 2006, without its harmonics).
     """
-    parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)
-    for part in reversed(parts):
-        text = f" {' '.join(_words(part))} "
-        for category, keywords in categories.items():
-            phrases = [" ".join(_words(keyword)) for keyword in keywords]
-            if any(f" {phrase} " in text or f" {phrase}s " in text for phrase in phrases):
-                return category
-    return "unknown"
+    around = np.pad(magnitude, ((1, 1), (0, 0)), mode="edge")
+    lasting = np.minimum(magnitude, np.maximum(around[:-2], around[2:]) if len(magnitude) > 1 else 0)
+    level = np.log(lasting + NO_ENERGY).astype(np.float64)
+    bins = PITCH_CLASS_BINS
+    left, middle, right = (level[:, bins.start + shift : bins.stop + shift] for shift in (-1, 0, 1))
+    heights = lasting[:, bins]
+    loud = heights > np.maximum(LEAST_PEAK * heights.max(axis=1, keepdims=True), LEAST_PEAK**2 * heights.max())
+    frame, peak = np.nonzero((middle > left) & (middle >= right) & loud)
+    offset = _parabola_offset(left[frame, peak], middle[frame, peak], right[frame, peak])
+    hz = (bins.start + peak + offset) * PITCH_BIN_HZ
+    steps = np.rint(PITCH_CLASS_STEPS * np.log2(hz / 440)).astype(int) % PITCH_CLASS_STEPS
+    return np.bincount(steps, np.sqrt(heights[frame, peak]), PITCH_CLASS_STEPS).astype(np.float64)
 
 
-@functools.lru_cache(maxsize=1_024)  # the same hundred keywords for every file
+# ---------------------------------------------------------------------------------------------------------------------
+# What it means: pure functions of names, measurements and settings
+# ---------------------------------------------------------------------------------------------------------------------
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+# Sample packs state a tempo as '120bpm', '87.5 BPM', 'bpm_174'; any other number of two or three digits may be one.
+STATED_BPM = re.compile(
+    r"(?<![\d.,])(\d{2,3}(?:[.,]\d{1,3})?)[ _-]*bpm(?![a-z])|(?<![a-z])bpm[ _-]*(\d{2,3}(?:[.,]\d{1,3})?)(?!\d)"
+)
+BARE_NUMBER = re.compile(r"(?<![a-z\d.,#-])(\d{2,3}(?:[.,]\d{1,3})?)(?![a-z\d#])")
+TEMPO_RANGE_BPM = (30, 300)
+MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
+# 'Am', 'F#m', 'Bbmin', 'C# minor', 'Eb_maj', 'gmin'; 'FM' (the synthesis) and 'am' (the word) are no keys, nor are the
+# notes 'C3' and 'F#'. Where small letters are asked for, a word that means the mode must follow.
+ACCIDENTAL = r"(?P<accidental>#|b|s|♯|♭|[ _-]?(?i:sharp|flat))"
+KEY_PATTERNS = (
+    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)(?![A-Za-z0-9#])"),
+    re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G]){ACCIDENTAL}?[ _-]?{MODE}(?![A-Za-z0-9#])"),
+    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[a-g])(?:{ACCIDENTAL}[ _-]?)?{MODE}(?![A-Za-z0-9#])"),
+)
+KEY_OF = re.compile(
+    rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)?(?![A-Za-z0-9#])"
+)
+WORDS_ROUND_AM = re.compile(r"(?i:\bi|\bwho|\bwhat|\bwhere) $|^ (?i:i|here|not|the|so|a)\b")
+NOTE_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+LOOP_WORDS = frozenset("loop loops break breaks breakbeat breakbeats beat beats groove grooves".split())
+ONE_SHOT_WORDS = frozenset("oneshot oneshots shot shots hit hits single singles".split())
+
+
+def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> NameFacts:
+    """Return what the names in `path` under `root` say: of each fact what the file's own name says, else the nearest
+    folder's; what is above `root` is not asked."""
+    parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)[::-1]
+    parts = [unicodedata.normalize("NFC", part) for part in parts]  # macOS may write ö as two characters
+    return NameFacts(
+        stated_bpm=_first(map(_stated_bpm, parts)),
+        numbers=tuple(itertools.chain.from_iterable(map(_numbers, parts))),
+        key=_first(map(_key_in, parts)),
+        category=_first(_category_in(part, categories) for part in parts),
+        is_loop=_first(map(_is_loop_in, parts)),
+    )
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _stated_bpm(name: str) -> float | None:
+    tempi = {float((before or after).replace(",", ".")) for before, after in STATED_BPM.findall(name.lower())}
+    tempi = {bpm for bpm in tempi if TEMPO_RANGE_BPM[0] <= bpm <= TEMPO_RANGE_BPM[1]}
+    return tempi.pop() if len(tempi) == 1 else None
+
+
+def _numbers(name: str) -> list[float]:
+    numbers = [float(number.replace(",", ".")) for number in BARE_NUMBER.findall(name.lower())]
+    return [number for number in numbers if TEMPO_RANGE_BPM[0] <= number <= TEMPO_RANGE_BPM[1]]
+
+
+def _key_in(name: str) -> str | None:
+    """Return the one key that is named, with a sharp where the name has a flat; None where several are."""
+    keys = set()
+    found = [match for pattern in KEY_PATTERNS for match in pattern.finditer(name)]
+    for match in found or KEY_OF.finditer(name):
+        words_around = name[: match.start()], name[match.end() :]
+        if match[0] == "Am" and any(WORDS_ROUND_AM.search(words) for words in words_around):
+            continue
+        step = NOTE_STEPS[match["note"].upper()] + _accidental_steps(match["accidental"] or "")
+        keys.add(NOTE_NAMES[step % 12] + ("m" if match["minor"] else ""))
+    return keys.pop() if len(keys) == 1 else None
+
+
+def _accidental_steps(accidental: str) -> int:
+    if not accidental:
+        return 0
+    return -1 if accidental in "b♭" or accidental.lower().endswith("flat") else 1
+
+
+def _is_loop_in(name: str) -> bool | None:
+    words = set(_words(name))
+    if words & LOOP_WORDS:
+        return True
+    return False if words & ONE_SHOT_WORDS else None
+
+
+def _category_in(name: str, categories: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the category of which a word is in `name`: 'Kicks', 'BD_02', 'kickDrum', but not 'sidekick'.
+
+    Phrases come before words ('bass drum' is no bass), words before numbers and codes of two letters ('808 snare' is no
+    bass, 'OH_Perc' no open hat), and the word loop last; among equals the first category. What stands under 'unknown'
+    is passed over ('future bass' is a style), and beside it no code is believed ('CH1 recording').
+    """
+    text = f" {' '.join(_words(name))} "
+    is_passed_over = False
+    for rank, category, keyword in _ranked_keywords(
+        tuple((category, *words) for category, words in categories.items())
+    ):
+        if keyword not in text or (is_passed_over and rank == CODE_RANK):
+            continue
+        if category != UNKNOWN_CATEGORY:
+            return category
+        text = text.replace(keyword, " ")
+        is_passed_over = True
+    return None
+
+
+CODE_RANK, LOOP_RANK = 0, -1
+
+
+@functools.lru_cache(maxsize=2)
+def _ranked_keywords(categories: tuple[tuple[str, ...], ...]) -> list[tuple[int, str, str]]:
+    """Return (rank, category, keyword between blanks) in the order in which they are asked; words also as plurals."""
+    ranked = []
+    for category, *keywords in categories:
+        for keyword in keywords:
+            words = _words(keyword)
+            phrase = " ".join(words)
+            if len(phrase) <= 2 or phrase.isdigit():
+                ranked.append((CODE_RANK, category, f" {phrase} "))
+            else:
+                rank = LOOP_RANK if category == LOOP_CATEGORY else len(words)
+                ranked += [(rank, category, f" {phrase} "), (rank, category, f" {phrase}s ")]
+    return sorted(ranked, key=lambda entry: -entry[0])
+
+
 def _words(name: str) -> list[str]:
     """Split 'HiHat_open02' into ['hi', 'hat', 'open', '02']."""
     name = unicodedata.normalize("NFC", name)  # macOS may write ö as two characters
     kinds = "".join("A" if c.isupper() else "a" if c.isalpha() else "9" if c.isdigit() else " " for c in name)
-    return [name[slice(*match.span())].lower() for match in re.finditer(r"A+(?!a)|A?a+|9+", kinds)]
+    words = [name[slice(*match.span())].lower() for match in re.finditer(r"A+(?!a)|(?<!a)aAa+|A?a+|9+", kinds)]
+    return [part for word in words for part in GLUED_LOOP.sub(r"\1 \2", word).split()]
+
+
+GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
+
+
+# -- tempo ------------------------------------------------------------------------------------------------------------
+
+TEMPI_BPM = np.geomspace(55, 220, 289)  # half a percent from one to the next
+MIN_RHYTHM_S = 1.0
+MIN_REGULARITY = 0.2  # of a steady pulse: nearly all loops have more, nearly all noises and one-shots less
+SAME_TEMPO = 0.03  # a name and the audio speak of the same tempo
+SNAP_TEMPO = 0.012  # a length in whole bars tells exactly what the audio tells to half a percent
+BARS = (1, 2, 4, 8, 16, 32)  # what loops are cut to
+BAR_TOLERANCE = 0.004  # of the length
+LONGEST_LOOP_S = 60.0  # beyond it any tempo has a whole number of bars nearby, and it is a song
+LONGEST_ONE_SHOT_S = 10.0
+
+
+def hear_rhythm(onsets: Float32, duration_s: float, center_bpm: float) -> Rhythm:
+    """Return the tempi that onset strengths, shape (3, frames), may have, best first, with what they tell of a loop."""
+    tempi = tempo_candidates(onsets, center_bpm) if duration_s >= MIN_RHYTHM_S else []
+    if tempi and tempi[0].regularity < MIN_REGULARITY:
+        tempi = []
+    if tempi:
+        is_loop = True if duration_s <= LONGEST_LOOP_S else None
+    else:
+        is_loop = False if duration_s <= LONGEST_ONE_SHOT_S else None
+    return Rhythm(duration_s, tempi, is_loop)
+
+
+def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
+    """Return the local maxima of likelihood over `TEMPI_BPM`, best first: the sum of `tempo_cues`."""
+    cues, regularity = tempo_cues(onsets, center_bpm)
+    scores = np.sum(list(cues.values()), axis=0)
+    around = sliding_window_view(np.pad(scores, 6, constant_values=-np.inf), 13).max(axis=1)
+    tempi = [
+        Tempo(float(TEMPI_BPM[i]), float(regularity[i]), float(scores[i])) for i in np.flatnonzero(scores == around)
+    ]
+    return sorted(tempi, key=lambda tempo: -tempo.score)
+
+
+# What tells a beat from its half and its double, beside how alike the bars are (Ellis, "Beat tracking by dynamic
+# programming", 2007, has that and the log-normal prior): weights of the correlation of onsets in two bands after so
+# many beats. A snare comes a beat after a kick (low, middle) and returns after two (middle, middle); lows that return
+# after half a beat, or highs after a quarter, say that the beat is shorter. Fitted once, as a logistic choice among all
+# tempi, to 640 loops of a crude drum machine that is in no exam, and rounded.
+LOW, MIDDLE, HIGH, ALL = range(4)
+BEAT_WEIGHTS = {
+    (LOW, MIDDLE, 1): 3.5,
+    (LOW, MIDDLE, 0.5): 2.5,
+    (LOW, MIDDLE, 2): -1.5,
+    (MIDDLE, MIDDLE, 2): 2.0,
+    (LOW, LOW, 0.5): -4.0,
+    (LOW, LOW, 2): -2.0,
+    (HIGH, HIGH, 0.5): 3.0,
+    (HIGH, HIGH, 0.25): -2.5,
+    (ALL, ALL, 0.75): 1.5,
+    (ALL, ALL, 1.5): 3.0,
+}
+BAR_WEIGHT = 8.0  # of the mean autocorrelation after two and four beats
+EVENT_WEIGHTS = {LOW: -0.4, MIDDLE: -0.6}  # of the square of the octaves between their events and one a beat
+DISTANCE_WEIGHT = -2.5  # of the square of the octaves from `tempo_center_bpm`
+
+
+def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], Float64]:
+    """Return what each cue adds to the likelihood of each of `TEMPI_BPM`, and the regularity at each, as in `Tempo`."""
+    bands = [_without_trend(strength) for strength in (*onsets, onsets.sum(axis=0))]
+    beat = 60 * SAMPLE_RATE_HZ / HOP / TEMPI_BPM
+    pairs = {(one, other) for one, other, _ in BEAT_WEIGHTS} | {(ALL, ALL)}
+    correlations = {(one, other): _correlation(bands[one], bands[other]) for one, other in pairs}
+    reach = 0.8 * onsets.shape[1]  # beyond, too few beats are left to compare
+
+    def after(beats: float, pair: tuple[int, int] = (ALL, ALL)) -> Float64:
+        lags = beats * beat
+        return np.where(lags <= reach, np.interp(lags, np.arange(onsets.shape[1]), correlations[pair]), np.nan)
+
+    cues: dict[Any, Float64] = {
+        key: weight * np.nan_to_num(after(key[2], key[:2])) for key, weight in BEAT_WEIGHTS.items()
+    }
+    for band, weight in EVENT_WEIGHTS.items():
+        cues["events", band] = weight * np.log2(_count_events(onsets[band]) / onsets.shape[1] * beat) ** 2
+    cues["bars"] = BAR_WEIGHT * _mean_of_known(after(2), after(4))
+    cues["distance"] = DISTANCE_WEIGHT * np.log2(TEMPI_BPM / center_bpm) ** 2
+    return cues, _mean_of_known(after(1), after(2), after(4))
+
+
+def _without_trend(strength: Float32) -> Float64:
+    """Return `strength`, shape (n,), less its mean over the second around: a riser's slow rise is no rhythm."""
+    around = np.ones(min(SAMPLE_RATE_HZ // HOP, len(strength)))
+    mean = np.convolve(strength, around, "same") / np.convolve(np.ones(len(strength)), around, "same")
+    return np.asarray(strength - mean)
+
+
+def _correlation(one: Float64, other: Float64) -> Float64:
+    """Return how alike two bands are after each lag, either first, shape (n,); 1 for the same; long lags not damped."""
+    import scipy.fft
+
+    length = len(one)
+    spectrum = scipy.fft.rfft(one, 2 * length).conj() * scipy.fft.rfft(other, 2 * length)
+    products = scipy.fft.irfft(spectrum.real)[:length]  # the real part is the mean of both orders
+    energy = math.sqrt((one @ one) * (other @ other))
+    return np.asarray(products / max(energy, NO_ENERGY) * length / (length - np.arange(length)))
+
+
+def _count_events(strength: Float32) -> float:
+    """Return how many peaks reach a fifth of the highest; half an event where there is none, for the logarithm."""
+    middle = strength[1:-1]
+    peaks = (middle > strength[:-2]) & (middle >= strength[2:]) & (middle > 0.2 * np.percentile(strength, 99.5))
+    return max(float(np.count_nonzero(peaks)), 0.5)
+
+
+def _mean_of_known(*values: Float64) -> Float64:
+    """Return the mean of those that are not NaN, 0 where all are, shape (n,)."""
+    known = [np.isfinite(value) for value in values]
+    return np.asarray(np.sum(np.nan_to_num(values), axis=0) / np.maximum(np.sum(known, axis=0), 1))
+
+
+def judge_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
+    """Return the tempo in beats a minute and where it comes from: name, bars or audio; None for a one-shot and for
+    audio without a steady pulse whose name states none.
+
+    In this order: a tempo stated with its unit; a number in the name that the audio or a length in whole bars bears
+    out; a tempo at which the length is whole bars, near one that the audio may have; what the audio is most likely to
+    have.
+    """
+    if rhythm.is_loop is False:
+        return None, None
+    if name.stated_bpm is not None:
+        return name.stated_bpm, "name"
+    for number in name.numbers:
+        if _is_borne_out(number, rhythm):
+            return number, "name"
+    whole_bars = _tempo_in_whole_bars(rhythm)
+    if whole_bars is not None:
+        return round(whole_bars, 3), "bars"
+    return (round(rhythm.tempi[0].bpm, 1), "audio") if rhythm.tempi else (None, None)
+
+
+def judge_loop(name: NameFacts, rhythm: Rhythm) -> Rhythm:
+    """Return `rhythm`, a loop or none also by its name: by the word, or a tempo at which the length is whole bars."""
+    is_loop = rhythm.is_loop
+    if name.is_loop is not None and rhythm.duration_s >= MIN_RHYTHM_S:
+        is_loop = name.is_loop
+    elif name.stated_bpm is not None and _is_whole_bars(name.stated_bpm, rhythm.duration_s):
+        is_loop = True
+    return dataclasses.replace(rhythm, is_loop=is_loop)
+
+
+def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
+    """Return how regular the audio's pulse is at `bpm`, 0 to 1; None where it has none there."""
+    return next((tempo.regularity for tempo in rhythm.tempi if bpm and _is_near(bpm, tempo.bpm)), None)
+
+
+def _is_borne_out(bpm: float, rhythm: Rhythm) -> bool:
+    heard = [octave * rhythm.tempi[0].bpm for octave in (0.5, 1, 2)] if rhythm.tempi else []
+    if any(_is_near(bpm, tempo) for tempo in heard):
+        return True
+    return _is_whole_bars(bpm, rhythm.duration_s)
+
+
+def _is_whole_bars(bpm: float, duration_s: float) -> bool:
+    bars = duration_s * bpm / 240
+    return duration_s <= LONGEST_LOOP_S and any(abs(bars / whole - 1) <= BAR_TOLERANCE for whole in BARS)
+
+
+def _is_near(bpm: float, other_bpm: float, tolerance: float = SAME_TEMPO) -> bool:
+    return abs(bpm / other_bpm - 1) <= tolerance
+
+
+def _tempo_in_whole_bars(rhythm: Rhythm) -> float | None:
+    """Return the tempo at which the length is 1, 2, 4, … bars of 4/4 and which the audio is most likely to have.
+
+    A tempo in whole beats a minute is favoured: 173 is what a producer sets, 86.5 is not.
+    """
+    if rhythm.duration_s > LONGEST_LOOP_S:
+        return None
+    likely = []
+    for bpm in (240 * bars / rhythm.duration_s for bars in BARS):
+        is_whole_number = abs(bpm - round(bpm)) <= WHOLE_NUMBER_TOLERANCE
+        bonus = WHOLE_BARS_BONUS + is_whole_number * WHOLE_NUMBER_BONUS
+        likely += [(tempo.score + bonus, bpm) for tempo in rhythm.tempi if _is_near(bpm, tempo.bpm, SNAP_TEMPO)]
+    if not likely or max(likely)[0] < rhythm.tempi[0].score:
+        return None
+    return max(likely)[1]
+
+
+WHOLE_BARS_BONUS = 2.0  # of the likelihood's logarithm: 7 to 1
+WHOLE_NUMBER_BONUS = 2.0
+WHOLE_NUMBER_TOLERANCE = (
+    0.02  # a loop of 2 s is cut to a sample: 0.002 at 200 BPM; ten times that for its maker's tools
+)
+
+
+# -- key and pitch ----------------------------------------------------------------------------------------------------
+
+# Of major and minor, from the tonic on: how often each degree sounds in the Kostka-Payne corpus (Temperley, "Music and
+# Probability", MIT Press 2007). On the benchmark's progressions better than Krumhansl's and Kessler's and Faraldo's.
+KEY_PROFILES = np.array(
+    [
+        [0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400],
+        [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
+    ]
+)
+KEY_NAMES = tuple(note + mode for mode in ("", "m") for note in NOTE_NAMES)
+MIN_KEY_S = 1.5
+MIN_KEY_CONFIDENCE = 0.45
+MIN_CLARITY = 0.8
+MIN_STEADY_SHARE = 0.75
+
+
+def hear_keys(pitch_classes: Float64) -> Float64:
+    """Return how confidently each of `KEY_NAMES` is heard in `pitch_classes`, as in `Measurements`, shape (24,).
+
+    The correlation of the chroma with the key's profile (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990),
+    times the root of the share that is in tune with one tempered scale, whatever its tuning: notes are, noise is not.
+    """
+    chroma, in_tune = tuned_chroma(pitch_classes)
+    if not chroma.any():
+        return np.zeros(len(KEY_NAMES))
+    profiles = [np.roll(profile, tonic) for profile in KEY_PROFILES for tonic in range(12)]
+    deviation = np.ptp(chroma)
+    correlations = np.corrcoef(chroma, profiles)[0, 1:] if deviation else np.zeros(len(KEY_NAMES))
+    return np.asarray(np.maximum(correlations, 0) * math.sqrt(in_tune))
+
+
+def tuned_chroma(pitch_classes: Float64) -> tuple[Float64, float]:
+    """Return how much of each note, from C on, shape (12,), and how much of all is in tune with them, 0 to 1.
+
+    The tuning is the mean direction of the deviations from A = 440 Hz, taken round the circle of a semitone.
+    """
+    steps = PITCH_CLASS_STEPS // 12
+    mean = pitch_classes @ np.exp(2j * np.pi * np.arange(PITCH_CLASS_STEPS) / steps)
+    in_tune = abs(mean) / max(pitch_classes.sum(), NO_ENERGY)
+    tuning = round(np.angle(mean) / (2 * np.pi) * steps)
+    notes = np.roll(pitch_classes, steps // 2 - tuning).reshape(12, steps)  # of each the middle step is the note
+    nearness = np.cos(np.pi * (np.arange(steps) / steps - 0.5)) ** 2
+    return np.roll(notes @ nearness, NOTE_NAMES.index("A")), float(in_tune)
+
+
+def single_pitch_hz(measured: Measurements) -> float | None:
+    """Return the pitch of a file that is one note, such as a bass one-shot: the median of its frames; None else.
+
+    Nearly all of it must be clear and within half a semitone of that pitch, and the note itself or its octave must
+    sound: a chord repeats at a common fraction of its notes, where nothing sounds.
+    """
+    hz, clarity, energy = measured.pitches.T
+    weight = np.where(energy >= 1e-3 * energy.max(), np.sqrt(energy), 0)  # down to -30 dB
+    clear = (clarity >= MIN_CLARITY) & (weight > 0)
+    if not clear.any():
+        return None
+    order = np.argsort(hz[clear])
+    summed = np.cumsum(weight[clear][order])
+    pitch_hz = float(hz[clear][order][np.searchsorted(summed, summed[-1] / 2)])
+    steady = clear & (np.abs(np.log2(np.where(clear, hz, pitch_hz) / pitch_hz)) <= 0.5 / 12)
+    if weight[steady].sum() < MIN_STEADY_SHARE * weight.sum():
+        return None
+    bins = np.rint(np.array([pitch_hz, 2 * pitch_hz]) / PITCH_BIN_HZ).astype(int)
+    at_note = sum(measured.spectrum[max(bin_ - 2, 0) : bin_ + 3].sum() for bin_ in bins)
+    return round(pitch_hz, 2) if at_note >= MIN_NOTE_SHARE * measured.spectrum.sum() else None
+
+
+MIN_NOTE_SHARE = 0.01
+
+
+def judge_key(
+    name: NameFacts, measured: Measurements, pitch_hz: float | None
+) -> tuple[str | None, float | None, str | None]:
+    """Return the key, how confidently the audio bears it out (0 to 1), and where it comes from: name or audio.
+
+    None for a single note, which has a pitch, for audio in which no key stands out, and for drums.
+    """
+    confidences = hear_keys(measured.pitch_classes)
+    if name.key is not None:
+        return name.key, float(confidences[KEY_NAMES.index(name.key)]), "name"
+    best = int(confidences.argmax())
+    too_little = measured.duration_s < MIN_KEY_S or confidences[best] < MIN_KEY_CONFIDENCE
+    if too_little or pitch_hz is not None or name.category in DRUMS:
+        return None, None, None
+    return KEY_NAMES[best], float(confidences[best]), "audio"
+
+
+# Tuned to no key, whatever a resonance may look like.
+DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
+
+# -- quality and the whole --------------------------------------------------------------------------------------------
+
+
+def describe(name: NameFacts, measured: Measurements, source: SourceFormat, config: Config) -> Description:
+    """Return all that is judged of a file from its names, its samples and what was decoded."""
+    rhythm = judge_loop(name, hear_rhythm(measured.onsets, measured.duration_s, config.tempo_center_bpm))
+    bpm, bpm_source = judge_tempo(name, rhythm)
+    pitch_hz = single_pitch_hz(measured)
+    key, key_confidence, key_source = judge_key(name, measured, pitch_hz)
+    issues = quality_issues(source, measured.features, config)
+    features = {
+        **measured.features,
+        "is_loop": rhythm.is_loop,
+        "bpm_source": bpm_source,
+        "bpm_confidence": regularity_at(bpm, rhythm),
+        "pitch_hz": pitch_hz,
+        "key_source": key_source,
+        "key_confidence": key_confidence,
+        "category_source": "name" if name.category else None,
+        "quality_issues": issues,
+    }
+    return Description(bpm, key, name.category or UNKNOWN_CATEGORY, features, not issues)
+
+
+def quality_issues(source: SourceFormat, features: Mapping[str, float | None], config: Config) -> list[str]:
+    """Return why a valid file needs a listen before it is used, in words that a query can ask for; [] if nothing does.
+
+    truncated: the container says that more should be there · too_short, too_quiet, clipped, dc_offset: beyond the
+    setting (`min_duration_s`, `min_loudness_lufs`, `max_clipped_share`, `max_dc_offset`) · silent: not one sample other
+    than 0 · dead_channel: one peaks under -80 dBFS, another does not.
+    """
+    # No loudness is defined for less than 0.4 s: there the RMS level stands in, which is the same for a tone of 1 kHz.
+    level = features["loudness_lufs"] if features["loudness_lufs"] is not None else _decibels(features["rms"])
+    checks = {
+        "truncated": source.truncated,
+        "too_short": source.duration_s < config.min_duration_s,
+        "silent": level is None,
+        "too_quiet": level is not None and level < config.min_loudness_lufs,
+        "clipped": source.clipped_share > config.max_clipped_share,
+        "dc_offset": abs(source.dc_offset) > config.max_dc_offset,
+        "dead_channel": source.dead_channel,
+    }
+    return [issue for issue, found in checks.items() if found]
+
+
+def _decibels(amplitude: float | None) -> float | None:
+    """Return an amplitude in dB to full scale; None for silence."""
+    return 20 * math.log10(amplitude) if amplitude else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1693,11 +2336,12 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
     try:
         with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job)) as audio:
             digest = sha256_of(file)
-            source = standardise(file, audio, job.max_duration_s)
-            features, bpm = analyse(audio)
-            windows = cut_windows(audio, job.max_windows)
+            source = standardise(file, audio, job.config.max_duration_s)
+            names = read_name(found.path, job.root, job.config.categories)
+            description = describe(names, analyse(audio), source, job.config)
+            windows = cut_windows(audio, job.config.max_windows)
             _check_unchanged(file, found)
-            metadata = _describe(found, job, source, audio, digest, features, bpm)
+            metadata = _metadata(found, job, source, audio, digest, description)
             if metadata.path is not None:
                 audio.publish(Path(metadata.path))
             return ProcessedFile(found, metadata, windows)
@@ -1745,18 +2389,16 @@ def _check_unchanged(file: IO[bytes], found: FoundFile) -> None:
         raise MachineFault("it changed after it was found; run again when it is complete")
 
 
-def _describe(
+def _metadata(
     found: FoundFile,
     job: Job,
     source: SourceFormat,
     audio: StandardisedAudio,
     digest: str,
-    features: Mapping[str, float | None],
-    bpm: float | None,
+    description: Description,
 ) -> StemMetadata:
     """Return the row of a file, all but what the parent adds."""
     stem_id = stem_id_of(found.path, digest)
-    issues = quality_issues(source, audio.peak)
     return StemMetadata(
         id=stem_id,
         original_file=found.path,
@@ -1768,28 +2410,18 @@ def _describe(
         duration_s=source.duration_s,
         sample_rate_hz=source.sample_rate_hz,
         channels=source.channels,
-        bpm=bpm,
-        key=None,
-        category=categorise(found.path, job.root, job.categories),
+        bpm=description.bpm,
+        key=description.key,
+        category=description.category,
         tags="[]",
-        features=json.dumps({**features, "quality_issues": issues}),
-        quality_ok=int(not issues),
+        features=json.dumps(description.features),
+        quality_ok=int(description.quality_ok),
     )
 
 
 def stem_id_of(original_file: str, digest: str) -> str:
     """Return the one identity of a stem: where it is and what it holds. The same original always gives the same."""
     return hashlib.sha256(os.fsencode(original_file) + b"\0" + digest.encode("ascii")).hexdigest()[:16]
-
-
-def quality_issues(source: SourceFormat, peak: float) -> list[str]:
-    """Return why a valid file is of little use: truncated, too_short (under 10 ms), too_quiet (under -60 dBFS)."""
-    checks = {
-        "truncated": source.truncated,
-        "too_short": source.duration_s < MIN_DURATION_S,
-        "too_quiet": peak < MIN_PEAK,
-    }
-    return [issue for issue, found in checks.items() if found]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1825,7 +2457,7 @@ def _run_task(found: FoundFile, job: Job) -> TaskReport:
 
 def time_limit_s(found: FoundFile, job: Job) -> float:
     """Return how long one file may take: the configured limit and a second a megabyte."""
-    return job.file_timeout_s + found.size_bytes / 1e6
+    return job.config.file_timeout_s + found.size_bytes / 1e6
 
 
 def answers(path: str) -> bool:
@@ -1844,15 +2476,15 @@ def answers(path: str) -> bool:
 
 def self_test(job: Job) -> str | None:
     """Return what is broken in this installation, or None: write and read back a tone as wav, flac, ogg and mp3, and
-    analyse it, once with its tempo. Without this, a broken decoder would send a whole library to quarantine."""
+    analyse it, once with its rhythm. Without this, a broken decoder would send a whole library to quarantine."""
     rate_hz = 44_100
-    for container, duration_s in {"WAV": MIN_TEMPO_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
+    for container, duration_s in {"WAV": MIN_RHYTHM_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
         tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(duration_s * rate_hz)) / rate_hz)
         try:
             file = io.BytesIO()
             soundfile.write(file, tone, rate_hz, format=container)
             with StandardisedAudio(scratch_folder(job)) as audio:
-                standardise(file, audio, max_duration_s=2 * MIN_TEMPO_S)
+                standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
                 analyse(audio)
         except Exception as error:
             return f"{container}: {type(error).__name__}: {error}"
@@ -3788,11 +4420,8 @@ class DatasetPreparer:
             root=self.root,
             stems=Path(os.path.realpath(config.stems)) if config.stems else None,
             quarantine=Path(os.path.realpath(config.quarantine)),
-            max_windows=config.max_windows,
-            max_duration_s=config.max_duration_s,
-            file_timeout_s=config.file_timeout_s,
             worker_memory_bytes=worker_memory_bytes(config),
-            categories=config.categories,
+            config=config,
             run_id=self.summary.run_id,
         )
 
