@@ -78,7 +78,7 @@ from typing import IO, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVa
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
@@ -98,6 +98,7 @@ SAMPLE_BYTES = 3
 WAV_HEADER_BYTES = 44  # RIFF + fmt + data, as the standard library's `wave` writes it
 EMBEDDING_SIZE = 512
 EMBEDDING_BYTES = EMBEDDING_SIZE * 4  # 2,048: little-endian float32
+TAGS = 3  # a stem has the nearest of the palette
 UNIT_NORM_TOLERANCE = 1e-3
 OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
 BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
@@ -394,6 +395,9 @@ def setting(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
+Prompts = Annotated[list[str], MinLen(1)]
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings. A flag beats config.yaml, which beats these defaults."""
@@ -450,6 +454,10 @@ class Config:
     )
     categories: dict[str, list[str]] = setting(
         {}, "category: [words]; the first that has a word of the file's name, else of its folders' names, wins"
+    )
+    tags: dict[str, Prompts] = setting({}, f"tag: [prompts]; by CLAP a stem gets the {TAGS} that it sounds most like")
+    category_prompts: dict[str, Prompts] = setting(
+        {}, "category: [prompts]; where the names tell none, a stem gets the one that it sounds most like to CLAP"
     )
 
 
@@ -754,13 +762,17 @@ class StemRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredStem:
-    """What --re-embed needs of a row to make its vector anew."""
+    """What --re-embed needs of a row to make its vector anew, and what CLAP tells by it."""
 
     id: str
     original_file: str
     path: str | None
     sha256: str
     samples_sha256: str
+    category: str
+    tags: str
+    features: str
+    quality_ok: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -777,6 +789,9 @@ class NewVector:
 
     id: str
     imported_at: str
+    category: str
+    tags: str
+    features: str
     clap_embedding: bytes
     embedding_model: str
 
@@ -801,6 +816,7 @@ class Provenance:
 
 
 STORED_COLUMNS = [c.name for c in dataclasses.fields(StoredStem)]
+NEW_COLUMNS = [c.name for c in dataclasses.fields(NewVector)[1:]]
 PROVENANCE_COLUMNS = [c.name for c in dataclasses.fields(Provenance)]
 STEM_COLUMNS = [c.name for c in (*dataclasses.fields(StemMetadata), *dataclasses.fields(StemRecord)[1:])]
 
@@ -2819,6 +2835,11 @@ class Weights:
     file: Path | None  # None: comes from the hub's cache
     architecture: str | None  # None: told from the file itself
 
+    @property
+    def is_published(self) -> bool:
+        """Whether they are a published checkpoint's: what others make of a text says nothing about a sound."""
+        return self.sha256 in {known.sha256 for known in CHECKPOINTS.values()}
+
     def embedding_model(self, max_windows: int, precision: str) -> str:
         """Return the text under which vectors are comparable."""
         return f"{self.name}@{self.sha256[:12]}/{precision}/{window_rule(max_windows)}"
@@ -3773,6 +3794,65 @@ def file_vector(vectors: Float32) -> Float32:
         return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class Palette:
+    """What stems may be told to be: names, and the vectors, (N, 512), of what CLAP reads for them."""
+
+    names: Sequence[str]
+    vectors: Float32
+
+
+NO_PALETTE = Palette((), np.empty((0, EMBEDDING_SIZE), np.float32))
+
+
+def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Palette:
+    """Return the names in `prompts`, each with the mean of its prompts' vectors, normalised again.
+
+    That is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). Raises
+    `RunStopped` where the vectors are not well-formed.
+    """
+    if not prompts:
+        return NO_PALETTE
+    texts = list(itertools.chain.from_iterable(prompts.values()))
+    vectors = np.asarray(model.get_text_embedding(texts), np.float32)
+    if vectors.shape != (len(texts), EMBEDDING_SIZE) or not well_formed(vectors).all():
+        raise RunStopped(f"CLAP is broken: its vectors of {len(texts)} texts are not all finite and of unit length")
+    parts = np.split(vectors, np.cumsum([len(texts) for texts in prompts.values()])[:-1])
+    return Palette(list(prompts), np.stack([file_vector(part) for part in parts]))
+
+
+def nearest_texts(vector: Float32, palette: Palette) -> list[tuple[str, float]]:
+    """Return the names of `palette` with the cosines of their vectors and `vector`, (512,), all of unit length: the
+    nearest first, of equals the one that comes first in the palette."""
+    cosines = (palette.vectors.astype(np.float64) * vector).sum(axis=1)  # equal rows give equal sums, unlike with @
+    return [(palette.names[row], float(cosines[row])) for row in np.argsort(-cosines, kind="stable")]
+
+
+Described = TypeVar("Described", StemMetadata, StoredStem)
+
+
+def described_by_clap(stem: Described, vector: Float32, tags: Palette, categories: Palette) -> Described:
+    """Return `stem` with the tags nearest to its `vector`, (512,), and, unless a name tells it, the nearest category.
+
+    A stem whose quality is not ok gets neither. `features` tell the category's source ("name", "clap" or null) and,
+    where it is CLAP's, its cosine (else null).
+    """
+    if not stem.quality_ok:
+        tags = categories = NO_PALETTE
+    features = json.loads(stem.features)
+    told: tuple[str, str | None, float | None] = (stem.category, "name", None)
+    if stem.category == "unknown" or features.get("category_source") == "clap":
+        by_clap = [(name, "clap", cosine) for name, cosine in nearest_texts(vector, categories)]
+        told = by_clap[0] if by_clap else ("unknown", None, None)
+    category, source, cosine = told
+    return dataclasses.replace(
+        stem,
+        category=category,
+        tags=storable(json.dumps([tag for tag, _ in nearest_texts(vector, tags)[:TAGS]], ensure_ascii=False)),
+        features=json.dumps({**features, "category_source": source, "category_cosine": cosine}),
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Database: only the parent writes, and only in whole transactions
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3996,7 +4076,7 @@ class Database:
             connection.execute("DELETE FROM provenance WHERE embedding_model = ?", (embedding_model,))
 
     def replace_vectors(self, vectors: Sequence[NewVector], provenance: Provenance) -> None:
-        """Write `vectors`, which are of `provenance`, to their rows in one transaction."""
+        """Write `vectors`, which are of `provenance`, and what they tell, to their rows in one transaction."""
         with self._transaction() as connection:
             connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             connection.executemany(REPLACE_VECTOR, map(dataclasses.asdict, vectors))
@@ -4095,9 +4175,7 @@ SELECT embedding_model FROM stems WHERE rowid IN ((SELECT min(rowid) FROM stems)
 COPY_PROVENANCE = f"""
 INSERT OR REPLACE INTO provenance SELECT ?, {", ".join(PROVENANCE_COLUMNS[1:])} FROM provenance
 WHERE embedding_model = ?"""
-REPLACE_VECTOR = """
-UPDATE stems SET imported_at = :imported_at, clap_embedding = :clap_embedding, embedding_model = :embedding_model
-WHERE id = :id"""
+REPLACE_VECTOR = f"UPDATE stems SET {', '.join(f'{column} = :{column}' for column in NEW_COLUMNS)} WHERE id = :id"
 GIVE_BACK_FORMER_ROW = """
 UPDATE stems SET (id, user_rating) = (SELECT id, user_rating FROM restored WHERE original_file = stems.original_file)
 WHERE original_file = CAST(:original_file AS TEXT) AND original_file IN (SELECT original_file FROM restored)"""
@@ -4134,7 +4212,9 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
         try:
             windows = read(stem, config)
         except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
-            if isinstance(error, (MemoryError, *PROGRAM_ERRORS)) or getattr(error, "errno", None) in OF_ALL_FILES:
+            if is_memory_error(error):
+                raise MemoryError(f"no memory to read {stem.original_file}: {error}") from None
+            if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:
                 raise  # it says nothing about this stem, and would fail the others one by one
             log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
             reasons.append(str(error) if isinstance(error, MachineFault) else f"{type(error).__name__}: {error}")
@@ -4148,16 +4228,17 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
 def _windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
     if stem.path is None:
         raise MachineFault("it has no WAV")
-    with open(stem.path, "rb") as file:
+    with open_regular(stem.path) as file:
         length = (os.fstat(file.fileno()).st_size - WAV_HEADER_BYTES) // SAMPLE_BYTES
         file.seek(WAV_HEADER_BYTES)
-        if hashlib.file_digest(file, "sha256").hexdigest() != stem.samples_sha256:
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] is what it reads
+        if digest.hexdigest() != stem.samples_sha256:
             raise MachineFault(f"{stem.path} is damaged: its samples are not those that were imported")
         return cut_windows(StoredAudio(file, length), config.max_windows)
 
 
 def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
-    with open(stem.original_file, "rb") as file, StandardisedAudio(scratch_folder(config)) as audio:
+    with open_regular(stem.original_file) as file, StandardisedAudio(scratch_folder(config)) as audio:
         status = os.fstat(file.fileno())
         if sha256_of(file) != stem.sha256:
             raise MachineFault("the original has changed since its import")
@@ -4329,6 +4410,7 @@ class DatasetPreparer:
         self.clap_model: ClapModel
         self.provenance: Provenance
         self.embedding_model = ""
+        self.tags = self.categories = NO_PALETTE  # by CLAP
         self.model_thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
         self.batch: list[Any] = []  # in the model's hands: what `write_vectors` takes
         self.write_vectors: Callable[[Sequence[tuple[Any, bytes | None]]], None] = self._insert_vectors
@@ -4586,8 +4668,8 @@ class DatasetPreparer:
         log.debug("CLAP is loaded (%s, %s) and the decoders work", self.provenance, self.config.precision)
 
     def _load_clap(self, weights: Weights) -> None:
-        """Load CLAP, and note what its vectors are made with."""
-        model = self._wait_for(self.model_thread.submit(self._loaded, weights))
+        """Load CLAP and the palettes, and note what its vectors are made with."""
+        model, self.tags, self.categories = self._wait_for(self.model_thread.submit(self._loaded, weights))
         self.clap_model = model
         self.provenance = Provenance(
             embedding_model=self.embedding_model,
@@ -4602,9 +4684,14 @@ class DatasetPreparer:
             first_used_at=utc_now(),
         )
 
-    def _loaded(self, weights: Weights) -> ClapModel:
+    def _loaded(self, weights: Weights) -> tuple[ClapModel, Palette, Palette]:
         try:
-            return self.load_model(weights, self.config)
+            model = self.load_model(weights, self.config)
+            if not weights.is_published:
+                log.debug("no tags or categories by CLAP: %s is no published checkpoint", printable(weights.name))
+                return model, NO_PALETTE, NO_PALETTE
+            tags, categories = self.config.tags, self.config.category_prompts
+            return model, embed_palette(model, tags), embed_palette(model, categories)
         except (RuntimeError, ImportError, AttributeError, MemoryError) as error:  # of torch, openvino, laion_clap
             log.debug("traceback", exc_info=True, extra={"file_only": True})
             raise RunStopped(
@@ -4738,8 +4825,12 @@ class DatasetPreparer:
             if vector is None:
                 self._quarantine_for_its_vector(processed)
             else:
-                records.append(StemRecord(processed.metadata, utc_now(), vector, self.embedding_model))
+                metadata = self._described(processed.metadata, vector)
+                records.append(StemRecord(metadata, utc_now(), vector, self.embedding_model))
         self._insert_meta(records)
+
+    def _described(self, stem: Described, vector: bytes) -> Described:
+        return described_by_clap(stem, np.frombuffer(vector, "<f4"), self.tags, self.categories)
 
     def _insert_meta(self, records: Sequence[StemRecord]) -> None:
         """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
@@ -4832,9 +4923,13 @@ class DatasetPreparer:
             reader.shutdown(wait=False, cancel_futures=True)
 
     def _replace_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Write the good vectors to their rows in one transaction; a row with a bad one keeps what it has."""
-        new = [NewVector(read.stem.id, utc_now(), vector, self.embedding_model) for read, vector in embedded if vector]
-        # Tags and categories by CLAP come from the vector: once they exist, they are made anew and written here too.
+        """Write the good vectors, and what CLAP tells by them, in one transaction; a row with a bad one stays."""
+        new = []
+        for read, vector in embedded:
+            if vector:
+                stem = self._described(read.stem, vector)
+                told = (stem.category, stem.tags, stem.features)
+                new.append(NewVector(stem.id, utc_now(), *told, vector, self.embedding_model))
         if new:
             self.database.replace_vectors(new, self.provenance)
         for read, vector in embedded:
@@ -4966,7 +5061,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except PrepareError as error:
             log.error("%s", error)
             return error.exit_code
-        except OSError as error:  # the machine's, as for a file
+        except (OSError, MemoryError) as error:  # the machine's, as for a file
             log.error("stopped: %s; what was committed stays, run again", printable(with_remedy(error)))
             log.debug("traceback", exc_info=True)
             return RunStopped.exit_code

@@ -22,6 +22,7 @@ CONFIG_YAML = REPOSITORY / "config.yaml"
 SETTINGS_WITH_A_FLAG = (
     "input database stems quarantine log_file workers batch_windows limit checkpoint device".split()  # of Config
 )
+LISTS = ("categories", "tags", "category_prompts")  # whose defaults are in config.yaml alone
 OTHER_FLAGS = "--config --no-stems --dry-run --report --restore-quarantine --re-embed --version".split()
 
 
@@ -44,7 +45,7 @@ def test_config_yaml_has_exactly_the_fields_and_their_defaults() -> None:
     settings = yaml.safe_load(CONFIG_YAML.read_text(encoding="utf-8"))
     assert list(settings) == [config_field.name for config_field in dataclasses.fields(Config)]
     for name, config_field in CONFIG_FIELDS.items():
-        if name != "categories":
+        if name not in LISTS:
             default = config_field.default
             expected = default.as_posix() if isinstance(default, Path) else default
             assert (name, settings[name]) == (name, expected)
@@ -57,11 +58,22 @@ def test_config_yaml_is_valid_and_its_categories_are_lists_of_words() -> None:
     assert all(words and all(word == word.lower() for word in words) for words in config.categories.values())
 
 
+def test_config_yaml_has_the_engines_ten_tags_and_a_prompt_for_each_category_but_loop() -> None:
+    config = load_config(CONFIG_YAML, {})
+    engines = "dark punchy hypnotic industrial gritty atmospheric driving melodic percussive minimal"
+    assert list(config.tags) == engines.split()
+    assert "loop" not in config.category_prompts
+    prompts = [*config.tags.values(), *config.category_prompts.values()]
+    texts = [text for texts in prompts for text in texts]
+    assert all(text.startswith("This is a") and text.endswith(".") for text in texts)
+    assert len(set(texts)) == len(texts)
+
+
 def test_config_yaml_comments_each_setting_with_its_help_text() -> None:
     lines = CONFIG_YAML.read_text(encoding="utf-8").splitlines()
     for name, config_field in CONFIG_FIELDS.items():
         number = next(number for number, line in enumerate(lines) if line.startswith(f"{name}:"))
-        comment = lines[number - 1].removeprefix("# ") if name == "categories" else lines[number].partition("  # ")[2]
+        comment = lines[number - 1].removeprefix("# ") if name in LISTS else lines[number].partition("  # ")[2]
         assert (name, comment) == (name, config_field.metadata["help"])
 
 
@@ -177,6 +189,10 @@ WRONG_VALUES = [
     ("categories: [kick]", "categories", "['kick']", "dictionary"),
     ("categories: {kick: bd}", "categories.kick", "'bd'", "list"),
     ("categories: {bass: [808]}", "categories.bass.0", "808", "string"),
+    ("tags: [dark]", "tags", "['dark']", "dictionary"),
+    ("tags: {dark: }", "tags.dark", "None", "list"),
+    ("tags: {dark: []}", "tags.dark", "[]", "at least 1"),
+    ("category_prompts: {kick: a kick}", "category_prompts.kick", "'a kick'", "list"),
 ]
 
 
