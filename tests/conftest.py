@@ -82,10 +82,15 @@ def model_cache(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def run_program(*flags: str, stand_in: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program with the real laion_clap to its end; nothing but the stand-in is in its hub's cache."""
+    return run_python(str(REPOSITORY / "prepare_dataset_sql.py"), *flags, stand_in=stand_in, **environment)
+
+
+def run_python(*arguments: str, stand_in: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run what uses the real laion_clap, as `run_program` does."""
     hub = {"HF_HUB_CACHE": str(stand_in / "hub"), "HF_HUB_OFFLINE": "1"}
     one_thread = {"OMP_NUM_THREADS": "1"}  # torch's threads wait for each other where other tests use the cores
     return subprocess.run(
-        [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *flags],
+        [sys.executable, *arguments],
         env={**os.environ, **hub, **one_thread, **environment},
         capture_output=True,
         text=True,

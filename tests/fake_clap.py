@@ -41,10 +41,16 @@ class FakeClap:
         return fake_vector(window)
 
     def get_text_embedding(self, x: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return (N, 512) float32 of unit length."""
-        return np.stack(
-            [fake_vector(np.frombuffer(text.encode().ljust(512), np.uint8).astype(np.float32)) for text in x]
-        )
+        """Return (N, 512) float32 of unit length; for '440 Hz' the vector of such a tone of 0.05 s."""
+        return np.stack([self.vector(sound_of(text)) for text in x])
+
+
+def sound_of(text: str) -> npt.NDArray[np.float32]:
+    """Return what FakeClap takes a text for: '440 Hz' is a tone of `write_tone`, another its letters."""
+    if text.endswith(" Hz"):
+        phase = 2 * np.pi * float(text.removesuffix(" Hz")) * np.arange(2_400) / 48_000
+        return np.asarray(0.5 * np.sin(phase), np.float32)
+    return np.frombuffer(text.encode().ljust(512), np.uint8).astype(np.float32)
 
 
 REFERENCE = reference_signal().astype(np.float32) / np.float32(WINDOW_STEPS)

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 import make_clap
 import prepare_dataset_sql as product
-from conftest import Watch, Workplace, run_program
+from conftest import REPOSITORY, Watch, Workplace, run_program, run_python
 from fake_clap import is_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")  # laion_clap calls it as it was called once
@@ -188,6 +188,52 @@ def test_a_warm_run_opens_no_connection_in_any_of_its_processes(finished: Finish
 def test_a_warm_run_imports_neither_torch_nor_what_stands_on_it(finished: Finished) -> None:
     assert finished.result.returncode == 0
     assert finished.watch.noted("import") == []
+
+
+PUBLISHED = """
+import sys, prepare_dataset_sql as product
+digest = product.sha256_of_path(sys.argv[sys.argv.index("--checkpoint") + 1])
+product.CHECKPOINTS = {"stand-in": product.Checkpoint("stand-in", "HTSAT-tiny", digest, None)}
+product.leave(product.main())
+"""
+
+
+def test_a_run_with_the_stand_in_invents_neither_tags_nor_categories(finished: Finished) -> None:
+    rows = finished.place.rows()
+    assert {row["tags"] for row in rows} == {"[]"}
+    assert {json.loads(row["features"])["category_source"] for row in rows} == {"name", None}
+    assert "no tags or categories by CLAP: stand-in is no published checkpoint" in finished.log_text
+
+
+def test_were_it_published_its_own_texts_would_tell_and_a_warm_run_would_do_without_torch(
+    finished: Finished, library: Path, stand_in: Path, model_cache: Path, stock: Any, tmp_path: Path
+) -> None:
+    told = []
+    for name in ("cold", "warm"):
+        place, watch = Workplace(tmp_path / name), Watch(tmp_path / f"{name}.txt")
+        place.input.mkdir(parents=True)
+        shutil.copy(library / "stems" / "Drums/Kicks/KICK_TIGHT.WAV", place.input / "1.wav")
+        shutil.copy(library / "stems" / PIECE, place.input / "2.flac")
+        flags = [*place.flags(), "--checkpoint", str(stand_in / "stand-in.pt"), "--model-cache", str(model_cache)]
+        environment = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), watch.environment["PYTHONPATH"]])}
+        environment["TEST_WATCH"] = watch.environment["TEST_WATCH"]
+        result = run_python("-c", PUBLISHED, *flags, "--device", "cpu", stand_in=stand_in, **environment)
+        assert result.returncode == 0, result.stderr
+        told.append([(row["category"], row["tags"], row["features"]) for row in place.rows()])
+    assert told[0] == told[1]
+    assert watch.noted("import") == []
+
+    def nearest(row: dict[str, Any], prompts: dict[str, list[str]]) -> tuple[list[str], float]:
+        means = [stock.get_text_embedding(texts).mean(axis=0) for texts in prompts.values()]
+        cosine = cosines(means, [vector(row)] * len(means))
+        return [list(prompts)[index] for index in np.argsort(-cosine)[:3]], cosine.max()
+
+    configured = product.load_config(REPOSITORY / "config.yaml", {})
+    for row in place.rows():
+        assert json.loads(row["tags"]) == nearest(row, configured.tags)[0]
+        names, cosine = nearest(row, configured.category_prompts)
+        assert row["category"] == names[0]
+        assert json.loads(row["features"])["category_cosine"] == pytest.approx(cosine, abs=1e-5)
 
 
 # -- the vectors -----------------------------------------------------------------------------------------------------

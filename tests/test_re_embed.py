@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 import audio_files
 import prepare_dataset_sql as product
@@ -363,6 +364,38 @@ def test_wav_and_original_give_the_same_vectors(filled: Workplace) -> None:
     assert timeless(filled) == expected
 
 
+@posix_only
+def test_what_has_become_a_fifo_is_not_waited_for(filled: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = unbroken(filled, precision="bf16")
+    rows = filled.rows()
+    for path in (rows[2]["path"], rows[4]["path"], rows[4]["original_file"]):
+        os.remove(path)
+        os.mkfifo(path)
+    signal.alarm(60)  # ends the tests, which would hang
+    try:
+        account = filled.re_embed(SecondModel(), precision="bf16")
+    finally:
+        signal.alarm(0)
+    assert (account.re_embedded, account.failed) == (STEMS - 1, 1)
+    assert timeless(filled)[2] == expected[2]
+    assert filled.rows()[4] == rows[4]
+
+
+def test_want_of_memory_is_told_with_what_to_do(
+    filled: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise soundfile.LibsndfileError(17)
+
+    audio_files.use_fake_clap(monkeypatch, SecondModel())
+    monkeypatch.setattr(product, "_windows_of_wav", fail)
+    assert main([*filled.flags(), "--re-embed"]) == 4
+    message = capsys.readouterr().err
+    assert "stopped: no memory to read" in message
+    assert "free some memory" in message
+    assert "a fault of this program" not in message
+
+
 def change_bytes(path: Path) -> None:
     write_tone(path, hz=5000)
 
@@ -596,13 +629,20 @@ def test_a_vector_belongs_to_its_row_and_is_of_unit_length(filled: Workplace) ->
 STEM = product.StoredStem("0", "/kick.wav", "/0.wav", "", "", "kick", "[]", "{}", 1)
 
 
-@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), MemoryError()])
+FAULTS = [
+    (OSError(errno.ENOSPC, "No space left on device"), OSError),
+    (MemoryError(), MemoryError),
+    (soundfile.LibsndfileError(17), MemoryError),  # its malloc failed
+]
+
+
+@pytest.mark.parametrize(("fault", "raised"), FAULTS)
 def test_a_fault_that_says_nothing_about_a_stem_ends_re_embed(
-    monkeypatch: pytest.MonkeyPatch, fault: Exception
+    monkeypatch: pytest.MonkeyPatch, fault: Exception, raised: type[Exception]
 ) -> None:
     def fail(*_: object) -> None:
         raise fault
 
     monkeypatch.setattr(product, "_windows_of_wav", fail)
-    with pytest.raises(type(fault)):
+    with pytest.raises(raised):
         product.read_windows(STEM, product.Config())
