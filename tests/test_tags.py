@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import soundfile
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_tone
-from conftest import Workplace
+from conftest import REPOSITORY, Workplace
 from fake_clap import FakeClap
 from prepare_dataset_sql import NO_PALETTE, Palette, RunStopped, described_by_clap, embed_palette, nearest_texts
 
@@ -321,3 +322,57 @@ def test_re_embed_leaves_a_row_with_a_bad_vector_as_it_was(filled: Workplace) ->
     assert filled.re_embed(Bad(), precision="bf16", **SETTINGS).failed == 1
     assert filled.rows()[4] == before[4]
     assert filled.rows()[0]["tags"] != before[0]["tags"]
+
+
+# -- benchmarks/calibrate_clap.py --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calibration(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    return importlib.import_module("calibrate_clap")
+
+
+def test_calibration_prints_each_labels_cosines_the_accuracy_and_the_mistakes(
+    calibration: Any, workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, hz in {"bass/1.wav": 200, "bass/2.wav": 200, "hat/high/1.wav": 2500, "hat/2.wav": 200}.items():
+        write_tone(workplace.input / name, hz=hz)
+    audio_files.write_text(workplace.input / "bass" / "broken.wav")
+    before = audio_files.tree(workplace.input)
+    monkeypatch.setattr(product, "load_clap", lambda *_: FakeClap())
+    config = workplace.folder / "settings.yaml"
+    config.write_text(json.dumps({**SETTINGS, "model_cache": str(workplace.folder / "cache")}))
+    assert calibration.main([str(workplace.input), "--config", str(config), "--labels", "folder"]) == 0
+    captured = capsys.readouterr()
+    table = {words[0]: words[1:] for words in map(str.split, captured.out.splitlines()) if words}
+    assert table["bass"][:7] == ["2", *["1.000"] * 5, "2"]
+    assert table["hat"][0] == "2"
+    assert table["hat"][5] == "1.000"
+    assert float(table["hat"][1]) < 0.9
+    assert table["lead"][:7] == ["0", *["-"] * 5, "4"]
+    assert table["high"][0] == "1"
+    assert "zero-shot over 4 files: top 1 75.0%, top 3 100.0%" in captured.out
+    assert "     1  hat taken for bass" in captured.out
+    assert "left out" in captured.err
+    assert audio_files.tree(workplace.input) == before
+
+
+def test_labels_of_names_are_those_of_the_program(calibration: Any) -> None:
+    config = product.Config(categories={"kick": ["bd"]}, tags={"dark": ["a"], "low": ["b"]})
+    labels = calibration.labels_of_names(Path("/pack/Dark/BD_01.wav"), Path("/pack"), config)
+    assert labels == {"kick", "dark"}
+
+
+def test_calibration_refuses_any_other_checkpoint(
+    calibration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.pt").write_bytes(b"no published checkpoint")
+    monkeypatch.setattr(product, "load_clap", lambda *_: FakeClap())
+    flags = [str(tmp_path), "--checkpoint", str(tmp_path / "my.pt"), "--model-cache", str(tmp_path / "cache")]
+    assert calibration.main(flags) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--anyway" in captured.err
+    assert calibration.main([*flags, "--anyway"]) == 0
+    assert "these numbers show that the script runs, and mean nothing" in capsys.readouterr().out

@@ -1,0 +1,207 @@
+"""How well CLAP's tags and categories fit a labelled folder: python benchmarks/calibrate_clap.py DIR --checkpoint FILE.
+
+For each category and tag of config.yaml it prints the cosines of its text and the files' vectors: the least, 5 %, the
+median, 95 % and the greatest, of the files that carry the label and of those that do not. The less the two overlap, the
+better the prompts; the program has no floor, and tells of any file what is nearest. Then the zero-shot accuracy over
+the files that carry one of the categories, and which are taken for which.
+
+Labels are read from names, as the program reads them (--labels names): the category by the words of `categories`, a tag
+by its own name as a word. By --labels folder a file carries the names of the folders it is in ("Drum Loop" is
+drum_loop), so that one may be sorted as dark/kick/. Files are read, not touched; broken ones are left out, those of
+poor quality, of which the program tells nothing, are not. Only a published checkpoint's numbers mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import prepare_dataset_sql as product
+
+QUANTILES = (0, 0.05, 0.5, 0.95, 1)
+COLUMNS = ("min", "5 %", "median", "95 %", "max")
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A file that could be decoded: its vector, (512,), and the labels that it carries."""
+
+    path: Path
+    vector: npt.NDArray[np.float32]
+    labels: frozenset[str]
+
+
+@dataclass
+class ZeroShot:
+    """How often the category is right, over the files that carry one."""
+
+    files: int = 0
+    first: int = 0
+    among_top: int = 0
+    mistaken: Counter[tuple[str, str]] = field(default_factory=Counter)  # (label, answer)
+
+
+# ------------------------------------------------------------------------------------------------------ the files
+
+
+def labels_of_names(path: Path, root: Path, config: product.Config) -> frozenset[str]:
+    """Return the category that the file's or its folders' names tell, and the tags that are words of them."""
+    category = product.categorise(str(path), str(root), config.categories)
+    tags = {tag for tag in config.tags if product.categorise(str(path), str(root), {tag: [tag]}) == tag}
+    return frozenset({category} | tags)
+
+
+def labels_of_folders(path: Path, root: Path, config: product.Config) -> frozenset[str]:
+    """Return the names of the folders between `root` and the file."""
+    return frozenset(part.lower().replace(" ", "_") for part in path.relative_to(root).parts[:-1])
+
+
+LABELS = {"names": labels_of_names, "folder": labels_of_folders}
+
+
+def windows_of(path: Path, scratch: Path, config: product.Config) -> list[product.Int16]:
+    """Return the file's windows as the program hands them to CLAP; none where it is broken."""
+    try:
+        with product.open_regular(str(path)) as file, product.StandardisedAudio(scratch) as audio:
+            product.standardise(file, audio, config.max_duration_s)
+            return product.cut_windows(audio, config.max_windows)
+    except Exception as error:
+        print(f"left out: {product.printable(path)}: {type(error).__name__}: {error}", file=sys.stderr)
+        return []
+
+
+def batches_of(folder: Path, config: product.Config) -> Iterator[list[tuple[Path, list[product.Int16]]]]:
+    """Yield the folder's audio files with their windows, in lists of `batch_windows` windows or a little more."""
+    found = sorted(Path(found.path) for found in product.discover(str(folder), frozenset(), product.Summary("")))
+    batch: list[tuple[Path, list[product.Int16]]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in found:
+            windows = windows_of(path, Path(scratch), config)
+            batch += [(path, windows)] if windows else []
+            if sum(len(windows) for _, windows in batch) >= config.batch_windows:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def labelled(model: product.ClapModel, folder: Path, labels: str, config: product.Config) -> list[Labelled]:
+    """Return all files of the folder with their vectors and labels."""
+    files = []
+    for batch in batches_of(folder, config):
+        vectors = product.embed_windows(model, [window for _, windows in batch for window in windows])
+        blobs = product.file_vectors(vectors, [len(windows) for _, windows in batch])
+        for (path, _), blob in zip(batch, blobs, strict=True):
+            if blob is not None:
+                vector = np.frombuffer(blob, "<f4")
+                files.append(Labelled(path, vector, LABELS[labels](path, folder, config)))
+        print(f"{len(files)} files embedded", file=sys.stderr)
+    return files
+
+
+# ------------------------------------------------------------------------------------------------------ the tables
+
+
+def quantiles(cosines: Sequence[float]) -> str:
+    """Return the five numbers of a column of the table; dashes where there is no file."""
+    if not cosines:
+        return "".join(f"{'-':>8}" for _ in COLUMNS)
+    return "".join(f"{value:8.3f}" for value in np.quantile(cosines, QUANTILES))
+
+
+def print_cosines(kind: str, palette: product.Palette, files: Sequence[Labelled]) -> None:
+    """Print a row for each name of the palette: its cosines with the files that carry it, and with the others."""
+    head = "".join(f"{column:>8}" for column in COLUMNS)
+    print(f"\n{kind:14}{'with it':>8}{head}{'without':>10}{head}")
+    near = [dict(product.nearest_texts(file.vector, palette)) for file in files]
+    for name in palette.names:
+        carry = [cosine[name] for file, cosine in zip(files, near, strict=True) if name in file.labels]
+        others = [cosine[name] for file, cosine in zip(files, near, strict=True) if name not in file.labels]
+        print(f"{name:14}{len(carry):8}{quantiles(carry)}{len(others):10}{quantiles(others)}")
+
+
+def zero_shot(palette: product.Palette, files: Sequence[Labelled]) -> ZeroShot:
+    """Compare the nearest categories with the labels; a file that carries several is right with any of them."""
+    result = ZeroShot()
+    for file in files:
+        truth = [name for name in palette.names if name in file.labels]
+        if not truth:
+            continue
+        answers = [name for name, _ in product.nearest_texts(file.vector, palette)[:TOP]]
+        result.files += 1
+        result.first += answers[0] in truth
+        result.among_top += any(answer in truth for answer in answers)
+        if answers[0] not in truth:
+            result.mistaken[" or ".join(truth), answers[0]] += 1
+    return result
+
+
+def print_zero_shot(result: ZeroShot) -> None:
+    """Print the accuracy, and what is taken for what, the most frequent first."""
+    if not result.files:
+        print("\nzero-shot: no file carries one of the categories")
+        return
+    first, among_top = result.first / result.files, result.among_top / result.files
+    print(f"\nzero-shot over {result.files} files: top 1 {first:.1%}, top {TOP} {among_top:.1%}")
+    for (label, answer), count in result.mistaken.most_common():
+        print(f"{count:6}  {label} taken for {answer}")
+
+
+# ------------------------------------------------------------------------------------------------------ the program
+
+
+def calibrate(options: argparse.Namespace, config: product.Config) -> int:
+    cache = product.ModelCache(config.model_cache)
+    weights = product.identify_weights(config.checkpoint, cache)
+    if not weights.is_published and not options.anyway:
+        print(
+            f"{product.printable(config.checkpoint)} is no published checkpoint: its numbers would mean nothing, so "
+            "there is nothing to calibrate; give one of " + ", ".join(product.CHECKPOINTS) + ", or --anyway",
+            file=sys.stderr,
+        )
+        return product.UsageError.exit_code
+    model = product.load_clap(weights, config)
+    categories, tags = (product.embed_palette(model, told) for told in (config.category_prompts, config.tags))
+    files = labelled(model, Path(os.path.realpath(options.folder)), options.labels, config)
+    print(f"{len(files)} files, labels by {options.labels}, checkpoint {product.printable(weights.name)}")
+    if not weights.is_published:
+        print("NO PUBLISHED CHECKPOINT: these numbers show that the script runs, and mean nothing.")
+    for kind, palette in (("category", categories), ("tag", tags)):
+        print_cosines(kind, palette, files)
+    print_zero_shot(zero_shot(categories, files))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a folder of audio; it is read, not touched")
+    parser.add_argument("--checkpoint", default=argparse.SUPPRESS, help="as for the program")
+    parser.add_argument("--model-cache", type=Path, default=argparse.SUPPRESS, help="as for the program")
+    parser.add_argument("--config", type=Path, default=None, help="the settings with the tags and prompts")
+    parser.add_argument("--labels", choices=tuple(LABELS), default="names", help="where the labels are")
+    parser.add_argument("--anyway", action="store_true", help="also with a checkpoint that is not published")
+    options = parser.parse_args(argv)
+    flags = {name: value for name, value in vars(options).items() if name in product.CONFIG_FIELDS}
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return calibrate(options, product.load_config(options.config, flags))
+    except product.PrepareError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
