@@ -3808,8 +3808,9 @@ NO_PALETTE = Palette((), np.empty((0, EMBEDDING_SIZE), np.float32))
 def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Palette:
     """Return the names in `prompts`, each with the mean of its prompts' vectors, normalised again.
 
-    That is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). Raises
-    `RunStopped` where the vectors are not well-formed.
+    That is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). The
+    prompts in config.yaml have the form of laion_clap/evaluate/eval_zeroshot_classification.py, "This is a sound of
+    {label}." Raises `RunStopped` where the vectors are not well-formed.
     """
     if not prompts:
         return NO_PALETTE

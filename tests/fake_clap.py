@@ -42,7 +42,7 @@ class FakeClap:
 
     def get_text_embedding(self, x: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return (N, 512) float32 of unit length; for '440 Hz' the vector of such a tone of 0.05 s."""
-        return np.stack([self.vector(sound_of(text)) for text in x])
+        return np.stack([fake_vector(sound_of(text)) for text in x])
 
 
 def sound_of(text: str) -> npt.NDArray[np.float32]:

@@ -307,7 +307,7 @@ def test_a_replaced_file_keeps_id_and_rating_and_changes_all_else(workplace: Wor
     assert (summary.already_done, summary.inserted) == (1, 1)
     after, still_same = workplace.rows()
     assert still_same == same
-    kept = {"id", "original_file", "user_rating", "sample_rate_hz", "channels", "bpm", "key", "category", "tags"}
+    kept = {"id", "original_file", "user_rating", "sample_rate_hz", "channels", "bpm", "key", "category"}
     kept |= {"quality_ok", "embedding_model"}
     assert {name for name in before if before[name] == after[name]} == kept
     assert after["user_rating"] == 5
