@@ -139,7 +139,16 @@ COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
 MIN_WORKER_MEMORY_MB = 384  # 100 are enough for a stem, 288 for one of 64 windows ...
 MAX_WORKER_MEMORY_MB = 1_024  # ... and nothing that is healthy needs as much
-WORKER_IMPORTS = ["soundfile", "tqdm", "annotated_types", "threadpoolctl", "soxr", "scipy.fft", "librosa.filters"]
+WORKER_IMPORTS = [
+    "soundfile",
+    "tqdm",
+    "annotated_types",
+    "threadpoolctl",
+    "soxr",
+    "scipy.fft",
+    "pyloudnorm",
+    "librosa.filters",
+]
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
 LOCK_NAME = ".prepare_dataset.lock"
 NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
@@ -1420,6 +1429,7 @@ ONSET_COMPRESSION = 1e4  # a band 40 dB under the loudest moment still counts
 PITCH_N_FFT = 8_192  # 5.9 Hz a bin: 2,048 points do not tell semitones apart in the bass
 PITCH_HOP = PITCH_N_FFT // 2
 PITCH_FRAMES = 16  # a block: 1.4 s
+PITCH_BLOCKS = 22  # 30 s: no single note is longer
 PITCH_BIN_HZ = SAMPLE_RATE_HZ / PITCH_N_FFT
 PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
 PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(2_000 / PITCH_BIN_HZ))  # where the notes of music are
@@ -1469,9 +1479,9 @@ class LoudnessMeter:
     def __init__(self) -> None:
         import pyloudnorm  # type: ignore[import-untyped]  # ships no types
 
-        filters = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()  # private, but the release is pinned
-        self.sections = np.array([[*stage.b, *stage.a] for stage in filters])
-        self.state = np.zeros((len(self.sections), 2))
+        shelf, high_pass = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()  # private, but the release is pinned
+        self.b, self.a = np.convolve(shelf.b, high_pass.b), np.convolve(shelf.a, high_pass.a)
+        self.state = np.zeros(len(self.a) - 1)
         self.energies: list[float] = []  # of each 100 ms
         self.rest = np.zeros(0)
         self.length = 0
@@ -1480,7 +1490,7 @@ class LoudnessMeter:
         """Take in the next samples, shape (n,)."""
         import scipy.signal
 
-        weighted, self.state = scipy.signal.sosfilt(self.sections, samples, zi=self.state)
+        weighted, self.state = scipy.signal.lfilter(self.b, self.a, samples.astype(np.float64), zi=self.state)
         self.length += len(samples)
         energy = np.concatenate([self.rest, weighted**2])
         whole = len(energy) // LOUDNESS_STEP * LOUDNESS_STEP
@@ -1600,7 +1610,7 @@ def _measure_harmony(audio: StandardisedAudio) -> tuple[Float64, Float64, Float6
     magnitudes = [
         _pitch_spectrum(audio, first, min(first + PITCH_FRAMES, frames)) for first in range(0, frames, PITCH_FRAMES)
     ]
-    pitches = np.concatenate([_pitches(magnitude) for magnitude in magnitudes])
+    pitches = np.concatenate([_pitches(magnitude) for magnitude in magnitudes[:PITCH_BLOCKS]])
     spectrum = np.sum([np.einsum("fb,fb->b", magnitude, magnitude) for magnitude in magnitudes], axis=0)
     notes = np.concatenate([magnitude[:, : PITCH_CLASS_BINS.stop + 1] for magnitude in magnitudes])
     return _pitch_classes(notes), pitches, np.asarray(spectrum, np.float64)
@@ -2010,6 +2020,8 @@ KEY_PROFILES = np.array(
         [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
     ]
 )
+KEY_DEVIATIONS = np.array([np.roll(profile - profile.mean(), tonic) for profile in KEY_PROFILES for tonic in range(12)])
+KEY_DEVIATIONS /= np.linalg.norm(KEY_DEVIATIONS, axis=1, keepdims=True)
 KEY_NAMES = tuple(note + mode for mode in ("", "m") for note in NOTE_NAMES)
 MIN_KEY_S = 1.5
 MIN_KEY_CONFIDENCE = 0.45
@@ -2026,9 +2038,8 @@ def hear_keys(pitch_classes: Float64) -> Float64:
     chroma, in_tune = tuned_chroma(pitch_classes)
     if not chroma.any():
         return np.zeros(len(KEY_NAMES))
-    profiles = [np.roll(profile, tonic) for profile in KEY_PROFILES for tonic in range(12)]
-    deviation = np.ptp(chroma)
-    correlations = np.corrcoef(chroma, profiles)[0, 1:] if deviation else np.zeros(len(KEY_NAMES))
+    deviation = chroma - chroma.mean()
+    correlations = KEY_DEVIATIONS @ deviation / max(float(np.linalg.norm(deviation)), NO_ENERGY)
     return np.asarray(np.maximum(correlations, 0) * math.sqrt(in_tune))
 
 
