@@ -456,7 +456,7 @@ class Config:
         0.01, "a file with more of its samples at full scale gets the quality issue clipped"
     )
     max_dc_offset: Annotated[float, Interval(ge=0, le=1)] = setting(
-        0.02, "a file whose mean is farther from zero (full scale is 1) gets the quality issue dc_offset"
+        0.05, "a file whose mean is farther from zero (full scale is 1) gets the quality issue dc_offset"
     )
     tempo_center_bpm: Annotated[float, Interval(ge=60, le=200)] = setting(
         120.0, "about where the library's tempi lie: decides between a tempo and its double where the audio does not"
@@ -1826,7 +1826,7 @@ GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
 
 TEMPI_BPM = np.geomspace(55, 220, 289)  # half a percent from one to the next
 MIN_RHYTHM_S = 1.0
-MIN_REGULARITY = 0.2  # of a steady pulse: nearly all loops have more, nearly all noises and one-shots less
+MIN_REGULARITY, MIN_REGULARITY_1_S = 0.1, 0.4  # of a steady pulse; chance makes less of it the longer it lasts
 SAME_TEMPO = 0.03  # a name and the audio speak of the same tempo
 SNAP_TEMPO = 0.012  # a length in whole bars tells exactly what the audio tells to half a percent
 BARS = (1, 2, 4, 8, 16, 32)  # what loops are cut to
@@ -1838,7 +1838,7 @@ LONGEST_ONE_SHOT_S = 10.0
 def hear_rhythm(onsets: Float32, duration_s: float, center_bpm: float) -> Rhythm:
     """Return the tempi that onset strengths, shape (3, frames), may have, best first, with what they tell of a loop."""
     tempi = tempo_candidates(onsets, center_bpm) if duration_s >= MIN_RHYTHM_S else []
-    if tempi and tempi[0].regularity < MIN_REGULARITY:
+    if tempi and tempi[0].regularity < MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s):
         tempi = []
     if tempi:
         is_loop = True if duration_s <= LONGEST_LOOP_S else None
