@@ -1826,7 +1826,8 @@ GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
 
 TEMPI_BPM = np.geomspace(55, 220, 289)  # half a percent from one to the next
 MIN_RHYTHM_S = 1.0
-MIN_REGULARITY, MIN_REGULARITY_1_S = 0.1, 0.4  # of a steady pulse; chance makes less of it the longer it lasts
+# Of a steady pulse: chance makes less of it the longer it lasts; what is called a loop is given more credit.
+MIN_REGULARITY, MIN_REGULARITY_1_S, MIN_LOOP_REGULARITY = 0.1, 0.4, 0.2
 SAME_TEMPO = 0.03  # a name and the audio speak of the same tempo
 SNAP_TEMPO = 0.012  # a length in whole bars tells exactly what the audio tells to half a percent
 BARS = (1, 2, 4, 8, 16, 32)  # what loops are cut to
@@ -1835,16 +1836,25 @@ LONGEST_LOOP_S = 60.0  # beyond it any tempo has a whole number of bars nearby, 
 LONGEST_ONE_SHOT_S = 10.0
 
 
-def hear_rhythm(onsets: Float32, duration_s: float, center_bpm: float) -> Rhythm:
-    """Return the tempi that onset strengths, shape (3, frames), may have, best first, with what they tell of a loop."""
-    tempi = tempo_candidates(onsets, center_bpm) if duration_s >= MIN_RHYTHM_S else []
-    if tempi and tempi[0].regularity < MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s):
+def hear_rhythm(name: NameFacts, measured: Measurements, center_bpm: float) -> Rhythm:
+    """Return the tempi that the audio may have, best first, and whether it is a loop by its audio and its names: by the
+    word for it, by a tempo at which the length is whole bars, else by a steady pulse."""
+    duration_s = measured.duration_s
+    tempi = tempo_candidates(measured.onsets, center_bpm) if duration_s >= MIN_RHYTHM_S else []
+    least = MIN_LOOP_REGULARITY if name.is_loop else MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s)
+    if tempi and tempi[0].regularity < least:
         tempi = []
-    if tempi:
-        is_loop = True if duration_s <= LONGEST_LOOP_S else None
-    else:
-        is_loop = False if duration_s <= LONGEST_ONE_SHOT_S else None
-    return Rhythm(duration_s, tempi, is_loop)
+    return Rhythm(duration_s, tempi, _is_loop(name, bool(tempi), duration_s))
+
+
+def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None:
+    if name.is_loop is not None and duration_s >= MIN_RHYTHM_S:
+        return name.is_loop
+    if name.stated_bpm is not None and _is_whole_bars(name.stated_bpm, duration_s):
+        return True
+    if has_pulse:
+        return True if duration_s <= LONGEST_LOOP_S else None
+    return False if duration_s <= LONGEST_ONE_SHOT_S else None
 
 
 def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
@@ -1953,16 +1963,6 @@ def judge_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | No
     if whole_bars is not None:
         return round(whole_bars, 3), "bars"
     return (round(rhythm.tempi[0].bpm, 1), "audio") if rhythm.tempi else (None, None)
-
-
-def judge_loop(name: NameFacts, rhythm: Rhythm) -> Rhythm:
-    """Return `rhythm`, a loop or none also by its name: by the word, or a tempo at which the length is whole bars."""
-    is_loop = rhythm.is_loop
-    if name.is_loop is not None and rhythm.duration_s >= MIN_RHYTHM_S:
-        is_loop = name.is_loop
-    elif name.stated_bpm is not None and _is_whole_bars(name.stated_bpm, rhythm.duration_s):
-        is_loop = True
-    return dataclasses.replace(rhythm, is_loop=is_loop)
 
 
 def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
@@ -2107,7 +2107,7 @@ DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 def describe(name: NameFacts, measured: Measurements, source: SourceFormat, config: Config) -> Description:
     """Return all that is judged of a file from its names, its samples and what was decoded."""
-    rhythm = judge_loop(name, hear_rhythm(measured.onsets, measured.duration_s, config.tempo_center_bpm))
+    rhythm = hear_rhythm(name, measured, config.tempo_center_bpm)
     bpm, bpm_source = judge_tempo(name, rhythm)
     pitch_hz = single_pitch_hz(measured)
     key, key_confidence, key_source = judge_key(name, measured, pitch_hz)
