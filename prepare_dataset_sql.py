@@ -1826,6 +1826,7 @@ GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
 
 TEMPI_BPM = np.geomspace(55, 220, 289)  # half a percent from one to the next
 MIN_RHYTHM_S = 1.0
+MIN_LOOP_S = 0.5  # what is shorter is no loop, whatever its folder says
 # Of a steady pulse: chance makes less of it the longer it lasts; what is called a loop is given more credit.
 MIN_REGULARITY, MIN_REGULARITY_1_S, MIN_LOOP_REGULARITY = 0.1, 0.4, 0.2
 SAME_TEMPO = 0.03  # a name and the audio speak of the same tempo
@@ -1848,7 +1849,7 @@ def hear_rhythm(name: NameFacts, measured: Measurements, center_bpm: float) -> R
 
 
 def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None:
-    if name.is_loop is not None and duration_s >= MIN_RHYTHM_S:
+    if name.is_loop is not None and (duration_s >= MIN_LOOP_S or not name.is_loop):
         return name.is_loop
     if name.stated_bpm is not None and _is_whole_bars(name.stated_bpm, duration_s):
         return True
