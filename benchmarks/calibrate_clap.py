@@ -59,9 +59,9 @@ class ZeroShot:
 
 def labels_of_names(path: Path, root: Path, config: product.Config) -> frozenset[str]:
     """Return the category that the file's or its folders' names tell, and the tags that are words of them."""
-    category = product.categorise(str(path), str(root), config.categories)
-    tags = {tag for tag in config.tags if product.categorise(str(path), str(root), {tag: [tag]}) == tag}
-    return frozenset({category} | tags)
+    tables = [config.categories, *({tag: [tag]} for tag in config.tags)]
+    labels = {product.read_name(str(path), str(root), table).category for table in tables}
+    return frozenset(label for label in labels if label is not None)
 
 
 def labels_of_folders(path: Path, root: Path, config: product.Config) -> frozenset[str]:

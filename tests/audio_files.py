@@ -131,8 +131,10 @@ ODD_BUT_VALID: dict[str, tuple[npt.NDArray[Any], int, str, str | None]] = {
 POOR = {
     "one sample.wav": ["too_short"],
     "one sample at 192 kHz.flac": ["too_short"],
-    "silence.wav": ["too_quiet"],
-    "opposite phase.wav": ["too_quiet"],
+    "silence.wav": ["silent"],
+    "dc.wav": ["dc_offset"],
+    "clipped.wav": ["clipped"],
+    "opposite phase.wav": ["silent"],
 }  # what is wrong with those of them that are of little use
 
 

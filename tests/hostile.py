@@ -398,7 +398,7 @@ def spoiled(content: bytes, share: float) -> bytes:
     return content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
 
 
-TRUNCATED, SHORT, QUIET = ("truncated",), ("too_short",), ("too_quiet",)
+TRUNCATED, SHORT, SILENT = ("truncated",), ("too_short",), ("silent",)
 ODD: dict[str, tuple[bytes, tuple[str, ...]]] = {
     **{name: (encode(*odd), tuple(POOR.get(name, ()))) for name, odd in ODD_BUT_VALID.items()},
     "655350 Hz.flac": (encode(noise(65_535), 655_350, "FLAC", "PCM_16"), ()),
@@ -420,8 +420,11 @@ ODD: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "cover of 2 MB.mp3": (id3_with_picture(2_000_000) + MP3, ()),
     "wav in truth.mp3": (WAV, ()),
     "flac in truth.wav": (FLAC, ()),
-    "louder than can be.wav": (encode(np.full(4_800, 1e38, np.float32), 48_000, "WAV", "FLOAT"), ()),
-    "denormal.wav": (encode(np.full(4_800, 1e-40, np.float32), 48_000, "WAV", "FLOAT"), QUIET),
+    "louder than can be.wav": (
+        encode(np.full(4_800, 1e38, np.float32), 48_000, "WAV", "FLOAT"),
+        ("clipped", "dc_offset"),
+    ),
+    "denormal.wav": (encode(np.full(4_800, 1e-40, np.float32), 48_000, "WAV", "FLOAT"), SILENT),
 }
 NAN, INFINITE = (np.where(np.arange(4_800) == 100, value, 0).astype(np.float32) for value in (np.nan, np.inf))
 BROKEN_AUDIO: dict[str, tuple[bytes, str]] = {

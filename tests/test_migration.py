@@ -16,7 +16,7 @@ import pytest
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_tone
-from conftest import REPOSITORY, Workplace
+from conftest import REPOSITORY, Workplace, use_quick_analysis
 from prepare_dataset_sql import Database, Interrupted, RunStopped, main
 
 SCHEMA_1 = """
@@ -255,7 +255,7 @@ def test_a_run_on_schema_1_goes_on_where_the_old_program_stopped(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio_files.use_inline_workers(monkeypatch)
-    monkeypatch.setattr(product, "analyse", lambda audio: ({}, None))  # librosa's import takes longer than all this
+    use_quick_analysis(monkeypatch)
     known = write_tone(workplace.input / "known.wav")
     write_tone(workplace.input / "new.wav", hz=700)
     make_schema_1(workplace.database, [known])

@@ -13,7 +13,7 @@ import pytest
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_tone
-from conftest import Workplace
+from conftest import Workplace, use_quick_analysis
 from fake_clap import REFERENCE, FakeClap, OtherClap, fake_vector
 
 SHA256 = product.CHECKPOINTS["630k-audioset-best"].sha256
@@ -23,7 +23,7 @@ MODEL = f"630k-audioset-best@{SHA256[:12]}/f32/10s-max8"
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     audio_files.use_inline_workers(monkeypatch)
-    monkeypatch.setattr(product, "analyse", lambda audio: ({}, None))  # librosa's import takes longer than all this
+    use_quick_analysis(monkeypatch)
 
 
 def provenance(place: Workplace) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import soundfile
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_tone
-from conftest import Workplace
+from conftest import Workplace, use_quick_analysis
 from fake_clap import REFERENCE, BrokenClap, FakeClap, OtherClap
 from prepare_dataset_sql import Interrupted, RunStopped, UsageError, main
 
@@ -43,7 +43,7 @@ class SecondModel(OtherClap):
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     audio_files.use_inline_workers(monkeypatch)
-    monkeypatch.setattr(product, "analyse", lambda audio: ({}, 120.0))  # librosa's import takes longer than all this
+    use_quick_analysis(monkeypatch)
 
 
 def write_stems(place: Workplace) -> None:
