@@ -1501,7 +1501,8 @@ class LoudnessMeter:
         """Return the loudness of what was added; None where it is undefined: under 400 ms, and where all is gated."""
         if self.length < LOUDNESS_BLOCK:
             return None
-        count = round((self.length - LOUDNESS_BLOCK) / LOUDNESS_STEP) + 1  # as pyloudnorm rounds: the last may be cut
+        # pyloudnorm's very arithmetic, by which half a step too many is now one block more and now none.
+        count = round((self.length / SAMPLE_RATE_HZ - 0.4) / (0.4 * 0.25)) + 1
         energies = np.array([*self.energies, self.rest.sum()])
         steps = LOUDNESS_BLOCK // LOUDNESS_STEP
         power = sliding_window_view(np.pad(energies, (0, steps)), steps)[:count].sum(axis=1) / LOUDNESS_BLOCK
