@@ -1692,12 +1692,11 @@ def _pitch_classes(magnitude: Float32) -> Float64:
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-# Sample packs state a tempo as '120bpm', '87.5 BPM', 'bpm_174'; any other number of two or three digits may be one.
-STATED_BPM = re.compile(
-    r"(?<![\d.,])(\d{2,3}(?:[.,]\d{1,3})?)[ _-]*bpm(?![a-z])|(?<![a-z])bpm[ _-]*(\d{2,3}(?:[.,]\d{1,3})?)(?!\d)"
-)
-BARE_NUMBER = re.compile(r"(?<![a-z\d.,#-])(\d{2,3}(?:[.,]\d{1,3})?)(?![a-z\d#])")
-TEMPO_RANGE_BPM = (30, 300)
+# Sample packs state a tempo as '120bpm', '87.5 BPM', 'bpm_174'; any other number from 30 to 300 may be one. Of a number
+# on either side it is the one that can be a tempo: 'Drums 01 BPM 120'. '120-130bpm' states two.
+TEMPO = r"((?:0?[3-9]\d|[12]\d\d)(?:[.,]\d{1,3})?|300)"
+STATED_BPM = re.compile(rf"(?:(?<![\d.,-]){TEMPO}-)?(?<![\d.,]){TEMPO}[ _-]*bpm|(?<![a-z])bpm[ _-]*{TEMPO}(?!\d)")
+BARE_NUMBER = re.compile(rf"(?<![a-z\d.,#-]){TEMPO}(?![a-z\d#])")
 MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
 # 'Am', 'F#m', 'Bbmin', 'C# minor', 'Eb_maj', 'gmin'; 'FM' (the synthesis) and 'am' (the word) are no keys, nor are the
 # notes 'C3' and 'F#'. Where small letters are asked for, a word that means the mode must follow.
@@ -1736,14 +1735,13 @@ def _first(values: Iterable[T | None]) -> T | None:
 
 
 def _stated_bpm(name: str) -> float | None:
-    tempi = {float((before or after).replace(",", ".")) for before, after in STATED_BPM.findall(name.lower())}
-    tempi = {bpm for bpm in tempi if TEMPO_RANGE_BPM[0] <= bpm <= TEMPO_RANGE_BPM[1]}
+    found = itertools.chain.from_iterable(STATED_BPM.findall(name.lower()))
+    tempi = {float(number.replace(",", ".")) for number in found if number}
     return tempi.pop() if len(tempi) == 1 else None
 
 
 def _numbers(name: str) -> list[float]:
-    numbers = [float(number.replace(",", ".")) for number in BARE_NUMBER.findall(name.lower())]
-    return [number for number in numbers if TEMPO_RANGE_BPM[0] <= number <= TEMPO_RANGE_BPM[1]]
+    return [float(number.replace(",", ".")) for number in BARE_NUMBER.findall(name.lower())]
 
 
 def _key_in(name: str) -> str | None:

@@ -170,6 +170,14 @@ def test_stated_tempo_beats_the_bars_which_beat_the_audio() -> None:
         ("174 Kit/Loop bpm-170", 170),
         ("Loops 128 BPM/Am_Bell", 128),
         ("Loops 128 BPM/Bell 100bpm", 100),
+        ("Drums 01 BPM 120", 120),
+        ("Drums BPM 120 44", 120),
+        ("Loop 33 - 124 BPM", 124),
+        ("loop-44-128bpm", 128),
+        ("90BPMLoop", 90),
+        ("Loops 120-130 BPM/Loop 126bpm", 126),
+        ("gabber 300bpm", 300),
+        ("BPM070 Loop", 70),
     ],
 )
 def test_tempo_with_its_unit_is_believed_of_a_loop(name: str, bpm: float) -> None:
@@ -181,7 +189,7 @@ def test_stated_number_that_is_no_tempo_is_not_believed(bpm: str) -> None:
     assert bpm_of(f"Loop {bpm}bpm.wav", rhythm()) is None
 
 
-@pytest.mark.parametrize("name", ["Loop 140bpm 70bpm", "90bpm to 110bpm", "140 BPM (bpm 70)"])
+@pytest.mark.parametrize("name", ["Loop 140bpm 70bpm", "90bpm to 110bpm", "140 BPM (bpm 70)", "120-130bpm"])
 def test_two_stated_tempi_in_one_name_are_neither_believed(name: str) -> None:
     assert read(f"{name}.wav").stated_bpm is None
     assert judge_tempo(read(f"{name}.wav"), rhythm(101.3)) == (101.3, "audio")
