@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -394,10 +394,10 @@ def harmonic_note(hz: float, inharmonicity: float = 0.0, decay: float = 0.0, til
 def saw(hz: float) -> Float64:
     """Return a second of a saw, without aliases."""
     partials = range(1, int(20_000 / hz) + 1)
-    return 0.2 * np.sum([np.sin(2 * np.pi * k * hz * SECOND_S) / k for k in partials], axis=0)
+    return np.asarray(0.2 * np.sum([np.sin(2 * np.pi * k * hz * SECOND_S) / k for k in partials], axis=0))
 
 
-TIMBRES = {
+TIMBRES: dict[str, Callable[[float], Float64]] = {
     "sine": sine,
     "saw": saw,
     "piano": lambda hz: harmonic_note(hz, inharmonicity=1e-4, decay=1.0, tilt=1.5),

@@ -38,7 +38,6 @@ from prepare_dataset_sql import (
     hear_keys,
     hear_rhythm,
     judge_key,
-    judge_loop,
     judge_tempo,
     load_config,
     read_name,
@@ -51,6 +50,12 @@ RATE_HZ = 48_000
 FRAMES_A_S = RATE_HZ / 512
 ROOT = "/library"
 ORDINARY = SourceFormat(44_100, 1, 44_100, truncated=False)
+
+
+def heard_in(onsets: Float32, duration_s: float, name: NameFacts | None = None, center_bpm: float = 120.0) -> Rhythm:
+    """Return what is heard in `onsets`, shape (3, frames), and nothing else."""
+    measured = Measurements(duration_s, {}, onsets, np.zeros(120), np.zeros((1, 3)), np.zeros(1_025))
+    return hear_rhythm(name or NameFacts(), measured, center_bpm)
 
 
 @cache
@@ -278,7 +283,7 @@ def test_song_over_a_minute_is_neither_snapped_nor_called_a_loop(tmp_path: Path)
 def test_octave_of_a_plain_pulse_follows_the_centre_of_the_library(center_bpm: float) -> None:
     onsets = np.zeros((3, round(12.1 * FRAMES_A_S)), np.float32)
     onsets[:, np.arange(0, onsets.shape[1], FRAMES_A_S * 60 / 150).astype(int)] = 1
-    heard = hear_rhythm(onsets, 12.1, center_bpm)
+    heard = heard_in(onsets, 12.1, center_bpm=center_bpm)
     assert heard.tempi[0].bpm == pytest.approx(center_bpm, rel=0.02)
     assert {True} == {any(abs(tempo.bpm / other - 1) < 0.02 for tempo in heard.tempi) for other in (75, 150)}
 
@@ -338,7 +343,7 @@ def test_audio_without_a_steady_pulse_has_no_tempo_and_is_a_one_shot(samples: An
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 94, 400])
 @pytest.mark.parametrize("duration_s", [0.001, 1.0, 90.0])
 def test_rhythm_of_few_frames_without_onsets_is_none(frames: int, duration_s: float) -> None:
-    assert hear_rhythm(np.zeros((3, frames), np.float32), duration_s, 120.0).tempi == []
+    assert heard_in(np.zeros((3, frames), np.float32), duration_s).tempi == []
 
 
 tempi = st.builds(Tempo, st.floats(55, 220), st.floats(0, 1), st.floats(-50, 50))
@@ -363,7 +368,7 @@ def test_tempo_is_none_or_a_finite_number_above_zero(name: NameFacts, heard: Rhy
 def test_any_onsets_give_finite_tempi_best_first(frames: int, seed: int, density: float, duration_s: float) -> None:
     dice = np.random.default_rng(seed)
     onsets = (dice.random((3, frames)) * (dice.random((3, frames)) < density)).astype(np.float32)
-    heard = hear_rhythm(onsets, duration_s, 120.0).tempi
+    heard = heard_in(onsets, duration_s).tempi
     assert [tempo.score for tempo in heard] == sorted((tempo.score for tempo in heard), reverse=True)
     assert all(math.isfinite(value) for tempo in heard for value in dataclasses.astuple(tempo))
 
@@ -398,27 +403,39 @@ def test_word_of_the_nearest_name_tells_a_loop_from_a_one_shot(path: str, is_loo
     assert read(path).is_loop is is_loop
 
 
-@pytest.mark.parametrize("heard", [True, False, None])
+PULSE = np.tile(np.arange(47) == 0, (3, 16)).astype(np.float32)  # eight seconds of clicks at 120
+NO_PULSE = np.zeros_like(PULSE)
+
+
+@pytest.mark.parametrize("onsets", [PULSE, NO_PULSE], ids=["a pulse", "none"])
 @pytest.mark.parametrize("told", [True, False])
-def test_word_beats_the_pulse_of_what_lasts_a_second(told: bool, heard: bool | None) -> None:
-    assert judge_loop(NameFacts(is_loop=told), rhythm(is_loop=heard)).is_loop is told
+def test_word_beats_the_pulse(told: bool, onsets: Float32) -> None:
+    assert heard_in(onsets, 8.0, NameFacts(is_loop=told)).is_loop is told
 
 
-def test_word_tells_nothing_of_what_is_too_short_for_a_loop() -> None:
-    assert judge_loop(NameFacts(is_loop=True), rhythm(duration_s=0.4, is_loop=False)).is_loop is False
+def test_word_for_a_loop_tells_nothing_of_what_is_too_short_for_one() -> None:
+    assert heard_in(NO_PULSE, 0.4, NameFacts(is_loop=True)).is_loop is False
+    assert heard_in(NO_PULSE, 0.6, NameFacts(is_loop=True)).is_loop is True
 
 
 def test_whole_bars_at_the_stated_tempo_make_a_loop_without_a_pulse() -> None:
-    four_bars = rhythm(duration_s=8.0, is_loop=False)
-    assert judge_loop(NameFacts(stated_bpm=120.0), four_bars).is_loop is True
-    assert judge_loop(NameFacts(stated_bpm=125.0), four_bars).is_loop is False
-    assert judge_loop(NameFacts(numbers=(120.0,)), four_bars).is_loop is False
-    assert judge_loop(NameFacts(stated_bpm=120.0, is_loop=False), four_bars).is_loop is False
+    assert heard_in(NO_PULSE, 8.0, NameFacts(stated_bpm=120.0)).is_loop is True
+    assert heard_in(NO_PULSE, 8.0, NameFacts(stated_bpm=125.0)).is_loop is False
+    assert heard_in(NO_PULSE, 8.0, NameFacts(numbers=(120.0,))).is_loop is False
+    assert heard_in(NO_PULSE, 8.0, NameFacts(stated_bpm=120.0, is_loop=False)).is_loop is False
 
 
 def test_pulse_tells_where_the_names_do_not() -> None:
-    for heard in (True, False, None):
-        assert judge_loop(NameFacts(), rhythm(100, is_loop=heard)) == rhythm(100, is_loop=heard)
+    assert heard_in(PULSE, 8.0).is_loop is True
+    assert heard_in(NO_PULSE, 8.0).is_loop is False
+    assert heard_in(PULSE, 61.0).is_loop is None
+    assert heard_in(NO_PULSE, 11.0).is_loop is None
+
+
+def test_what_is_called_a_loop_needs_a_less_regular_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "tempo_candidates", lambda onsets, center_bpm: [Tempo(120.0, 0.25, 0.0)])
+    assert heard_in(PULSE, 4.0).tempi == []
+    assert heard_in(PULSE, 4.0, NameFacts(is_loop=True)).tempi
 
 
 def test_long_noise_may_be_either(tmp_path: Path) -> None:
