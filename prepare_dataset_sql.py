@@ -1490,6 +1490,8 @@ class LoudnessMeter:
         """Take in the next samples, shape (n,)."""
         import scipy.signal
 
+        if not len(samples):  # of the last block, where the audio ends with a frame; lfilter refuses them
+            return
         weighted, self.state = scipy.signal.lfilter(self.b, self.a, samples.astype(np.float64), zi=self.state)
         self.length += len(samples)
         energy = np.concatenate([self.rest, weighted**2])

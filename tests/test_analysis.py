@@ -282,6 +282,14 @@ def test_loudness_equals_pyloudnorms_where_half_a_step_is_left(half_steps: int) 
     assert loudness_in_parts(samples) == pytest.approx(pyloudnorms(samples), abs=0.01)
 
 
+@pytest.mark.parametrize("frames", [64, 128])
+def test_audio_that_ends_where_a_block_begins_is_measured(folder: Path, frames: int) -> None:
+    """The last block has a frame of its own, whose middle is the end, and no sample."""
+    samples = fading_noise(frames * HOP)
+    assert frames % product.ANALYSIS_FRAMES == 0
+    assert analysed(samples, folder).features["loudness_lufs"] == pytest.approx(pyloudnorms(samples), abs=0.01)
+
+
 @pytest.mark.parametrize("quiet", [0.0, 1e-5, 0.01])
 def test_loudness_leaves_out_the_pauses_as_pyloudnorm_does(folder: Path, quiet: float) -> None:
     """Gated are blocks under -70 LUFS, and then those 10 LU under the mean."""
