@@ -2136,7 +2136,8 @@ def quality_issues(source: SourceFormat, features: Mapping[str, float | None], c
     than 0 · dead_channel: one peaks under -80 dBFS, another does not.
     """
     # No loudness is defined for less than 0.4 s: there the RMS level stands in, which is the same for a tone of 1 kHz.
-    level = features["loudness_lufs"] if features["loudness_lufs"] is not None else _decibels(features["rms"])
+    # Of a long file the RMS may be that of silent parts alone; a level of its peak is better than none.
+    level = _first([features["loudness_lufs"], _decibels(features["rms"]), features["peak_dbfs"]])
     checks = {
         "truncated": source.truncated,
         "too_short": source.duration_s < config.min_duration_s,

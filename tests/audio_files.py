@@ -129,12 +129,14 @@ ODD_BUT_VALID: dict[str, tuple[npt.NDArray[Any], int, str, str | None]] = {
     "mpeg 2.5.mp3": (noise(8_000), 8_000, "MP3", None),
 }
 POOR = {
-    "one sample.wav": ["too_short"],
-    "one sample at 192 kHz.flac": ["too_short"],
+    "1 Hz.wav": ["dc_offset"],
+    "one sample.wav": ["too_short", "dc_offset"],
+    "one sample at 192 kHz.flac": ["too_short", "dc_offset"],
+    "gsm.wav": ["clipped"],
     "silence.wav": ["silent"],
     "dc.wav": ["dc_offset"],
     "clipped.wav": ["clipped"],
-    "opposite phase.wav": ["silent"],
+    "opposite phase.wav": ["too_quiet"],  # 16 bits round the two of a sample otherwise
 }  # what is wrong with those of them that are of little use
 
 

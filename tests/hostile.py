@@ -71,6 +71,7 @@ class Hostile:
 
 
 def tone(hz: float, frames: int = 2_400) -> bytes:
+    """Return a WAV; of a multiple of 20 Hz it holds whole periods, so that its mean is 0 also where they are few."""
     return encode(0.5 * np.sin(2 * np.pi * hz * np.arange(frames) / 48_000), 48_000, "WAV", "PCM_16")
 
 
@@ -283,8 +284,8 @@ LINKS = [
     Hostile("link", "links/hard.wav", hard_link, "inserted"),
     Hostile("link", "links/to inside.wav", link("inside.wav"), "ignored", "link to a file inside"),
     Hostile("link", "links/to a link.wav", link("to inside.wav"), "ignored", "link to a file inside"),
-    Hostile("link", "links/to outside.wav", link_to_outside(tone(90)), "inserted"),
-    Hostile("link", "links/to outside \udcff.wav", link_to_outside(tone(91)), "inserted"),
+    Hostile("link", "links/to outside.wav", link_to_outside(tone(80)), "inserted"),
+    Hostile("link", "links/to outside \udcff.wav", link_to_outside(tone(100)), "inserted"),
     Hostile("link", "links/broken.wav", link_to_outside(b"no audio"), "quarantined", "LibsndfileError"),
     Hostile("link", "links/no\nway\udcff.wav", link_to_outside(b"no"), "quarantined", "LibsndfileError"),
     Hostile("link", "links/to nowhere.wav", link("nowhere"), "ignored", DANGLING),
@@ -360,8 +361,8 @@ MOVING = [
     moving("becomes a link", "open", "link outside", tone(70), "failed", CHANGED, "inserted"),
     moving("is replaced early", "open", "other file", tone(70), "failed", CHANGED, "inserted"),
     moving("vanishes early", "open", "nothing", tone(70), "failed", MISSING, "gone"),
-    moving("vanishes late", "decode", "nothing", tone(71), "inserted", "", "gone"),
-    moving("is replaced late", "decode", "other file", tone(72), "inserted", "", "inserted"),
+    moving("vanishes late", "decode", "nothing", tone(120), "inserted", "", "gone"),
+    moving("is replaced late", "decode", "other file", tone(140), "inserted", "", "inserted"),
     moving("grows", "decode", "grows", tone(70), "failed", CHANGED, "inserted"),
     moving("shrinks", "decode", "shrinks", tone(70), "failed", CHANGED, "inserted"),
     moving("is touched", "decode", "other mtime", tone(70), "failed", CHANGED, "inserted"),
@@ -405,7 +406,7 @@ ODD: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "655350 Hz.wav": (encode(noise(65_535), 655_350, "WAV", "PCM_16"), ()),
     "2 GHz.wav": (with_rate(2**31 - 1), SHORT),
     "1024 channels.wav": (encode(noise(4_800, channels=1_024), 48_000, "WAV", "PCM_16"), ()),
-    "one sample.mp3": (encode(noise(1), 48_000, "MP3"), SHORT),
+    "one sample.mp3": (encode(noise(1), 48_000, "MP3"), ("too_short", "dc_offset")),
     "unknown length.flac": (with_total_samples(FLAC, 0), ()),
     "claims 9 days.flac": (with_total_samples(FLAC, 2**35), ()),
     "claims 4 GB.wav": (with_sizes(WAV, data=4_000_000_000), TRUNCATED),

@@ -193,7 +193,9 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
         assert after - before == set()
 
 
-@pytest.mark.parametrize("step", ["_packed", "_features", "_rolloff_hz", "_mel_filters", "_onset_strength"])
+@pytest.mark.parametrize(
+    "step", ["_packed", "_features", "_rolloff_hz", "_mel_filters", "onset_strengths", "_pitches", "_pitch_classes"]
+)
 def test_self_test_tells_what_is_broken_in_the_analysis(
     workplace: Workplace, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,7 +218,7 @@ def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.Fou
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     task = (product._run_task, product.FoundFile("/a/kick.wav", 1, 1), preparer._job)
-    assert len(pickle.dumps(task)) < 4_000
+    assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
 
 
 # -- what the model may do -------------------------------------------------------------------------------------------
