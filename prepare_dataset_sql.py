@@ -1435,7 +1435,8 @@ PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
 PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(2_000 / PITCH_BIN_HZ))  # where the notes of music are
 PITCH_CLASS_STEPS = 120  # of 10 cents in an octave, from A on
 LEAST_PEAK = 0.03  # of the frame's highest; the harmonics of a note that say something are louder
-MAX_PITCH_LAG = 600  # samples at 12 kHz: 20 Hz
+PITCH_LAG_HZ = 24_000  # two lags a cycle more than the 6 kHz of the spectrum need: between fewer, high peaks are missed
+MAX_PITCH_LAG = PITCH_LAG_HZ // 20  # 1,200
 
 
 def analyse(audio: StandardisedAudio) -> Measurements:
@@ -1639,8 +1640,9 @@ def _pitches(magnitude: Float32) -> Float64:
     import scipy.fft
 
     energy = np.einsum("fb,fb->f", magnitude, magnitude, dtype=np.float64)
-    correlation = scipy.fft.irfft(np.square(magnitude, dtype=np.float64))[:, : MAX_PITCH_LAG + 1]
-    correlation /= np.maximum(correlation[:, :1], NO_ENERGY) * _window_correlation()
+    correlation = scipy.fft.irfft(np.square(magnitude, dtype=np.float64), PITCH_LAG_HZ * PITCH_N_FFT // SAMPLE_RATE_HZ)
+    correlation = correlation[:, : MAX_PITCH_LAG + 1] / np.maximum(correlation[:, :1], NO_ENERGY)
+    correlation /= _window_correlation()
     left, middle, right = correlation[:, :-2], correlation[:, 1:-1], correlation[:, 2:]
     behind_first_zero = np.logical_or.accumulate(middle < 0, axis=1)
     heights = np.where((middle > left) & (middle >= right) & behind_first_zero, middle, 0)
@@ -1649,15 +1651,15 @@ def _pitches(magnitude: Float32) -> Float64:
     a, b, c = left[each, lag], middle[each, lag], right[each, lag]
     clarity = heights[each, lag]
     exact_lag = lag + 1 + _parabola_offset(a, b, c)
-    hz = np.where(clarity > 0, SAMPLE_RATE_HZ / 4 / exact_lag, 0)  # the lags are of 12 kHz: a spectrum up to 6
+    hz = np.where(clarity > 0, PITCH_LAG_HZ / exact_lag, 0)
     return np.stack([hz, clarity, energy], axis=1)
 
 
 @functools.cache
 def _window_correlation() -> Float64:
-    """Return the autocorrelation of the pitch window at each lag of 12 kHz: what every frame's is weighed down by."""
+    """Return the autocorrelation of the pitch window at each lag: what every frame's is weighed down by."""
     power = np.abs(np.fft.rfft(_hann(PITCH_N_FFT), 2 * PITCH_N_FFT)) ** 2
-    correlation = np.fft.irfft(power)[: 4 * (MAX_PITCH_LAG + 1) : 4]
+    correlation = np.fft.irfft(power)[:: SAMPLE_RATE_HZ // PITCH_LAG_HZ][: MAX_PITCH_LAG + 1]
     return np.asarray(correlation / correlation[0])
 
 
@@ -2062,8 +2064,7 @@ def tuned_chroma(pitch_classes: Float64) -> tuple[Float64, float]:
 def single_pitch_hz(measured: Measurements) -> float | None:
     """Return the pitch of a file that is one note, such as a bass one-shot: the median of its frames; None else.
 
-    Nearly all of it must be clear and within half a semitone of that pitch, and the note itself or its octave must
-    sound: a chord repeats at a common fraction of its notes, where nothing sounds.
+    Nearly all of it must be clear and within half a semitone of that pitch.
     """
     hz, clarity, energy = measured.pitches.T
     weight = np.where(energy >= 1e-3 * energy.max(), np.sqrt(energy), 0)  # down to -30 dB
@@ -2076,9 +2077,18 @@ def single_pitch_hz(measured: Measurements) -> float | None:
     steady = clear & (np.abs(np.log2(np.where(clear, hz, pitch_hz) / pitch_hz)) <= 0.5 / 12)
     if weight[steady].sum() < MIN_STEADY_SHARE * weight.sum():
         return None
-    bins = np.rint(np.array([pitch_hz, 2 * pitch_hz]) / PITCH_BIN_HZ).astype(int)
-    at_note = sum(measured.spectrum[max(bin_ - 2, 0) : bin_ + 3].sum() for bin_ in bins)
-    return round(pitch_hz, 2) if at_note >= MIN_NOTE_SHARE * measured.spectrum.sum() else None
+    return round(pitch_hz, 2) if _is_played(pitch_hz, measured.spectrum) else None
+
+
+def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
+    """Whether a note of this pitch sounds in `spectrum`, and not just a chord that repeats as often.
+
+    Of most chords neither the pitch nor its octave sounds. The octave does in a fifth, 2:3, which then lacks the
+    harmonics that are multiples of neither; a bass whose fundamental is cut off has them.
+    """
+    bins = np.rint(pitch_hz * np.array([1, 2, 5, 7]) / PITCH_BIN_HZ).astype(int)
+    first, second, fifth, seventh = (spectrum[max(bin_ - 2, 0) : bin_ + 3].sum() for bin_ in bins)
+    return bool(min(first + second, first + fifth + seventh) >= MIN_NOTE_SHARE * spectrum.sum())
 
 
 MIN_NOTE_SHARE = 0.01
