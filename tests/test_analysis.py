@@ -462,7 +462,8 @@ def test_a_melody_noise_clicks_and_silence_have_no_pitch(folder: Path) -> None:
 def cadence(degrees: Sequence[Sequence[int]], cents: float) -> Float64:
     """Return chords of MIDI notes one after another, all of them `cents` too high."""
     tuning = 2 ** (cents / 1200)
-    return np.concatenate([notes(*chord, shape=lambda hz: harmonic_note(hz * tuning)) for chord in degrees])
+    chords = [notes(*chord, shape=lambda hz: harmonic_note(hz * tuning)) for chord in degrees]
+    return np.asarray(np.concatenate(chords))
 
 
 CADENCES = {

@@ -113,20 +113,11 @@ def test_the_metadata_says_what_the_makers_truth_says(finished: Finished, librar
         assert (row["sample_rate_hz"], row["channels"]) == (stem["sample_rate_hz"], stem["channels"])
         assert row["duration_s"] == pytest.approx(stem["duration_s"], abs=0.001)
         assert row["quality_ok"] == (stem["category"] != "silence")
-        assert row["bpm"] is None or stem["duration_s"] >= 2
+        assert stem["bpm"] in (None, row["bpm"])  # stated by the folders of all that have one
+        assert row["key"] in (None, stem["key"])
         assert len(json.loads(row["tags"])) == (product.TAGS if row["quality_ok"] else 0)
-        assert (row["key"], row["user_rating"]) == (None, None)
+        assert row["user_rating"] is None
     assert not expected
-
-
-def test_the_tempo_of_drum_loops_is_found(finished: Finished, library: Path) -> None:
-    place, _, _ = finished
-    truth = json.loads((library / "truth.json").read_text(encoding="utf-8"))["stems"]
-    rows = dict(zip(place.originals(), place.rows(), strict=True))
-    loops = [stem for stem in truth if stem.get("category") == "drum_loop"]
-    ratios = [rows[stem["file"]]["bpm"] / stem["bpm"] for stem in loops]
-    right = [min(abs(ratio / octave - 1) for octave in (0.5, 1, 2)) < 0.04 for ratio in ratios]
-    assert sum(right) >= 0.8 * len(loops), ratios
 
 
 # -- nothing but the samples counts ----------------------------------------------------------------------------------
