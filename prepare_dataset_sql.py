@@ -1703,12 +1703,13 @@ STATED_BPM = re.compile(rf"(?:(?<![\d.,-]){TEMPO}-)?(?<![\d.,]){TEMPO}[ _-]*bpm|
 BARE_NUMBER = re.compile(rf"(?<![a-z\d.,#-]){TEMPO}(?![a-z\d#])")
 MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
 # 'Am', 'F#m', 'Bbmin', 'C# minor', 'Eb_maj', 'gmin'; 'FM' (the synthesis) and 'am' (the word) are no keys, nor are the
-# notes 'C3' and 'F#'. Where small letters are asked for, a word that means the mode must follow.
+# notes 'C3' and 'F#'. Behind a small letter a word that means the mode must follow: 'gmin', 'c_minor'; but 'a minor'
+# may be English.
 ACCIDENTAL = r"(?P<accidental>#|b|s|♯|♭|[ _-]?(?i:sharp|flat))"
 KEY_PATTERNS = (
     re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)(?![A-Za-z0-9#])"),
     re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G]){ACCIDENTAL}?[ _-]?{MODE}(?![A-Za-z0-9#])"),
-    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[a-g])(?:{ACCIDENTAL}[ _-]?)?{MODE}(?![A-Za-z0-9#])"),
+    re.compile(rf"(?<![A-Za-z0-9#])(?!a[ _-]m)(?P<note>[a-g]){ACCIDENTAL}?[ _-]?{MODE}(?![A-Za-z0-9#])"),
 )
 KEY_OF = re.compile(
     rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)?(?![A-Za-z0-9#])"
@@ -1769,9 +1770,8 @@ def _accidental_steps(accidental: str) -> int:
 
 def _is_loop_in(name: str) -> bool | None:
     words = set(_words(name))
-    if words & LOOP_WORDS:
-        return True
-    return False if words & ONE_SHOT_WORDS else None
+    is_loop, is_one_shot = bool(words & LOOP_WORDS), bool(words & ONE_SHOT_WORDS)
+    return is_loop if is_loop != is_one_shot else None  # 'Loops and One Shots' tells neither
 
 
 def _category_in(name: str, categories: Mapping[str, Sequence[str]]) -> str | None:

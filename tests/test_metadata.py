@@ -396,6 +396,8 @@ def test_confidence_of_a_tempo_is_how_regular_the_audio_is_at_it() -> None:
         ("One Shots/Perc Loop.wav", True),
         ("Loops/Bass/Deep 1.wav", True),
         ("Single Notes/Deep 1.wav", False),
+        ("Loops and One Shots/Deep 1.wav", None),
+        ("Loops/Loops and One Shots/Deep 1.wav", True),
         ("Looper Man/Breakfast.wav", None),
     ],
 )
@@ -467,6 +469,9 @@ def test_long_noise_may_be_either(tmp_path: Path) -> None:
         ("Key of D", "D"),
         ("key_G", "G"),
         ("gmin", "Gm"),
+        ("lofi_piano_c_minor_85", "Cm"),
+        ("loop-d-min", "Dm"),
+        ("a flat major", "G#"),
         ("ebmin", "D#m"),
         ("Am/Bell Gm", "Gm"),
         ("Em/Bell", "Em"),
