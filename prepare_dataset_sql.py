@@ -1707,13 +1707,11 @@ MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
 # may be English.
 ACCIDENTAL = r"(?P<accidental>#|b|s|♯|♭|[ _-]?(?i:sharp|flat))"
 KEY_PATTERNS = (
-    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)(?![A-Za-z0-9#])"),
-    re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G]){ACCIDENTAL}?[ _-]?{MODE}(?![A-Za-z0-9#])"),
-    re.compile(rf"(?<![A-Za-z0-9#])(?!a[ _-]m)(?P<note>[a-g]){ACCIDENTAL}?[ _-]?{MODE}(?![A-Za-z0-9#])"),
+    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)(?!#|[^\W_])"),
+    re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G]){ACCIDENTAL}?[ _-]?{MODE}(?!#|[^\W_])"),
+    re.compile(rf"(?<![A-Za-z0-9#])(?!a[ _-]m)(?P<note>[a-g]){ACCIDENTAL}?[ _-]?{MODE}(?!#|[^\W_])"),
 )
-KEY_OF = re.compile(
-    rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)?(?![A-Za-z0-9#])"
-)
+KEY_OF = re.compile(rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)?(?!#|[^\W_])")
 WORDS_ROUND_AM = re.compile(r"(?i:\bi|\bwho|\bwhat|\bwhere) $|^ (?i:i|here|not|the|so|a)\b")
 NOTE_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -1725,7 +1723,6 @@ def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> 
     """Return what the names in `path` under `root` say: of each fact what the file's own name says, else the nearest
     folder's; what is above `root` is not asked."""
     parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)[::-1]
-    parts = [unicodedata.normalize("NFC", part) for part in parts]  # macOS may write ö as two characters
     return NameFacts(
         stated_bpm=_first(map(_stated_bpm, parts)),
         numbers=tuple(itertools.chain.from_iterable(map(_numbers, parts))),

@@ -497,7 +497,19 @@ def test_key_in_a_name_is_spelt_with_sharps(name: str, key: str) -> None:
             "Bb",
             "am 3",
         ),
-        *("Emotion", "Bmore", "Dimension", "Amazing", "Bad Min", "Admin", "Am or Em", "Key", "Keys A", "Keyboard C3"),
+        *(
+            "Emotion",
+            "Bmore",
+            "Dimension",
+            "Amazing",
+            "Amélie",
+            "Bad Min",
+            "Admin",
+            "Am or Em",
+            "Key",
+            "Keys A",
+            "Keyboard C3",
+        ),
         *("A", "Em9", "Cmaj7", "a minor threat"),
     ],
 )
@@ -532,6 +544,15 @@ def test_single_note_has_a_pitch_and_no_key(midi: int, tmp_path: Path) -> None:
 def test_chords_have_a_key_and_no_pitch(tmp_path: Path) -> None:
     judged = described(chords(*C_MAJOR), tmp_path)
     assert (judged.key, judged.features["key_source"], judged.features["pitch_hz"]) == ("C", "audio", None)
+
+
+@pytest.mark.parametrize("cents", [-40, -10, 0, 30])
+def test_notes_of_another_tuning_count_in_full(cents: int) -> None:
+    pitch_classes = np.zeros(120)
+    pitch_classes[[cents // 10, 30 + cents // 10]] = [2, 1]  # A and C
+    chroma, in_tune = product.tuned_chroma(pitch_classes)
+    assert chroma == pytest.approx([1, *[0] * 8, 2, 0, 0])
+    assert in_tune == pytest.approx(1)
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
