@@ -1715,7 +1715,8 @@ KEY_OF = re.compile(rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){
 WORDS_ROUND_AM = re.compile(r"(?i:\bi|\bwho|\bwhat|\bwhere) $|^ (?i:i|here|not|the|so|a)\b")
 NOTE_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-LOOP_WORDS = frozenset("loop loops break breaks breakbeat breakbeats beat beats groove grooves".split())
+GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
+LOOP_WORDS = frozenset("loop loops break breaks breakbeat breakbeats".split())
 ONE_SHOT_WORDS = frozenset("oneshot oneshots shot shots hit hits single singles".split())
 
 
@@ -1819,9 +1820,6 @@ def _words(name: str) -> list[str]:
     return [part for word in words for part in GLUED_LOOP.sub(r"\1 \2", word).split()]
 
 
-GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
-
-
 # -- tempo ------------------------------------------------------------------------------------------------------------
 
 TEMPI_BPM = np.geomspace(55, 220, 289)  # half a percent from one to the next
@@ -1833,6 +1831,9 @@ SAME_TEMPO = 0.03  # a name and the audio speak of the same tempo
 SNAP_TEMPO = 0.012  # a length in whole bars tells exactly what the audio tells to half a percent
 BARS = (1, 2, 4, 8, 16, 32)  # what loops are cut to
 BAR_TOLERANCE = 0.004  # of the length
+WHOLE_BARS_BONUS = 2.0  # of the likelihood's logarithm: 7 to 1
+WHOLE_NUMBER_BONUS = 2.0
+WHOLE_NUMBER_TOLERANCE = 0.02  # in BPM: ten times what cutting a loop of 2 s to a sample does at 200
 LONGEST_LOOP_S = 60.0  # beyond it any tempo has a whole number of bars nearby, and it is a song
 LONGEST_ONE_SHOT_S = 10.0
 
@@ -1880,7 +1881,7 @@ BEAT_WEIGHTS = {
     (LOW, MIDDLE, 0.5): 2.5,
     (LOW, MIDDLE, 2): -1.5,
     (MIDDLE, MIDDLE, 2): 2.0,
-    (LOW, LOW, 0.5): -4.0,
+    (LOW, LOW, 0.5): -5.0,
     (LOW, LOW, 2): -2.0,
     (HIGH, HIGH, 0.5): 3.0,
     (HIGH, HIGH, 0.25): -2.5,
@@ -1889,7 +1890,7 @@ BEAT_WEIGHTS = {
 }
 BAR_WEIGHT = 8.0  # of the mean autocorrelation after two and four beats
 EVENT_WEIGHTS = {LOW: -0.4, MIDDLE: -0.6}  # of the square of the octaves between their events and one a beat
-DISTANCE_WEIGHT = -2.5  # of the square of the octaves from `tempo_center_bpm`
+DISTANCE_WEIGHT = -4.0  # of the square of the octaves from `tempo_center_bpm`
 
 
 def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], Float64]:
@@ -1908,7 +1909,8 @@ def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], 
         key: weight * np.nan_to_num(after(key[2], key[:2])) for key, weight in BEAT_WEIGHTS.items()
     }
     for band, weight in EVENT_WEIGHTS.items():
-        cues["events", band] = weight * np.log2(_count_events(onsets[band]) / onsets.shape[1] * beat) ** 2
+        a_frame = _count_events(onsets[band]) / onsets.shape[1]
+        cues["events", band] = weight * np.log2(a_frame * beat) ** 2 if a_frame else np.zeros(len(beat))
     cues["bars"] = BAR_WEIGHT * _mean_of_known(after(2), after(4))
     cues["distance"] = DISTANCE_WEIGHT * np.log2(TEMPI_BPM / center_bpm) ** 2
     return cues, _mean_of_known(after(1), after(2), after(4))
@@ -1932,11 +1934,11 @@ def _correlation(one: Float64, other: Float64) -> Float64:
     return np.asarray(products / max(energy, NO_ENERGY) * length / (length - np.arange(length)))
 
 
-def _count_events(strength: Float32) -> float:
-    """Return how many peaks reach a fifth of the highest; half an event where there is none, for the logarithm."""
+def _count_events(strength: Float32) -> int:
+    """Return how many peaks reach a fifth of the highest."""
     middle = strength[1:-1]
     peaks = (middle > strength[:-2]) & (middle >= strength[2:]) & (middle > 0.2 * np.percentile(strength, 99.5))
-    return max(float(np.count_nonzero(peaks)), 0.5)
+    return int(np.count_nonzero(peaks))
 
 
 def _mean_of_known(*values: Float64) -> Float64:
@@ -2004,13 +2006,6 @@ def _tempo_in_whole_bars(rhythm: Rhythm) -> float | None:
     return max(likely)[1]
 
 
-WHOLE_BARS_BONUS = 2.0  # of the likelihood's logarithm: 7 to 1
-WHOLE_NUMBER_BONUS = 2.0
-WHOLE_NUMBER_TOLERANCE = (
-    0.02  # a loop of 2 s is cut to a sample: 0.002 at 200 BPM; ten times that for its maker's tools
-)
-
-
 # -- key and pitch ----------------------------------------------------------------------------------------------------
 
 # Of major and minor, from the tonic on: how often each degree sounds in the Kostka-Payne corpus (Temperley, "Music and
@@ -2028,6 +2023,9 @@ MIN_KEY_S = 1.5
 MIN_KEY_CONFIDENCE = 0.45
 MIN_CLARITY = 0.8
 MIN_STEADY_SHARE = 0.75
+MIN_NOTE_SHARE = 0.01
+# Tuned to no key, whatever a resonance may look like.
+DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 
 def hear_keys(pitch_classes: Float64) -> Float64:
@@ -2088,9 +2086,6 @@ def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
     return bool(min(first + second, first + fifth + seventh) >= MIN_NOTE_SHARE * spectrum.sum())
 
 
-MIN_NOTE_SHARE = 0.01
-
-
 def judge_key(
     name: NameFacts, measured: Measurements, pitch_hz: float | None
 ) -> tuple[str | None, float | None, str | None]:
@@ -2107,9 +2102,6 @@ def judge_key(
         return None, None, None
     return KEY_NAMES[best], float(confidences[best]), "audio"
 
-
-# Tuned to no key, whatever a resonance may look like.
-DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 # -- quality and the whole --------------------------------------------------------------------------------------------
 
