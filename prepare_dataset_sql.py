@@ -1601,10 +1601,14 @@ def _mel_spectrum(power: Float32) -> Float32:
 def onset_strengths(mel: Float32) -> Float32:
     """Return how much the three `ONSET_BANDS` rise from frame to frame, shape (3, frames), from the mel power spectrum
     (frames, bands): the flux of log-compressed bands (Böck, Krebs and Schedl, ISMIR 2012)."""
-    level = np.log10(1 + ONSET_COMPRESSION / max(float(mel.max()), NO_ENERGY) * mel)
-    rises = np.maximum(np.diff(level, axis=0, prepend=level[:1]), 0)
+    gain = np.float32(ONSET_COMPRESSION / max(float(mel.max()), 1e-30))  # of silence, which would overflow it
     blur = np.hanning(5) / 2  # a player's few milliseconds of freedom
-    return np.array([np.convolve(rises[:, bands].mean(axis=1), blur)[2:-2] for bands in ONSET_BANDS], np.float32)
+    strengths = []
+    for bands in ONSET_BANDS:  # one after the other, to need a third of the memory
+        level = np.log10(1 + gain * mel[:, bands])
+        rises = np.maximum(np.diff(level, axis=0, prepend=level[:1]), 0).mean(axis=1)
+        strengths.append(np.convolve(rises, blur)[2:-2])
+    return np.array(strengths, np.float32)
 
 
 def _measure_harmony(audio: StandardisedAudio) -> tuple[Float64, Float64, Float64]:

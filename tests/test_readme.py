@@ -83,7 +83,10 @@ def test_the_table_of_features_has_the_keys_of_every_row(fixtures: Workplace) ->
 
 def test_the_table_of_features_has_every_quality_issue() -> None:
     worst = product.SourceFormat(48_000, 2, 1, truncated=True, clipped_share=1, dc_offset=1, dead_channel=True)
-    levels = ({"loudness_lufs": None, "rms": 0.0}, {"loudness_lufs": -99.0, "rms": 1e-6})
+    levels = (
+        {"peak_dbfs": None, "loudness_lufs": None, "rms": 0.0},
+        {"peak_dbfs": -99.0, "loudness_lufs": -99.0, "rms": 1e-6},
+    )
     issues = {issue for level in levels for issue in product.quality_issues(worst, level, product.Config())}
     line = next(line for line in FEATURES.splitlines() if line.startswith("| `quality_issues`"))
     assert set(re.findall(r"`(\w+)`", line.split("|")[2])) == issues
