@@ -3859,9 +3859,9 @@ def described_by_clap(stem: Described, vector: Float32, tags: Palette, categorie
         tags = categories = NO_PALETTE
     features = json.loads(stem.features)
     told: tuple[str, str | None, float | None] = (stem.category, "name", None)
-    if stem.category == "unknown" or features.get("category_source") == "clap":
+    if stem.category == UNKNOWN_CATEGORY or features.get("category_source") == "clap":
         by_clap = [(name, "clap", cosine) for name, cosine in nearest_texts(vector, categories)]
-        told = by_clap[0] if by_clap else ("unknown", None, None)
+        told = by_clap[0] if by_clap else (UNKNOWN_CATEGORY, None, None)
     category, source, cosine = told
     return dataclasses.replace(
         stem,
@@ -4521,7 +4521,7 @@ class DatasetPreparer:
             stems=Path(os.path.realpath(config.stems)) if config.stems else None,
             quarantine=Path(os.path.realpath(config.quarantine)),
             worker_memory_bytes=worker_memory_bytes(config),
-            config=config,
+            config=dataclasses.replace(config, tags={}, category_prompts={}),  # for the parent alone: 5 kB less a file
             run_id=self.summary.run_id,
         )
 
