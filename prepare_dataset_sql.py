@@ -1842,11 +1842,9 @@ LONGEST_LOOP_S = 60.0  # beyond it any tempo has a whole number of bars nearby, 
 LONGEST_ONE_SHOT_S = 10.0
 
 
-def hear_rhythm(name: NameFacts, measured: Measurements, center_bpm: float) -> Rhythm:
+def hear_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> Rhythm:
     """Return the tempi that the audio may have, best first, and whether it is a loop by its audio and its names: by the
     word for it, by a tempo at which the length is whole bars, else by a steady pulse."""
-    duration_s = measured.duration_s
-    tempi = tempo_candidates(measured.onsets, center_bpm) if duration_s >= MIN_RHYTHM_S else []
     least = MIN_LOOP_REGULARITY if name.is_loop else MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s)
     if tempi and tempi[0].regularity < least:
         tempi = []
@@ -2091,44 +2089,52 @@ def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
 
 
 def judge_key(
-    name: NameFacts, measured: Measurements, pitch_hz: float | None
+    name: NameFacts, confidences: Sequence[float], pitch_hz: float | None, duration_s: float
 ) -> tuple[str | None, float | None, str | None]:
     """Return the key, how confidently the audio bears it out (0 to 1), and where it comes from: name or audio.
 
-    None for a single note, which has a pitch, for audio in which no key stands out, and for drums.
+    `confidences` are of `KEY_NAMES`. None for a single note, which has a pitch, for audio in which no key stands out,
+    and for drums.
     """
-    confidences = hear_keys(measured.pitch_classes)
     if name.key is not None:
-        return name.key, float(confidences[KEY_NAMES.index(name.key)]), "name"
-    best = int(confidences.argmax())
-    too_little = measured.duration_s < MIN_KEY_S or confidences[best] < MIN_KEY_CONFIDENCE
-    if too_little or pitch_hz is not None or name.category in DRUMS:
+        return name.key, confidences[KEY_NAMES.index(name.key)], "name"
+    confidence = max(confidences)
+    if duration_s < MIN_KEY_S or confidence < MIN_KEY_CONFIDENCE or pitch_hz is not None or name.category in DRUMS:
         return None, None, None
-    return KEY_NAMES[best], float(confidences[best]), "audio"
+    return KEY_NAMES[confidences.index(confidence)], confidence, "audio"
 
 
 # -- quality and the whole --------------------------------------------------------------------------------------------
 
 
-def describe(name: NameFacts, measured: Measurements, source: SourceFormat, config: Config) -> Description:
-    """Return all that is judged of a file from its names, its samples and what was decoded."""
-    rhythm = hear_rhythm(name, measured, config.tempo_center_bpm)
-    bpm, bpm_source = judge_tempo(name, rhythm)
-    pitch_hz = single_pitch_hz(measured)
-    key, key_confidence, key_source = judge_key(name, measured, pitch_hz)
-    issues = quality_issues(source, measured.features, config)
-    features = {
+def listen(measured: Measurements, source: SourceFormat, config: Config) -> dict[str, Any]:
+    """Return the features that a file has whatever it is called: what was measured, what it may be heard as, and its
+    quality issues. A row holds them, so that a copy of the file under another name needs no second look."""
+    tempi = tempo_candidates(measured.onsets, config.tempo_center_bpm) if measured.duration_s >= MIN_RHYTHM_S else []
+    return {
         **measured.features,
+        "tempo_candidates": [[round(value, 4) for value in dataclasses.astuple(tempo)] for tempo in tempi],
+        "key_confidences": [round(float(confidence), 4) for confidence in hear_keys(measured.pitch_classes)],
+        "pitch_hz": single_pitch_hz(measured),
+        "quality_issues": quality_issues(source, measured.features, config),
+    }
+
+
+def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) -> Description:
+    """Return all that is judged of a file from its names and the features that `listen` made of it."""
+    rhythm = hear_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
+    bpm, bpm_source = judge_tempo(name, rhythm)
+    key, key_confidence, key_source = judge_key(name, features["key_confidences"], features["pitch_hz"], duration_s)
+    judged = {
         "is_loop": rhythm.is_loop,
         "bpm_source": bpm_source,
         "bpm_confidence": regularity_at(bpm, rhythm),
-        "pitch_hz": pitch_hz,
         "key_source": key_source,
         "key_confidence": key_confidence,
         "category_source": "name" if name.category else None,
-        "quality_issues": issues,
     }
-    return Description(bpm, key, name.category or UNKNOWN_CATEGORY, features, not issues)
+    category = name.category or UNKNOWN_CATEGORY
+    return Description(bpm, key, category, {**features, **judged}, not features["quality_issues"])
 
 
 def quality_issues(source: SourceFormat, features: Mapping[str, float | None], config: Config) -> list[str]:
@@ -2371,9 +2377,10 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
             digest = sha256_of(file)
             source = standardise(file, audio, job.config.max_duration_s)
             names = read_name(found.path, job.root, job.config.categories)
-            description = describe(names, analyse(audio), source, job.config)
+            features = listen(analyse(audio), source, job.config)
             windows = cut_windows(audio, job.config.max_windows)
             _check_unchanged(file, found)
+            description = describe(names, features, source.duration_s)
             metadata = _metadata(found, job, source, audio, digest, description)
             if metadata.path is not None:
                 audio.publish(Path(metadata.path))

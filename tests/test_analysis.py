@@ -176,7 +176,8 @@ def test_odd_audio_is_described_by_finite_numbers(folder: Path, samples: npt.Arr
     measured = analysed(samples, folder)
     assert set(measured.features) == {*FIVE, "peak_dbfs", "loudness_lufs"}
     assert all(measured.features[name] is not None for name in (*FIVE, "peak_dbfs"))
-    description = describe(NameFacts(), measured, SourceFormat(RATE_HZ, 1, np.size(samples), False), CONFIG)
+    source = SourceFormat(RATE_HZ, 1, np.size(samples), False)
+    description = describe(NameFacts(), product.listen(measured, source, CONFIG), source.duration_s)
     json.dumps(description.features, allow_nan=False)  # raises for NaN and infinity
     assert (description.bpm, description.key) == (None, None)
 

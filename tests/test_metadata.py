@@ -39,6 +39,7 @@ from prepare_dataset_sql import (
     hear_rhythm,
     judge_key,
     judge_tempo,
+    listen,
     load_config,
     read_name,
     regularity_at,
@@ -54,8 +55,8 @@ ORDINARY = SourceFormat(44_100, 1, 44_100, truncated=False)
 
 def heard_in(onsets: Float32, duration_s: float, name: NameFacts | None = None, center_bpm: float = 120.0) -> Rhythm:
     """Return what is heard in `onsets`, shape (3, frames), and nothing else."""
-    measured = Measurements(duration_s, {}, onsets, np.zeros(120), np.zeros((1, 3)), np.zeros(1_025))
-    return hear_rhythm(name or NameFacts(), measured, center_bpm)
+    tempi = product.tempo_candidates(onsets, center_bpm) if duration_s >= product.MIN_RHYTHM_S else []
+    return hear_rhythm(name or NameFacts(), tempi, duration_s)
 
 
 @cache
@@ -86,8 +87,8 @@ def measured(samples: npt.ArrayLike, folder: Path) -> Measurements:
 
 
 def described(samples: npt.ArrayLike, folder: Path, path: str = "0001.wav", **changes: Any) -> Description:
-    changed = dataclasses.replace(config(), **changes)
-    return describe(read(path), measured(samples, folder), ORDINARY, changed)
+    heard = measured(samples, folder)
+    return describe(read(path), listen(heard, ORDINARY, dataclasses.replace(config(), **changes)), heard.duration_s)
 
 
 def seconds_in(duration_s: float) -> npt.NDArray[np.float64]:
@@ -527,11 +528,12 @@ def test_word_or_note_is_no_key(name: str) -> None:
 
 def test_named_key_beats_the_audio_and_its_confidence_is_what_the_audio_says(tmp_path: Path) -> None:
     heard = measured(chords(*C_MAJOR), tmp_path)
-    confidences = dict(zip(product.KEY_NAMES, hear_keys(heard.pitch_classes), strict=True))
-    assert judge_key(NameFacts(), heard, None) == ("C", confidences["C"], "audio")
+    heard_keys = hear_keys(heard.pitch_classes).tolist()
+    confidences = dict(zip(product.KEY_NAMES, heard_keys, strict=True))
+    assert judge_key(NameFacts(), heard_keys, None, heard.duration_s) == ("C", confidences["C"], "audio")
     assert confidences["C"] > 0.7
     for key in ("F#", "G"):
-        assert judge_key(NameFacts(key=key), heard, None) == (key, confidences[key], "name")
+        assert judge_key(NameFacts(key=key), heard_keys, None, 4.0) == (key, confidences[key], "name")
     assert confidences["F#"] < confidences["G"] < confidences["C"]
 
 
@@ -647,7 +649,8 @@ def test_names_above_the_root_are_not_asked() -> None:
 def test_without_categories_all_is_unknown(tmp_path: Path) -> None:
     name = read_name(f"{ROOT}/Kick.wav", ROOT, {})
     assert name.category is None
-    assert describe(name, measured(noise(0.5), tmp_path), ORDINARY, config()).category == "unknown"
+    heard = listen(measured(noise(0.5), tmp_path), ORDINARY, config())
+    assert describe(name, heard, 0.5).category == "unknown"
 
 
 # ------------------------------------------------------------------------------------------------ sources, the whole
@@ -686,14 +689,14 @@ def test_all_is_judged_without_a_file_system_and_alike_each_time(
 ) -> None:
     heard = measured(chords(*C_MAJOR) + beats(120, 4.0), tmp_path)
     path = "Loops/Bass 120bpm Am.wav"
-    first = describe(read(path), heard, ORDINARY, config())  # imports scipy
+    first = describe(read(path), listen(heard, ORDINARY, config()), heard.duration_s)  # imports scipy
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AssertionError("asked the file system")
 
     for name in ("builtins.open", "os.stat", "os.lstat", "os.getcwd", "os.listdir", "os.open", "os.scandir"):
         monkeypatch.setattr(name, refuse)
-    again = describe(read(path), heard, ORDINARY, config())
+    again = describe(read(path), listen(heard, ORDINARY, config()), heard.duration_s)
     monkeypatch.undo()
     assert again == first
 
