@@ -852,14 +852,18 @@ class QuarantineEntry:
 
 @dataclass(slots=True)
 class TaskReport:
-    """What came of one file in a worker: a `ProcessedFile`, a fault, too much memory, or (none) a quarantined file."""
+    """What came of one file in a worker: a `ProcessedFile`, a hash, a fault, too much memory, or a quarantined file."""
 
     found: FoundFile
     processed: ProcessedFile | None = None
+    sha256: str | None = None  # where that was all that was asked for
     fault: MachineFault | None = None
     quarantine_json: str | None = None
     memory_error: str | None = None  # it hit the worker's limit, and is to be tried again alone
     log_records: list[logging.LogRecord] = field(default_factory=list)
+
+
+Work = Callable[[FoundFile, Job], ProcessedFile | str | None]  # what is done to a file in a worker
 
 
 @dataclass(slots=True)
@@ -2399,6 +2403,17 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
         return None
 
 
+def _hash_file(found: FoundFile, job: Job) -> str:
+    """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
+    try:
+        with open_regular(found.path) as file:
+            digest = sha256_of(file)
+            _check_unchanged(file, found)
+            return digest
+    except Exception as error:
+        raise _as_fault(error, found) from None
+
+
 def scratch_folder(outputs: Job | Config) -> Path:
     """Return where half-finished WAVs are; emptied when a run starts. On the WAVs' own file system, for the rename."""
     return (outputs.stems or outputs.quarantine) / SCRATCH
@@ -2469,8 +2484,8 @@ def stem_id_of(original_file: str, digest: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _run_task(found: FoundFile, job: Job) -> TaskReport:
-    """Run `_process_file` in a worker, and send its log lines along with its result.
+def _run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
+    """Run `_process_file` or `_hash_file` in a worker, and send its log lines along with its result.
 
     A queue shared by the workers would block them all for ever once one is killed while it writes to it.
     """
@@ -2481,7 +2496,11 @@ def _run_task(found: FoundFile, job: Job) -> TaskReport:
     # A thread's timer never fires while C code holds the GIL; this one ends the process from a thread of its own.
     faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
     try:
-        report.processed = _process_file(found, job)
+        result = work(found, job)
+        if isinstance(result, str):
+            report.sha256 = result
+        else:
+            report.processed = result
     except MachineFault as fault:
         report.fault = fault
     except MemoryError as error:
@@ -2591,6 +2610,7 @@ class WorkerPool:
         self.log_file = log_file
         self.on_wait = on_wait
         self.before_replay = before_replay
+        self.work: Work = _process_file
         self._open(workers)
 
     def _open(self, workers: int) -> None:
@@ -2613,11 +2633,12 @@ class WorkerPool:
         """Start `self_test` in a worker."""
         return self.executor.submit(self_test, self.job)
 
-    def reports(self, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
-        """Yield one report a file, in the order in which they finish.
+    def reports(self, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
+        """Do `work` to each file, and yield one report a file, in the order in which they finish.
 
         No more than two files a worker are in flight, so memory does not grow with the folder.
         """
+        self.work = work
         in_flight: dict[Future[TaskReport], Flight] = {}
         suspects: list[FoundFile] = []
         while True:
@@ -2657,7 +2678,7 @@ class WorkerPool:
         """Give `found` to a worker; None if the pool is broken."""
         self.submitted += 1
         try:
-            return self.executor.submit(_run_task, found, self.job)
+            return self.executor.submit(_run_task, self.work, found, self.job)
         except (BrokenProcessPool, OSError):  # OSError: it broke just when `submit` was starting another process
             if not self.executor._broken:
                 raise
@@ -4741,7 +4762,7 @@ class DatasetPreparer:
 
     def _received(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`, and settle those that are not to be embedded."""
-        for report in pool.reports(files):
+        for report in pool.reports(_process_file, files):
             processed = self._receive(report)
             if processed is not None:
                 yield processed

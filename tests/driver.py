@@ -112,6 +112,7 @@ def install_half_a_result() -> None:
         os.write(self.fileno(), bytes(buffer)[:60_000])  # a pipe holds 64 kB
         os.kill(os.getpid(), signal.SIGKILL)
 
+    @functools.wraps(process_file)  # by its name it is found in the worker
     def file_whose_result_kills(found: product.FoundFile, job: product.Job) -> product.ProcessedFile | None:
         processed = process_file(found, job)
         if os.path.basename(found.path) in FAULTS["die_sending"]:

@@ -154,7 +154,7 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     pool = product.WorkerPool(2, preparer._job, workplace.log_file, lambda: None, lambda: None)
     most = 0
     try:
-        for done, report in enumerate(pool.reports(taken)):
+        for done, report in enumerate(pool.reports(product._process_file, taken)):
             assert report.processed is not None
             most = max(most, len(files) - len(list_left(taken, files)) - done)
             time.sleep(0.02)  # a slow consumer: the pool must wait for it
@@ -173,7 +173,7 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     try:
         before = pool.executor.submit(eval, loaded_modules).result()
         files = product.discover(preparer.root, frozenset(), product.Summary("x"))
-        reports = list(pool.reports(files))
+        reports = list(pool.reports(product._process_file, files))
         after = pool.executor.submit(eval, loaded_modules).result()
     finally:
         pool.close()
@@ -208,7 +208,7 @@ def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.Fou
 
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
-    task = (product._run_task, product.FoundFile("/a/kick.wav", 1, 1), preparer._job)
+    task = (product._run_task, product._process_file, product.FoundFile("/a/kick.wav", 1, 1), preparer._job)
     assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
 
 
