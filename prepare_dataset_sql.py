@@ -121,6 +121,7 @@ MAX_MUSIC_S = 120.0  # two minutes tell as much of rhythm and key as an hour
 FULL_SCALE = 0.99  # from here on samples may be clipped: 127/128, the top of 8 bits, is 0.992
 DEAD_CHANNEL_PEAK = 10 ** (-80 / 20)  # 0.0001: a little over what dither leaves in 16 bits
 
+FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
 JUDGED_FILES = 500  # by which a library that is all broken is told from one with broken files
 TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
@@ -134,6 +135,7 @@ BACKSTOP_S = 10.0  # a worker so much over its file's time, whose own timer did 
 WORKER_START_S = 60.0  # it takes 2; as a rule less
 KILL_S = 5.0  # after which a process that was killed and is still there waits in the kernel
 FILES_A_POOL = 5_000  # then new processes: whatever a C library leaks in them is gone
+MOVED_MTIME_NS = -1  # of a row until it is judged by its file's new name
 ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
 COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
 MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
@@ -874,6 +876,14 @@ class Flight:
     begun_s: float | None = None  # on the monotonic clock, when a worker surely had it
 
 
+@dataclass(frozen=True, slots=True)
+class SameBytes:
+    """The rows of files with the same bytes, by id."""
+
+    any_id: str  # the newest; '': there is none
+    gone: list[str]  # those whose own file is gone, the oldest last
+
+
 @dataclass
 class Summary:
     """The account of a run: every file found is in exactly one of the counts."""
@@ -882,10 +892,15 @@ class Summary:
     found: int = 0
     already_done: int = 0
     inserted: int = 0
+    copied: int = 0  # of the inserted: their bytes are another row's
+    moved: int = 0  # ... of a row whose own file is gone, which they took over
+    vectors_kept: int = 0  # ... or changed in what is no sound
     quarantined: int = 0
     failed: int = 0
     left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
     ignored: Counter[str] = field(default_factory=Counter)
+    vanished: int = 0  # rows under the input whose file is gone
+    unseen: list[str] = field(default_factory=list)  # files and folders that could not be looked at
     seconds: float = 0.0
 
     @property
@@ -907,10 +922,14 @@ class Summary:
         ignored = f"{self.ignored.total()} ignored"
         if self.ignored:
             ignored += " (" + ", ".join(f"{count} {reason}" for reason, count in sorted(self.ignored.items())) + ")"
+        ways = {"copied": self.copied, "moved": self.moved, "with their former vectors": self.vectors_kept}
+        without_clap = ", ".join(f"{count} {way}" for way, count in ways.items() if count)
+        inserted = f"{self.inserted} inserted" + (f" ({without_clap})" if without_clap else "")
         left = f", {self.left} left for the next run" if self.left else ""
+        vanished = f"; the files of {self.vanished} rows are gone" if self.vanished else ""
         return (
-            f"found {self.found}: {self.already_done} already done, {self.inserted} inserted, "
-            f"{self.quarantined} quarantined, {self.failed} failed, {ignored}{left}; "
+            f"found {self.found}: {self.already_done} already done, {inserted}, "
+            f"{self.quarantined} quarantined, {self.failed} failed, {ignored}{left}{vanished}; "
             f"{self.seconds:.1f} s, {self.files_per_s:.1f} files/s"
         )
 
@@ -975,6 +994,7 @@ def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterat
             log.warning("%s: this folder cannot be listed: %s", printable(folder), printable(with_remedy(error)))
             summary.found += 1
             summary.failed += 1
+            summary.unseen.append(folder)
             continue
         subfolders = []
         for entry in entries:
@@ -1002,6 +1022,7 @@ def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile 
     except OSError as error:
         log.warning("%s: vanished or unreadable: %s", printable(entry.path), printable(with_remedy(error)))
         summary.failed += 1
+        summary.unseen.append(entry.path)
     return None
 
 
@@ -1060,6 +1081,22 @@ def _reason_to_ignore_link(link: str, root: str) -> str | None:
     if not stat.S_ISREG(mode):
         return "not a regular file"
     return "link to a file inside" if is_inside(os.path.realpath(link), root) else None
+
+
+def is_gone(path: str) -> bool:
+    """Whether there is nothing at `path`; not where a drive or a right is missing to tell."""
+    if not _folder_answers(os.path.dirname(path)):
+        return False
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return False
+
+
+@functools.lru_cache(maxsize=1_024)
+def _folder_answers(folder: str) -> bool:
+    return answers(folder)
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -2457,7 +2494,7 @@ def _metadata(
     return StemMetadata(
         id=stem_id,
         original_file=found.path,
-        path=str(job.stems / stem_id[:2] / f"{stem_id}.wav") if job.stems else None,
+        path=wav_path(job.stems, stem_id) if job.stems else None,
         sha256=digest,
         samples_sha256=audio.hash.hexdigest(),
         size_bytes=found.size_bytes,
@@ -2472,6 +2509,51 @@ def _metadata(
         features=json.dumps(description.features),
         quality_ok=int(description.quality_ok),
     )
+
+
+def renamed(stem: StemMetadata, found: FoundFile, job: Job) -> StemMetadata:
+    """Return the row of a file that has the same bytes as `stem`'s: what depends on names is judged by its own."""
+    names = read_name(found.path, job.root, job.config.categories)
+    former = json.loads(stem.features)
+    description = describe(names, former, stem.duration_s)
+    category, features = description.category, description.features
+    if names.category is None and former["category_source"] == "clap":
+        category, features = stem.category, {**features, "category_source": "clap"}
+    else:
+        features["category_cosine"] = None
+    return dataclasses.replace(
+        stem,
+        original_file=found.path,
+        size_bytes=found.size_bytes,
+        mtime_ns=found.mtime_ns,
+        bpm=description.bpm,
+        key=description.key,
+        category=category,
+        features=json.dumps(features),
+    )
+
+
+def wav_path(stems: Path, stem_id: str) -> str:
+    """Return where the WAV of a stem is: in one of 256 folders, since a million names in one are slow on some disks."""
+    return str(stems / stem_id[:2] / f"{stem_id}.wav")
+
+
+def link_wav(source: str, target: str, scratch_folder: Path) -> None:
+    """Give the WAV `source` a second name, so that a copy costs no space and outlives it; where the file system knows
+    no such links, or holds no more of them, copy it."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:  # of a killed run: the same bytes, by its name
+        return
+    except OSError:
+        scratch_folder.mkdir(exist_ok=True)
+        scratch = scratch_folder / os.path.basename(target)
+        shutil.copyfile(source, scratch)
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    sync_folder(Path(target).parent)
 
 
 def stem_id_of(original_file: str, digest: str) -> str:
@@ -3946,17 +4028,19 @@ def remove_database(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-KnownFile = tuple[str, int, int]  # original_file, size_bytes, mtime_ns
+@dataclass(frozen=True, slots=True)
+class KnownFiles:
+    """What is done, as it was when it was done: what the resume filter asks."""
+
+    imported: dict[str, tuple[int, int]]  # size_bytes and mtime_ns by original_file
+    quarantined: set[tuple[str, int, int]]  # in its place still where it could not be removed, or was put back by hand
 
 
-def known_files(connection: sqlite3.Connection) -> set[KnownFile]:
-    """Return every file that is done as it is: what the resume filter asks.
-
-    A quarantined one is in its place still where it could not be removed, or was put back by hand.
-    """
+def known_files(connection: sqlite3.Connection) -> KnownFiles:
+    """Return every file that the database knows."""
     imported = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
     broken = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
-    return {*imported, *broken}
+    return KnownFiles({path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in imported}, {*broken})
 
 
 DATABASE_REMEDIES = {
@@ -4141,16 +4225,60 @@ class Database:
         row = self._row(query, os.fsencode(original_file))
         return FormerRow(*row) if row else None
 
-    def insert(self, records: Sequence[StemRecord], provenance: Provenance) -> list[Path]:
-        """Write `records`, whose vectors are of `provenance`, in one transaction; return the WAVs that no row names
-        any more.
+    def stem_at(self, original_file: str) -> StemRecord | None:
+        """Return the row of a file."""
+        return self._stem("original_file = CAST(? AS TEXT)", os.fsencode(original_file))
+
+    def stem_of(self, stem_id: str) -> StemRecord | None:
+        """Return a row by its id."""
+        return self._stem("id = CAST(? AS TEXT)", stem_id.encode())
+
+    def _stem(self, condition: str, value: bytes) -> StemRecord | None:
+        row = self._row(f"SELECT {', '.join(STEM_COLUMNS)} FROM stems WHERE {condition}", value)
+        if row is None:
+            return None
+        columns = dict(zip(STEM_COLUMNS, row, strict=True))
+        metadata = {column.name: columns.pop(column.name) for column in dataclasses.fields(StemMetadata)}
+        return StemRecord(StemMetadata(**metadata), **columns)
+
+    def rows_of(self, digest: str) -> list[tuple[str, str]]:
+        """Return id and original file of the rows of files with this sha256, the oldest first."""
+        with self.errors():
+            query = "SELECT id, original_file FROM stems WHERE sha256 = ? ORDER BY rowid"
+            return self.connection.execute(query, (digest,)).fetchall()
+
+    def holder_of(self, stem_id: str) -> str | None:
+        """Return the file whose row has this id."""
+        row = self._row("SELECT original_file FROM stems WHERE id = CAST(? AS TEXT)", stem_id.encode())
+        return row[0] if row else None
+
+    def free_id(self, original_file: str, digest: str) -> str:
+        """Return an id for a new row. The one by path and hash may be taken: by a row whose file was there before it
+        was moved."""
+        ids = (stem_id_of(original_file, f"{digest}{salt or ''}") for salt in itertools.count())
+        return next(stem_id for stem_id in ids if self.holder_of(stem_id) in (None, original_file))
+
+    def take_over(self, moves: Iterable[tuple[str, str]]) -> None:
+        """Give rows, by their ids, to the files that theirs became. Until those are judged by their new names, their
+        time is none that a file has, so that a run which is killed here is finished by the next."""
+        values = [(os.fsencode(original_file), MOVED_MTIME_NS, stem_id) for stem_id, original_file in moves]
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE stems SET original_file = CAST(? AS TEXT), mtime_ns = ? WHERE id = ?", values
+            )
+
+    def insert(self, records: Sequence[StemRecord], provenance: Provenance | None) -> list[Path]:
+        """Write `records` in one transaction; return the WAVs that no row names any more.
+
+        Their vectors are of `provenance`, or (None) those of former rows, whose provenance is noted.
 
         A row that is replaced keeps its `id` and `user_rating`; one that was quarantined and restored gets them back.
         """
         rows = [_parameters(record) for record in records]
         names = [{"original_file": row["original_file"]} for row in rows]
         with self._transaction() as connection:
-            connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
+            if provenance is not None:
+                connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             old_wavs = [self._wav_of(row["original_file"]) for row in rows]
             connection.executemany(INSERT_STEM, rows)
             connection.executemany(GIVE_BACK_FORMER_ROW, names)
@@ -4453,9 +4581,17 @@ class DatasetPreparer:
         self.unsettled: set[str] = set()  # new files without an outcome
         self.signals = StopSignals()
         self.database: Database
-        self.clap_model: ClapModel
-        self.provenance: Provenance
+        self.weights: Weights
+        self.clap_model: ClapModel | None = None  # until something is to be embedded
+        self.provenance: Provenance | None = None  # of its vectors
         self.embedding_model = ""
+        self.shared_sizes: Set[int] = frozenset()  # of new files: those that another file has too, or a row
+        self.rows_by_digest: dict[str, SameBytes] = {}  # of copies
+        self.waiting: dict[str, list[FoundFile]] = {}  # copies of a file that is being decoded, by its sha256
+        self.left_over: list[FoundFile] = []  # copies of one that came to nothing
+        self.broken_digests: set[str] = set()
+        self.ready: list[StemRecord] = []  # rows that need no embedding
+        self.moves: list[tuple[str, str]] = []  # id and new path of rows among them
         self.tags = self.categories = NO_PALETTE  # by CLAP
         self.model_thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
         self.batch: list[Any] = []  # in the model's hands: what `write_vectors` takes
@@ -4482,7 +4618,7 @@ class DatasetPreparer:
     def dry_run(self) -> list[FoundFile]:
         """Return what `run` would process, in its order; nothing is written, not even a log."""
         if not check_database(self.config.database):
-            return self._new_files(set())[: self.config.limit]
+            return self._new_files(KnownFiles({}, set()))[: self.config.limit]
         try:
             with contextlib.closing(open_read_only(self.config.database)) as connection:
                 known = known_files(connection)
@@ -4563,7 +4699,10 @@ class DatasetPreparer:
             self.database = Database(self.config.database, self._breathe)
             with contextlib.closing(self.database):
                 self._clean_up()
-                yield
+                try:
+                    yield
+                finally:
+                    self.model_thread.shutdown(wait=False, cancel_futures=True)
 
     def _clean_up(self) -> None:
         """Finish or undo what a killed run left: half WAVs, and quarantined files that no row names yet."""
@@ -4620,7 +4759,10 @@ class DatasetPreparer:
         """Return the files to process: those that the database does not know as they are now."""
         with self.database.errors():
             known = known_files(self.database.connection)
+        row_sizes = {size_bytes for size_bytes, _ in known.imported.values()}
         files = self._new_files(known)
+        sizes = Counter(found.size_bytes for found in files)
+        self.shared_sizes = {size for size, count in sizes.items() if count > 1 or size in row_sizes}
         summary = self.summary
         if not summary.found:
             log.info("%s holds no files: nothing to do", printable(root))
@@ -4632,37 +4774,50 @@ class DatasetPreparer:
             log.info("%d already processed, %d new", summary.already_done, len(files))
         return files[: self.config.limit]
 
-    def _new_files(self, known: Set[KnownFile]) -> list[FoundFile]:
+    def _new_files(self, known: KnownFiles) -> list[FoundFile]:
+        """Return the files that are not `known` as they are; what remains of its imported ones has vanished."""
         files = []
         for found in discover(self.root, self._own_folders, self.summary):
-            if (found.path, found.size_bytes, found.mtime_ns) in known:
+            status = (found.size_bytes, found.mtime_ns)
+            if known.imported.pop(found.path, None) == status or (found.path, *status) in known.quarantined:
                 self.summary.already_done += 1
             else:
                 self.unsettled.add(found.path)
                 files.append(found)
             self.signals.check()  # after the count, or the sum lacks this file
+        vanished = [path for path in known.imported if is_inside(path, self.root)]
+        if unseen := set(self.summary.unseen):
+            vanished = [path for path in vanished if unseen.isdisjoint([path, *map(str, Path(path).parents)])]
+        self.summary.vanished = len(vanished)
         return files
 
-    def _with_former_rows(self, files: Sequence[FoundFile]) -> Iterator[FoundFile]:
-        """Add to each file, when its turn comes, what must outlive the row of its earlier version."""
-        for found in files:
-            yield dataclasses.replace(found, former=self.database.former_row(found.path))
+    def _with_former_row(self, found: FoundFile) -> FoundFile:
+        """Add what must outlive the row of an earlier version of this file."""
+        return dataclasses.replace(found, former=self.database.former_row(found.path))
 
     # -- process, embed, insert ---------------------------------------------------------------------------------------
 
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
-        weights = self._choose_model()
+        self.weights = self._choose_model()
         self._refuse_to_mix_models()
         with self._progress(len(files)), contextlib.closing(self._new_pool()) as pool:
-            self._load_model(weights, pool)
-            self._embed(self._processed(pool, files))
+            self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
+            while files:
+                self._embed(self._processed(pool, files))
+                files = [] if self.refusal else self._take_left_over()
         if self.refusal:
             raise RunStopped(self.refusal)
 
     def _new_pool(self) -> WorkerPool:
         config = self.config
         return WorkerPool(usable_workers(config), self._job, config.log_file, self._tick, self._finish_embedding)
+
+    def _take_left_over(self) -> list[FoundFile]:
+        """Return the copies of files that were to be decoded for them and came to nothing: each may fare better."""
+        files = [*self.left_over, *itertools.chain.from_iterable(self.waiting.values())]
+        self.left_over, self.waiting = [], {}
+        return files
 
     def _choose_model(self) -> Weights:
         cache = ModelCache(self.config.model_cache)
@@ -4694,24 +4849,33 @@ class DatasetPreparer:
     def _conflicting_provenance(self) -> Provenance | None:
         """Return what first wrote vectors of this run's model, if this run's engine makes others."""
         former = self.database.first_provenance(self.embedding_model)
+        assert self.provenance is not None
         if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
             return None
         distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
         return None if distance <= REFERENCE_TOLERANCE else former  # a NaN is no agreement
 
-    def _load_model(self, weights: Weights, pool: WorkerPool) -> None:
-        """Load CLAP while a worker tests the decoders; raises before any file is touched."""
-        self._show("loading CLAP")
+    def _begin(self, pool: WorkerPool, will_embed: bool) -> None:
+        """Let a worker test the decoders, and load CLAP meanwhile if it is needed; raises before any file is
+        touched."""
         self_test = pool.self_test()
-        self._load_clap(weights)
-        self._refuse_another_engine()
+        if will_embed:
+            self._need_clap()
         try:
             problem = self._wait_for(self_test)
         except BrokenProcessPool:
             problem = f"a worker process dies at its start; {printable(self.config.log_file)} may say why"
         if problem is not None:
             raise RunStopped(f"the self-test failed, so no file was touched: {problem}")
-        log.debug("CLAP is loaded (%s, %s) and the decoders work", self.provenance, self.config.precision)
+        log.debug("the decoders work")
+
+    def _need_clap(self) -> None:
+        """Load CLAP, unless it is loaded: where all that is new are copies or moved files, nothing is embedded."""
+        if self.clap_model is None:
+            self._show("loading CLAP")
+            self._load_clap(self.weights)
+            self._refuse_another_engine()
+            log.debug("CLAP is loaded (%s, %s)", self.provenance, self.config.precision)
 
     def _load_clap(self, weights: Weights) -> None:
         """Load CLAP and the palettes, and note what its vectors are made with."""
@@ -4748,24 +4912,137 @@ class DatasetPreparer:
     def _processed(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`; end early where the first ones are nearly all broken: what a whole
         library shares is no fault of its files."""
-        in_turn = self._with_former_rows(files)
-        yield from self._received(pool, itertools.islice(in_turn, JUDGED_FILES))
-        broken, share = self.summary.quarantined, self.config.max_broken_share
+        broken_before, share = self.summary.quarantined, self.config.max_broken_share
+        yield from self._received(pool, files[:JUDGED_FILES])
+        broken = self.summary.quarantined - broken_before
         if len(files) >= JUDGED_FILES and broken > share * JUDGED_FILES:
             self.refusal = (
                 f"{broken} of the first {JUDGED_FILES} files were quarantined, over max_broken_share = {share:g}: look "
                 f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
                 "puts them back where they were; --max-broken-share 1 goes on regardless"
             )
-        else:
-            yield from self._received(pool, in_turn)
+            return
+        for start in range(JUDGED_FILES, len(files), FILES_A_PART):
+            yield from self._received(pool, files[start : start + FILES_A_PART])
 
-    def _received(self, pool: WorkerPool, files: Iterator[FoundFile]) -> Iterator[ProcessedFile]:
-        """Yield what the workers make of `files`, and settle those that are not to be embedded."""
-        for report in pool.reports(_process_file, files):
+    def _received(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
+        """Yield what the workers make of `files` and is to be embedded; settle the rest."""
+        digests = self._hash(pool, files)
+        for report in pool.reports(_process_file, self._originals(files, digests)):
             processed = self._receive(report)
-            if processed is not None:
+            if processed is not None and not self._keeps_its_vector(processed):
                 yield processed
+        self._write_ready()
+
+    def _originals(self, files: Sequence[FoundFile], digests: Mapping[str, str]) -> Iterator[FoundFile]:
+        """Yield those of `files` that are to be decoded: of files with the same bytes, also in earlier runs, the first;
+        the others' rows are made of its row."""
+        for found in files:
+            digest = digests.get(found.path)
+            if digest is None:
+                if found.path in self.unsettled:
+                    yield self._to_decode(found)
+            elif digest in self.waiting:
+                self.waiting[digest].append(found)
+            elif not self._settle_as_copy(found, digest):
+                if digest not in self.broken_digests:
+                    self.waiting[digest] = []
+                yield self._to_decode(found)
+
+    def _hash(self, pool: WorkerPool, files: Sequence[FoundFile]) -> dict[str, str]:
+        """Return the sha256 of those of `files` that may be copies, by path; where there is none, settle the file."""
+        digests = {}
+        candidates = [found for found in files if found.size_bytes in self.shared_sizes]
+        if candidates:
+            self._show(f"hashing {len(candidates)} files that may be copies")
+            for report in pool.reports(_hash_file, map(self._with_former_row, candidates)):
+                self._receive(report)
+                if report.sha256 is not None:
+                    digests[report.found.path] = report.sha256
+            self._show("decoding")
+        return digests
+
+    def _to_decode(self, found: FoundFile) -> FoundFile:
+        self._need_clap()
+        return self._with_former_row(found)
+
+    # -- what needs no embedding --------------------------------------------------------------------------------------
+
+    def _settle_as_copy(self, found: FoundFile, digest: str) -> bool:
+        """Make the row of a file whose bytes a row has, be it its own; False where none can serve."""
+        own = self.database.stem_at(found.path)
+        same = self._rows_with_bytes(digest)
+        moved = own is None and bool(same.gone)
+        if moved:
+            stem_id = same.gone.pop()
+            self.moves.append((stem_id, found.path))
+            source = own = self.database.stem_of(stem_id)
+        elif own is not None and own.metadata.sha256 == digest:
+            source = own
+        else:
+            source, own = self.database.stem_of(same.any_id) if same.any_id else None, None
+        if source is None or source.metadata.sha256 != digest or not self._can_serve(source.metadata):
+            self.rows_by_digest.pop(digest, None)  # this file's row will serve the next
+            self._write_ready()  # a row that was moved is there for its new file
+            return False
+        self.ready.append(self._copy_of(source, found, is_own=own is not None))
+        self.summary.moved += moved
+        self.summary.vectors_kept += not moved and own is not None
+        self.summary.copied += own is None
+        if len(self.ready) >= self.config.batch_windows:
+            self._write_ready()
+        return True
+
+    def _rows_with_bytes(self, digest: str) -> SameBytes:
+        """Return the rows of files with this sha256, looked up once in a run: there may be thousands."""
+        if digest not in self.rows_by_digest:
+            rows = self.database.rows_of(digest)
+            if not rows:
+                return SameBytes("", [])
+            gone = [stem_id for stem_id, original_file in reversed(rows) if is_gone(original_file)]
+            self.rows_by_digest[digest] = SameBytes(rows[-1][0], gone)
+        return self.rows_by_digest[digest]
+
+    def _can_serve(self, stem: StemMetadata) -> bool:
+        """Whether a row has all that a copy's is made of: rows of earlier versions may not say what was heard."""
+        has_wav = self._job.stems is None or (stem.path is not None and os.path.exists(stem.path))
+        return has_wav and "tempo_candidates" in json.loads(stem.features)
+
+    def _copy_of(self, source: StemRecord, found: FoundFile, is_own: bool) -> StemRecord:
+        """Return `source`'s row as that of another file with the same bytes, or of its own under a new name."""
+        stem, stems = renamed(source.metadata, found, self._job), self._job.stems
+        if not is_own:
+            stem_id = self.database.free_id(found.path, stem.sha256)
+            stem = dataclasses.replace(stem, id=stem_id, path=wav_path(stems, stem_id) if stems else None)
+            if stem.path and source.metadata.path:
+                link_wav(source.metadata.path, stem.path, scratch_folder(self._job))
+        told_by_name = json.loads(source.metadata.features)["category_source"] == "name"
+        if stem.category == UNKNOWN_CATEGORY and told_by_name and self.weights.is_published:
+            self._need_clap()
+            stem = self._described(stem, source.clap_embedding)
+        return dataclasses.replace(source, metadata=stem, imported_at=utc_now())
+
+    def _keeps_its_vector(self, processed: ProcessedFile) -> bool:
+        """Whether a file that changed has the samples that it had, as when a pack is tagged anew; its row is made."""
+        if processed.found.former is None:
+            return False
+        former = self.database.stem_at(processed.found.path)
+        if former is None or former.metadata.samples_sha256 != processed.metadata.samples_sha256:
+            return False
+        stem = self._described(processed.metadata, former.clap_embedding)
+        self.ready.append(dataclasses.replace(former, metadata=stem, imported_at=utc_now()))
+        was_moved = former.metadata.mtime_ns == MOVED_MTIME_NS
+        self.summary.moved += was_moved
+        self.summary.vectors_kept += not was_moved
+        return True
+
+    def _write_ready(self) -> None:
+        """Write the rows that need no embedding."""
+        while self.ready or self.moves:  # those that are written may have copies of their own
+            (moves, self.moves), (ready, self.ready) = (self.moves, []), (self.ready, [])
+            if moves:
+                self.database.take_over(moves)
+            self._insert_meta(ready)
 
     def _embed(self, files: Iterator[Windowed]) -> None:
         """Give `files` to the model batch by batch, the next one collected while it has the last, and write them."""
@@ -4778,8 +5055,6 @@ class DatasetPreparer:
         except Interrupted:
             self._settle_interrupted()
             raise
-        finally:
-            self.model_thread.shutdown(wait=False, cancel_futures=True)
 
     def _batches(self, files: Iterator[Windowed]) -> Iterator[list[Windowed]]:
         """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
@@ -4842,6 +5117,7 @@ class DatasetPreparer:
         if entry is None:
             raise RunStopped(f"{printable(json_path)}: just written, and cannot be read; is the disk failing?")
         self._drop_wav(self.database.enter_quarantined(entry))
+        self.broken_digests.add(entry.sha256)
         self._settle(found, "quarantined")
 
     def _start_embedding(self, batch: list[Windowed]) -> None:
@@ -4849,6 +5125,7 @@ class DatasetPreparer:
         self._show(f"embedding {len(windows)} windows")
         log.debug("embedding %d windows of %d files in one call", len(windows), len(batch))
         self.batch = batch
+        assert self.clap_model is not None
         self.embedding = self.model_thread.submit(embed_windows, self.clap_model, windows)
 
     def _finish_embedding(self) -> None:
@@ -4874,6 +5151,7 @@ class DatasetPreparer:
                 metadata = self._described(processed.metadata, vector)
                 records.append(StemRecord(metadata, utc_now(), vector, self.embedding_model))
         self._insert_meta(records)
+        self._write_ready()
 
     def _described(self, stem: Described, vector: bytes) -> Described:
         return described_by_clap(stem, np.frombuffer(vector, "<f4"), self.tags, self.categories)
@@ -4882,11 +5160,26 @@ class DatasetPreparer:
         """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
         if not records:  # every file of the batch has a bad vector: nothing is of this run's provenance
             return
+        records = [self._with_free_id(record) for record in records]
         for wav in self.database.insert(records, self.provenance):
             self._drop_wav(wav)
         for record in records:
             self._settle(record.metadata, "inserted")
         log.debug("%d rows written", len(records))
+        for record in records:
+            copies = self.waiting.pop(record.metadata.sha256, [])
+            self.left_over += [copy for copy in copies if not self._settle_as_copy(copy, record.metadata.sha256)]
+
+    def _with_free_id(self, record: StemRecord) -> StemRecord:
+        """Return `record` with another id, and another name of its WAV, where a row that was moved away has the one."""
+        stem = record.metadata
+        if self.database.holder_of(stem.id) in (None, stem.original_file):
+            return record
+        stem_id = self.database.free_id(stem.original_file, stem.sha256)
+        path = wav_path(self._job.stems, stem_id) if self._job.stems else None
+        if path and stem.path:
+            link_wav(stem.path, path, scratch_folder(self._job))
+        return dataclasses.replace(record, metadata=dataclasses.replace(stem, id=stem_id, path=path))
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
@@ -4911,6 +5204,7 @@ class DatasetPreparer:
 
     def _settle_interrupted(self) -> None:
         """Write the batch in hand if it is done within five seconds."""
+        self._write_ready()
         log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
         if self.embedding is None or not wait([self.embedding], INTERRUPT_GRACE_S).done:
             return
@@ -4977,6 +5271,7 @@ class DatasetPreparer:
                 told = (stem.category, stem.tags, stem.features)
                 new.append(NewVector(stem.id, utc_now(), *told, vector, self.embedding_model))
         if new:
+            assert self.provenance is not None
             self.database.replace_vectors(new, self.provenance)
         for read, vector in embedded:
             if vector is None:

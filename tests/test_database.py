@@ -205,7 +205,7 @@ def test_two_rows_never_share_an_original_or_an_id(database: Database) -> None:
 def test_resume_query_reads_an_index_alone(database: Database) -> None:
     statements: list[str] = []
     database.connection.set_trace_callback(statements.append)
-    assert known_files(database.connection) == set()
+    assert known_files(database.connection) == product.KnownFiles({}, set())
     database.connection.set_trace_callback(None)
     statement, _ = statements  # of stems, and of the few that are quarantined
     plan = [row[3] for row in database.connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
@@ -285,7 +285,7 @@ def test_a_verdict_and_the_row_it_drops_are_one_transaction(database: Database, 
     assert column(database, "SELECT count(*) FROM stems") == [1]
     assert database.enter_quarantined(product.QuarantineEntry(**entry, quarantined_at="now")) == wav
     assert column(database, "SELECT count(*) FROM stems") == [0]
-    assert known_files(database.connection) == {("/a.wav", 1, 2)}
+    assert known_files(database.connection).quarantined == {("/a.wav", 1, 2)}
     assert column(database, "SELECT error FROM quarantined") == ["X: lone \\udcff surrogate"]
 
 
@@ -356,7 +356,7 @@ def test_paths_are_stored_as_the_bytes_of_the_file_system(database: Database) ->
     stored = reader.execute("SELECT original_file, path, typeof(original_file) FROM stems ORDER BY rowid").fetchall()
     reader.close()
     assert stored == [(name, name + b"x", b"text") for name in names]
-    assert {path for path, *_ in known_files(database.connection)} == set(paths)
+    assert set(known_files(database.connection).imported) == set(paths)
     for path in paths:
         former = database.former_row(path)
         assert former is not None
