@@ -4587,7 +4587,7 @@ class DatasetPreparer:
         self.embedding_model = ""
         self.shared_sizes: Set[int] = frozenset()  # of new files: those that another file has too, or a row
         self.rows_by_digest: dict[str, SameBytes] = {}  # of copies
-        self.waiting: dict[str, list[FoundFile]] = {}  # copies of a file that is being decoded, by its sha256
+        self.waiting: dict[str, list[FoundFile]] = {}  # by sha256: a file that is being decoded, and its copies
         self.left_over: list[FoundFile] = []  # copies of one that came to nothing
         self.broken_digests: set[str] = set()
         self.ready: list[StemRecord] = []  # rows that need no embedding
@@ -4815,8 +4815,9 @@ class DatasetPreparer:
 
     def _take_left_over(self) -> list[FoundFile]:
         """Return the copies of files that were to be decoded for them and came to nothing: each may fare better."""
-        files = [*self.left_over, *itertools.chain.from_iterable(self.waiting.values())]
-        self.left_over, self.waiting = [], {}
+        failed = [digest for digest, (original, *_) in self.waiting.items() if original.path not in self.unsettled]
+        files = self.left_over + [copy for digest in failed for copy in self.waiting.pop(digest)[1:]]
+        self.left_over = []
         return files
 
     def _choose_model(self) -> Weights:
@@ -4928,10 +4929,12 @@ class DatasetPreparer:
     def _received(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files` and is to be embedded; settle the rest."""
         digests = self._hash(pool, files)
-        for report in pool.reports(_process_file, self._originals(files, digests)):
-            processed = self._receive(report)
-            if processed is not None and not self._keeps_its_vector(processed):
-                yield processed
+        while files:
+            for report in pool.reports(_process_file, self._originals(files, digests)):
+                processed = self._receive(report)
+                if processed is not None and not self._keeps_its_vector(processed):
+                    yield processed
+            files = self._take_left_over()
         self._write_ready()
 
     def _originals(self, files: Sequence[FoundFile], digests: Mapping[str, str]) -> Iterator[FoundFile]:
@@ -4946,7 +4949,7 @@ class DatasetPreparer:
                 self.waiting[digest].append(found)
             elif not self._settle_as_copy(found, digest):
                 if digest not in self.broken_digests:
-                    self.waiting[digest] = []
+                    self.waiting[digest] = [found]
                 yield self._to_decode(found)
 
     def _hash(self, pool: WorkerPool, files: Sequence[FoundFile]) -> dict[str, str]:
@@ -5167,7 +5170,7 @@ class DatasetPreparer:
             self._settle(record.metadata, "inserted")
         log.debug("%d rows written", len(records))
         for record in records:
-            copies = self.waiting.pop(record.metadata.sha256, [])
+            copies = self.waiting.pop(record.metadata.sha256, [])[1:]
             self.left_over += [copy for copy in copies if not self._settle_as_copy(copy, record.metadata.sha256)]
 
     def _with_free_id(self, record: StemRecord) -> StemRecord:

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 import prepare_dataset_sql as product
+from audio_files import write_tone
 from conftest import Workplace, needs_proc, wait_for_log, wait_for_no_process_of
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
 
@@ -246,7 +247,7 @@ def test_a_bad_vector_that_cannot_be_quarantined_leaves_the_row_and_its_wav(
     file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
     workplace.run()
     (row,) = workplace.rows()
-    os.utime(file, ns=(1, 1))
+    write_tone(file, 700)
 
     def full_disk(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
