@@ -36,6 +36,7 @@ import errno
 import faulthandler
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import io
@@ -129,6 +130,10 @@ LOCKED_DATABASE_S = 30.0  # how long another program may hold the database befor
 HUB_PROBE_S = 5.0
 # Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
+FILES_A_GROUP = 16  # go to a Dask worker that embeds what it decodes: batches of its own
+CONNECT_S = 10.0  # within which a Dask scheduler answers, and has a first worker
+WORKERLESS_S = 60.0  # a cluster so long without workers will get none any more
+CHECK_S = 300.0  # for a Dask worker's look at itself, which may compile CLAP
 STAT_S = 5.0  # a drive that does not tell a file's size within that time hangs
 DEAD_DRIVE_TEXT = f"its drive hangs: no answer within {STAT_S:g} s"
 BACKSTOP_S = 10.0  # a worker so much over its file's time, whose own timer did not end it, is killed
@@ -438,6 +443,8 @@ class Config:
     max_broken_share: Annotated[float, Interval(ge=0, le=1)] = setting(
         0.9, f"a larger share of the first {JUDGED_FILES} files quarantined stops the run; 1 never does"
     )
+    scheduler: str | None = setting(None, "a Dask scheduler, as tcp://host:port, whose workers decode in place of ours")
+    embed_on: Literal["driver", "workers"] = setting("driver", "where CLAP runs when there is a scheduler")
     limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most so many new files in a run")
     checkpoint: str = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
     trust_checkpoint: bool = setting(False, "load a checkpoint file that holds more than tensors: it may run code")
@@ -583,6 +590,12 @@ def usable_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/f
     return min(bounds)
 
 
+def inference_threads() -> int:
+    """Return how many threads CLAP may take: OMP_NUM_THREADS, where it is set (Dask sets 1 for each of its workers)."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() and int(text) else usable_cores()
+
+
 def worker_memory_bytes(config: Config) -> int | None:
     """Return how much memory a worker may take for its file, or None where there is no way to limit it.
 
@@ -657,8 +670,10 @@ class Job:
     stems: Path | None
     quarantine: Path
     worker_memory_bytes: int | None  # None: no limit
-    config: Config
+    config: Config = field(hash=False)
     run_id: str
+    weights: Weights | None = None  # of the CLAP that the worker embeds with; None: it does not
+    reference_vector: bytes | None = None  # the driver's, which the worker's must agree with
 
 
 @dataclass(frozen=True, slots=True)
@@ -758,7 +773,9 @@ class ProcessedFile:
 
     found: FoundFile
     metadata: StemMetadata
-    windows: list[Int16]
+    windows: list[Int16]  # none where the worker has embedded them
+    is_embedded: bool = False
+    vector: bytes | None = None  # by the worker; None: not well-formed
 
 
 @dataclass(frozen=True, slots=True)
@@ -870,9 +887,9 @@ Work = Callable[[FoundFile, Job], ProcessedFile | str | None]  # what is done to
 
 @dataclass(slots=True)
 class Flight:
-    """A file in the pool's hands."""
+    """Files in the pool's hands, which go to a worker together: one, unless it embeds them too."""
 
-    found: FoundFile
+    files: list[FoundFile]
     begun_s: float | None = None  # on the monotonic clock, when a worker surely had it
 
 
@@ -2566,6 +2583,14 @@ def stem_id_of(original_file: str, digest: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
+    """Do `work` to each of `files` in a worker, and embed what comes of them if `job` says so."""
+    reports = [_run_task(work, found, job) for found in files]
+    if job.weights is not None:
+        _embed_here(reports, job)
+    return reports
+
+
 def _run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
     """Run `_process_file` or `_hash_file` in a worker, and send its log lines along with its result.
 
@@ -2682,6 +2707,8 @@ class WorkerPool:
     for one that takes more memory than a worker may have.
     """
 
+    files_a_group = 1
+
     def __init__(
         self, workers: int, job: Job, log_file: Path, on_wait: Callable[[], None], before_replay: Callable[[], None]
     ) -> None:
@@ -2718,10 +2745,10 @@ class WorkerPool:
     def reports(self, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
         """Do `work` to each file, and yield one report a file, in the order in which they finish.
 
-        No more than two files a worker are in flight, so memory does not grow with the folder.
+        No more than two groups of files a worker are in flight, so memory does not grow with the folder.
         """
         self.work = work
-        in_flight: dict[Future[TaskReport], Flight] = {}
+        in_flight: dict[Future[list[TaskReport]], Flight] = {}
         suspects: list[FoundFile] = []
         while True:
             if not suspects:
@@ -2729,44 +2756,44 @@ class WorkerPool:
             if not in_flight and not suspects:
                 return
             for future in self._wait(in_flight):
-                found = in_flight.pop(future).found
-                if _is_suspect(future):
-                    suspects.append(found)
+                group = in_flight.pop(future).files
+                if self._is_suspect(future):
+                    suspects += group
                 else:
-                    yield _report_of(future, found)
+                    yield from self._reports_of(future, group)
             if suspects and not in_flight:  # a death settles all at once; beside a memory limit, what runs may finish
                 yield from self._replay(suspects)
                 suspects.clear()
 
     def _submit(
-        self, files: Iterator[FoundFile], in_flight: dict[Future[TaskReport], Flight], suspects: list[FoundFile]
+        self, files: Iterator[FoundFile], in_flight: dict[Future[list[TaskReport]], Flight], suspects: list[FoundFile]
     ) -> None:
-        """Fill up `in_flight`; a file that finds the pool broken joins the suspects."""
+        """Fill up `in_flight`; a group that finds the pool broken joins the suspects."""
         while len(in_flight) < 2 * self.workers:
             if self.submitted >= FILES_A_POOL:
                 if in_flight:
                     return
                 self._renew(self.workers)
-            found = next(files, None)
-            if found is None:
+            group = list(itertools.islice(files, self.files_a_group))
+            if not group:
                 return
-            future = self._start(found)
+            future = self._start(group)
             if future is None:
-                suspects.append(found)
+                suspects += group
                 return
-            in_flight[future] = Flight(found)
+            in_flight[future] = Flight(group)
 
-    def _start(self, found: FoundFile) -> Future[TaskReport] | None:
-        """Give `found` to a worker; None if the pool is broken."""
-        self.submitted += 1
+    def _start(self, group: list[FoundFile]) -> Future[list[TaskReport]] | None:
+        """Give `group` to a worker; None if the pool is broken."""
+        self.submitted += len(group)
         try:
-            return self.executor.submit(_run_task, self.work, found, self.job)
+            return self.executor.submit(_run_tasks, self.work, group, self.job)
         except (BrokenProcessPool, OSError):  # OSError: it broke just when `submit` was starting another process
             if not self.executor._broken:
                 raise
             return None
 
-    def _wait(self, in_flight: Mapping[Future[TaskReport], Flight]) -> set[Future[TaskReport]]:
+    def _wait(self, in_flight: Mapping[Future[list[TaskReport]], Flight]) -> set[Future[list[TaskReport]]]:
         """Wait up to `TICK_S`, return what is done, and break a pool in which nothing will ever be."""
         done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
         self.on_wait()
@@ -2774,7 +2801,7 @@ class WorkerPool:
         overdue = False
         for future, flight in itertools.islice(in_flight.items(), self.workers):  # first in, first out: they have begun
             flight.begun_s = now_s if flight.begun_s is None else flight.begun_s
-            limit_s = time_limit_s(flight.found, self.job) + BACKSTOP_S
+            limit_s = sum(time_limit_s(found, self.job) for found in flight.files) + BACKSTOP_S
             overdue = overdue or (now_s - flight.begun_s > limit_s and not future.done())
         self.killed_for_time = self.killed_for_time or overdue
         # A worker that died while it sent its result (up to 8 MB, through a pipe of 64 kB) leaves the executor waiting
@@ -2794,8 +2821,7 @@ class WorkerPool:
         for found in suspects:
             if (entry := moved.get(found.path)) is not None:  # quarantined, and its report was lost
                 finish_move(entry)
-                _log_quarantined(entry)
-                yield TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
+                yield quarantined_report(found, entry)
             elif not answers(found.path):
                 yield TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
             else:
@@ -2804,18 +2830,18 @@ class WorkerPool:
         self._renew(self.workers)
 
     def _replay_alone(self, found: FoundFile) -> TaskReport:
-        while (future := self._start(found)) is None:  # the worker of the one before died after its work
+        while (future := self._start([found])) is None:  # the worker of the one before died after its work
             self._renew(1)
         begun_s = time.monotonic()
-        in_flight = {future: Flight(found, begun_s)}
+        in_flight = {future: Flight([found], begun_s)}
         worker = self._processes()[0]
         while not self._wait(in_flight):
             pass
         elapsed_s = time.monotonic() - begun_s
-        if not _is_suspect(future):
-            return _report_of(future, found)
+        if not self._is_suspect(future):
+            return self._reports_of(future, [found])[0]
         if not _is_broken(future):
-            report = self._quarantine(found, TooMuchMemory(self._memory_text(future.result())))
+            report = self._quarantine(found, TooMuchMemory(self._memory_text(future.result()[0])))
         else:
             # The executor's thread reads the exit code; of two readers, one gets 255. What cannot be killed has none.
             self._kill_workers()
@@ -2907,22 +2933,25 @@ class WorkerPool:
             self._kill_workers()  # also one that `submit` started while the pool broke, which nobody else knows of
         self.executor.shutdown(wait=not self.abandoned, cancel_futures=True)
 
+    def _is_suspect(self, future: Future[list[TaskReport]]) -> bool:
+        """Whether a worker died, or one of its files took too much memory."""
+        return _is_broken(future) or (
+            future.exception() is None and any(report.memory_error is not None for report in future.result())
+        )
+
+    def _reports_of(self, future: Future[list[TaskReport]], group: Sequence[FoundFile]) -> list[TaskReport]:
+        """Return what a worker reported; an error on the way (no memory to pickle it, no thread for the timer) is no
+        verdict on a file. Raises `RunStopped` where the worker's CLAP is broken."""
+        try:
+            return future.result()
+        except PrepareError:
+            raise
+        except Exception as error:
+            return [TaskReport(found, fault=_as_fault(error, found)) for found in group]
+
 
 def _is_broken(future: Future[Any]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
-
-
-def _is_suspect(future: Future[TaskReport]) -> bool:
-    return _is_broken(future) or (future.exception() is None and future.result().memory_error is not None)
-
-
-def _report_of(future: Future[TaskReport], found: FoundFile) -> TaskReport:
-    """Return what a worker reported; an error on the way (no memory to pickle it, no thread for the timer) is no
-    verdict on the file."""
-    try:
-        return future.result()
-    except Exception as error:
-        return TaskReport(found, fault=_as_fault(error, found))
 
 
 def quarantined_by(job: Job) -> dict[str, QuarantineEntry]:
@@ -2937,6 +2966,11 @@ def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskRepor
         entry = quarantine_file(found, error, job.quarantine, job.run_id)
     except (OSError, MachineFault) as why:
         return TaskReport(found, fault=_as_fault(why, found))
+    return quarantined_report(found, entry)
+
+
+def quarantined_report(found: FoundFile, entry: QuarantineEntry) -> TaskReport:
+    """Report a file that is in quarantine, as the worker would that moved it."""
     _log_quarantined(entry)
     return TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
 
@@ -2946,6 +2980,259 @@ def _exit_text(exit_code: int | None) -> str:
         names = {int(number): number.name for number in signal.Signals}  # real-time ones have none
         return f"signal {-exit_code} ({names.get(-exit_code, 'no name')})"
     return f"exit code {exit_code}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many machines: the same loop over the workers of a Dask cluster, which see the same files under the same paths
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def import_distributed() -> Any:
+    """Return the module; raises `UsageError` where it is not installed. Its log lines go where all others go."""
+    try:
+        import distributed
+    except ImportError:
+        text = "--scheduler needs Dask, which is not installed: pip install -r requirements-cluster.txt"
+        raise UsageError(text) from None
+    logger = logging.getLogger("distributed")
+    logger.handlers.clear()
+    logger.propagate = True
+    return distributed
+
+
+@functools.cache
+def program_versions() -> tuple[tuple[str, str], ...]:
+    """Return what must be the same wherever files are decoded, this program's source included."""
+    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    libraries = library_versions("soundfile", "librosa", "soxr", "numpy")
+    decoder = {"libsndfile": soundfile.__libsndfile_version__}
+    return (("prepare_dataset_sql", f"{VERSION} ({source[:12]})"), *{**libraries, **decoder}.items())
+
+
+Versions = tuple[tuple[str, str], ...]
+
+
+def _run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
+    """As `_run_tasks`, in a Dask worker. It looks at itself first: it may have joined, or started again, in mid-run."""
+    problem = worker_problem(job, versions)
+    if problem is not None:
+        return [TaskReport(found, fault=MachineFault(problem)) for found in group]
+    return _run_tasks(work, group, job)
+
+
+def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None:
+    """Return why this Dask worker cannot do its part, or None. `witness` is one of the files that it will be given."""
+    with contextlib.suppress(OSError):
+        if size_and_mtime_ns(os.stat(witness.path)) == (witness.size_bytes, witness.mtime_ns):
+            return worker_problem(job, versions)
+    return f"it does not see the input {printable(job.root)} as the driver does: mount the same disk under that path"
+
+
+@functools.lru_cache(maxsize=1)
+def worker_problem(job: Job, versions: Versions) -> str | None:
+    """Return why this Dask worker cannot do its part, or None; looked at once a run in each process."""
+    import threadpoolctl
+
+    distributed = import_distributed()
+    log.setLevel(logging.DEBUG)
+    threadpoolctl.threadpool_limits(1)
+    threads = distributed.get_worker().state.nthreads
+    if threads != 1:  # the timer that ends a file that hangs is the process's
+        return f"it has {threads} threads: start it with --nthreads 1, and one for each core"
+    ours = dict(program_versions())
+    others = [
+        f"{name} {ours[name]} where the driver has {version}" for name, version in versions if ours[name] != version
+    ]
+    if others:
+        return f"it has {', '.join(others)}: install the same on both"
+    for folder in filter(None, (job.stems, job.quarantine)):
+        try:
+            token_of(folder, job.run_id).stat()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            return f"it cannot write to {printable(folder)}, or that is not the driver's: {with_remedy(error)}"
+    return self_test(job) or _engine_problem(job)
+
+
+def token_of(folder: Path, run_id: str) -> Path:
+    """Return the file by which a Dask worker knows the driver's output folder."""
+    return folder / f".prepare_dataset.{run_id}.token"
+
+
+@functools.lru_cache(maxsize=1)
+def engine_here(job: Job) -> ClapModel:
+    """Return this Dask worker's CLAP, loaded once a run."""
+    assert job.weights is not None
+    return load_clap(job.weights, job.config)
+
+
+def _engine_problem(job: Job) -> str | None:
+    """Return how this Dask worker's CLAP differs from the driver's, if it is to embed."""
+    if job.weights is None or job.reference_vector is None:
+        return None
+    try:
+        vector = blob_of(refuse_broken(engine_here(job).reference))
+    except (PrepareError, RuntimeError, ImportError, AttributeError, MemoryError) as error:
+        return f"CLAP cannot be loaded there: {type(error).__name__}: {error}"
+    distance = cosine_distance(vector, job.reference_vector)
+    if distance <= REFERENCE_TOLERANCE:
+        return None
+    return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {REFERENCE_TOLERANCE:g}"
+
+
+def _embed_here(reports: Sequence[TaskReport], job: Job) -> None:
+    """Put a vector in the place of the windows in `reports`."""
+    decoded = [report for report in reports if report.processed is not None]
+    for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):
+        windows = [window for processed in batch for window in processed.windows]
+        vectors = embed_windows(engine_here(job), windows)
+        blobs = file_vectors(vectors, [len(processed.windows) for processed in batch])
+        for report, vector in zip(decoded[: len(batch)], blobs, strict=True):
+            assert report.processed is not None
+            report.processed = dataclasses.replace(report.processed, windows=[], is_embedded=True, vector=vector)
+        del decoded[: len(batch)]
+
+
+class ClusterPool(WorkerPool):
+    """`WorkerPool`'s loop over a Dask cluster, through the executor of its client.
+
+    Dask gives the files of a worker that is lost to another, and after four deaths calls a file the killer; so that it
+    takes no neighbour for one, such a file is tried again alone, as in the local pool.
+    """
+
+    def __init__(
+        self,
+        scheduler: str,
+        witness: FoundFile,
+        job: Job,
+        log_file: Path,
+        on_wait: Callable[[], None],
+        before_replay: Callable[[], None],
+    ) -> None:
+        self.scheduler = scheduler
+        self.witness = witness
+        self.files_a_group = FILES_A_GROUP if job.weights is not None else 1
+        self.distributed = import_distributed()
+        self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
+        try:
+            self.client = self.distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise RunStopped(
+                f"the Dask scheduler {scheduler} does not answer: {error}. No file was touched: is it running "
+                "(`dask scheduler`), and is that its address?"
+            ) from None
+        super().__init__(1, job, log_file, on_wait, before_replay)
+
+    def _open(self, workers: int) -> None:
+        self.executor = self.client.get_executor(pure=False)  # pure: what failed would not be tried again
+        self.submitted = 0
+        self.looked_s = -math.inf
+        self.seen_s = time.monotonic()  # when there was a worker
+
+    def _renew(self, workers: int) -> None:
+        """Nothing to do: Dask replaces its workers."""
+
+    def self_test(self) -> Future[str | None]:
+        """Start `check_worker` on every worker."""
+        for token in self.tokens:
+            token.touch()
+        return ThreadPoolExecutor(1).submit(self._check_workers)
+
+    def _check_workers(self) -> str | None:
+        try:
+            self.client.wait_for_workers(1, timeout=CONNECT_S)
+        except TimeoutError:
+            return f"{self.scheduler} has no workers: start some with `dask worker {self.scheduler} --nthreads 1`"
+        submit: Any = self.executor.submit  # Dask's takes these two
+        checks = {
+            address: submit(
+                check_worker, self.job, program_versions(), self.witness, workers=[address], allow_other_workers=False
+            )
+            for address in self._addresses()
+        }
+        wait(checks.values(), CHECK_S)
+        problems = {address: self._answer(check) for address, check in checks.items()}
+        lines = [f"Dask worker {address}: {problem}" for address, problem in sorted(problems.items()) if problem]
+        return "\n".join(lines) or None
+
+    def _answer(self, check: Future[str | None]) -> str | None:
+        if not check.done() or check.cancelled():
+            return f"no answer within {CHECK_S:g} s"
+        error = check.exception()
+        if isinstance(error, (ImportError, AttributeError)):
+            path = printable(Path(__file__).resolve().parent)
+            return f"it cannot import this program ({error}): start it with PYTHONPATH={path}, or where that is there"
+        return f"{type(error).__name__}: {error}" if error else check.result()
+
+    def _addresses(self) -> list[str]:
+        identity = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=CONNECT_S)
+        return list(identity["workers"])
+
+    def _start(self, group: list[FoundFile]) -> Future[list[TaskReport]]:
+        self.submitted = 0  # Dask's own settings say when a worker starts anew
+        return self.executor.submit(_run_on_cluster, self.work, group, self.job, program_versions())
+
+    def _wait(self, in_flight: Mapping[Future[list[TaskReport]], Flight]) -> set[Future[list[TaskReport]]]:
+        """Wait up to `TICK_S` and return what is done; raises `RunStopped` where the cluster is lost."""
+        done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
+        self.on_wait()
+        if self.client.status != "running" or any(future.cancelled() for future in done):
+            raise RunStopped(
+                f"the Dask scheduler {self.scheduler} is lost. What was committed stays: start it, and run again"
+            )
+        if time.monotonic() - self.looked_s >= STAT_S:
+            self._look_at_workers()
+        return done
+
+    def _look_at_workers(self) -> None:
+        """Count the workers, which bounds what is in flight; raises `RunStopped` where there are none for long."""
+        self.looked_s = time.monotonic()
+        with contextlib.suppress(OSError, TimeoutError):  # lost: `status` will tell
+            self.workers = len(self._addresses())
+        if self.workers:
+            self.seen_s = self.looked_s
+        elif self.looked_s - self.seen_s > WORKERLESS_S:
+            raise RunStopped(
+                f"{self.scheduler} has had no workers for {WORKERLESS_S:g} s. What was committed stays: start some by "
+                f"`dask worker {self.scheduler} --nthreads 1`, and run again"
+            )
+
+    def _is_suspect(self, future: Future[list[TaskReport]]) -> bool:
+        return isinstance(future.exception(), self.distributed.KilledWorker)
+
+    def _replay_alone(self, found: FoundFile) -> TaskReport:
+        begun_s = time.monotonic()
+        future = self._start([found])
+        while not self._wait({future: Flight([found])}):
+            pass
+        if not self._is_suspect(future):
+            return self._reports_of(future, [found])[0]
+        deaths = future.exception().allowed_failures + 1  # type: ignore[union-attr]  # KilledWorker
+        limit_s = time_limit_s(found, self.job)
+        if time.monotonic() - begun_s >= deaths * limit_s:
+            return self._quarantine(found, Timeout(f"not done after {limit_s:.0f} s, {deaths} times alone"))
+        return self._quarantine(found, WorkerDied(f"{deaths} Dask workers died when they had it alone"))
+
+    def _reports_of(self, future: Future[list[TaskReport]], group: Sequence[FoundFile]) -> list[TaskReport]:
+        """Return what a worker reported. A file that one moved to quarantine and then died is not found by the next."""
+        reports = super()._reports_of(future, group)
+        lost = [report for report in reports if report.fault is not None and not os.path.lexists(report.found.path)]
+        moved = quarantined_by(self.job) if lost else {}
+        return [
+            quarantined_report(report.found, moved[report.found.path])
+            if report in lost and report.found.path in moved
+            else report
+            for report in reports
+        ]
+
+    def close(self) -> None:
+        """Cancel what is in flight, and leave the cluster as it was."""
+        with contextlib.suppress(OSError, TimeoutError):
+            self.executor.shutdown(wait=False)
+            self.client.close(timeout=STAT_S)
+        for token in self.tokens:
+            token.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3558,7 +3845,7 @@ class OpenVinoClap(Engine):
         super().__init__(architecture, precision, texts)
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_NUM_THREADS": inference_threads(),
             "ENABLE_CPU_PINNING": False,  # pinned, a thread waits for the worker on its core while another core is free
             "INFERENCE_PRECISION_HINT": precision,  # by itself it takes f16 on ARM
         }
@@ -3904,6 +4191,23 @@ def cosine_distance(a: bytes, b: bytes) -> float:
 def blob_of(vector: Float32) -> bytes:
     """Return a vector, (512,), as the database keeps it: little-endian float32."""
     return vector.astype("<f4").tobytes()
+
+
+Batched = TypeVar("Batched", bound=Windowed)
+
+
+def batches(files: Iterable[Batched], batch_windows: int) -> Iterator[list[Batched]]:
+    """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
+    batch: list[Batched] = []
+    windows = 0
+    for file in files:
+        if batch and windows + len(file.windows) > batch_windows:
+            yield batch
+            batch, windows = [], 0
+        batch.append(file)
+        windows += len(file.windows)
+    if batch:
+        yield batch
 
 
 def file_vectors(vectors: Float32, window_counts: Sequence[int]) -> list[bytes | None]:
@@ -4590,6 +4894,7 @@ class DatasetPreparer:
         self.waiting: dict[str, list[FoundFile]] = {}  # by sha256: a file that is being decoded, and its copies
         self.left_over: list[FoundFile] = []  # copies of one that came to nothing
         self.broken_digests: set[str] = set()
+        self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # by the workers
         self.ready: list[StemRecord] = []  # rows that need no embedding
         self.moves: list[tuple[str, str]] = []  # id and new path of rows among them
         self.tags = self.categories = NO_PALETTE  # by CLAP
@@ -4680,13 +4985,16 @@ class DatasetPreparer:
     @functools.cached_property
     def _job(self) -> Job:
         config = self.config
+        embeds = config.embed_on == "workers"
         return Job(
             root=self.root,
             stems=Path(os.path.realpath(config.stems)) if config.stems else None,
             quarantine=Path(os.path.realpath(config.quarantine)),
-            worker_memory_bytes=worker_memory_bytes(config),
+            worker_memory_bytes=None if config.scheduler else worker_memory_bytes(config),  # Dask limits its own
             config=dataclasses.replace(config, tags={}, category_prompts={}),  # for the parent alone: 5 kB less a file
             run_id=self.summary.run_id,
+            weights=self.weights if embeds else None,
+            reference_vector=self.provenance.reference_vector if embeds and self.provenance else None,
         )
 
     @contextlib.contextmanager
@@ -4708,6 +5016,8 @@ class DatasetPreparer:
         """Finish or undo what a killed run left: half WAVs, and quarantined files that no row names yet."""
         for folder in filter(None, (self.config.stems, self.config.quarantine)):
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+            for token in folder.glob(token_of(folder, "*").name):
+                token.unlink(missing_ok=True)
         for half_a_copy in self.config.quarantine.glob(".*.tmp"):
             half_a_copy.unlink(missing_ok=True)
         noted = self.database.verdict_paths()
@@ -4801,7 +5111,13 @@ class DatasetPreparer:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
         self.weights = self._choose_model()
         self._refuse_to_mix_models()
-        with self._progress(len(files)), contextlib.closing(self._new_pool()) as pool:
+        if self.config.embed_on == "workers":
+            if self.config.scheduler is None:
+                raise UsageError(
+                    "--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it"
+                )
+            self._need_clap()  # for the reference that the workers' must agree with
+        with self._progress(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
             while files:
                 self._embed(self._processed(pool, files))
@@ -4809,9 +5125,11 @@ class DatasetPreparer:
         if self.refusal:
             raise RunStopped(self.refusal)
 
-    def _new_pool(self) -> WorkerPool:
-        config = self.config
-        return WorkerPool(usable_workers(config), self._job, config.log_file, self._tick, self._finish_embedding)
+    def _new_pool(self, witness: FoundFile) -> WorkerPool:
+        config, hooks = self.config, (self._tick, self._finish_embedding)
+        if config.scheduler is not None:
+            return ClusterPool(config.scheduler, witness, self._job, config.log_file, *hooks)
+        return WorkerPool(usable_workers(config), self._job, config.log_file, *hooks)
 
     def _take_left_over(self) -> list[FoundFile]:
         """Return the copies of files that were to be decoded for them and came to nothing: each may fare better."""
@@ -4932,7 +5250,11 @@ class DatasetPreparer:
         while files:
             for report in pool.reports(_process_file, self._originals(files, digests)):
                 processed = self._receive(report)
-                if processed is not None and not self._keeps_its_vector(processed):
+                if processed is None or self._keeps_its_vector(processed):
+                    continue
+                if processed.is_embedded:
+                    self._take_embedded(processed)
+                else:
                     yield processed
             files = self._take_left_over()
         self._write_ready()
@@ -5039,8 +5361,16 @@ class DatasetPreparer:
         self.summary.vectors_kept += not was_moved
         return True
 
+    def _take_embedded(self, processed: ProcessedFile) -> None:
+        self.embedded.append((processed, processed.vector))
+        if len(self.embedded) >= self.config.batch_windows:
+            self._write_ready()
+
     def _write_ready(self) -> None:
-        """Write the rows that need no embedding."""
+        """Write the rows that need no embedding here."""
+        if self.embedded:
+            embedded, self.embedded = self.embedded, []
+            self._insert_vectors(embedded)
         while self.ready or self.moves:  # those that are written may have copies of their own
             (moves, self.moves), (ready, self.ready) = (self.moves, []), (self.ready, [])
             if moves:
@@ -5051,26 +5381,13 @@ class DatasetPreparer:
         """Give `files` to the model batch by batch, the next one collected while it has the last, and write them."""
         self._show("decoding")
         try:
-            for batch in self._batches(files):
+            for batch in batches(files, self.config.batch_windows):
                 self._finish_embedding()
                 self._start_embedding(batch)
             self._finish_embedding()
         except Interrupted:
             self._settle_interrupted()
             raise
-
-    def _batches(self, files: Iterator[Windowed]) -> Iterator[list[Windowed]]:
-        """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
-        batch: list[Windowed] = []
-        windows = 0
-        for file in files:
-            if batch and windows + len(file.windows) > self.config.batch_windows:
-                yield batch
-                batch, windows = [], 0
-            batch.append(file)
-            windows += len(file.windows)
-        if batch:
-            yield batch
 
     def _receive(self, report: TaskReport) -> ProcessedFile | None:
         """Take a worker's report: log its lines, and settle a file that is not to be embedded."""
@@ -5359,6 +5676,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("workers", "batch_windows", "limit"):
         _add_setting(parser, name, type=int, metavar="N")
     _add_setting(parser, "max_broken_share", type=float, metavar="SHARE")
+    _add_setting(parser, "scheduler", metavar="tcp://HOST:PORT")
+    _add_setting(parser, "embed_on", choices=("driver", "workers"))
     _add_setting(parser, "checkpoint", metavar="NAME|FILE")
     _add_setting(parser, "trust_checkpoint", action="store_true")
     _add_setting(parser, "device", choices=("auto", "cpu", "cuda"))
@@ -5400,23 +5719,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help, --version, or a flag that argparse refuses
         return int(stop.code or 0)
     with log_to_console(options.level):
-        try:
-            return _run_options(options)
-        except PrepareError as error:
-            log.error("%s", error)
-            return error.exit_code
-        except (OSError, MemoryError) as error:  # the machine's, as for a file
-            log.error("stopped: %s; what was committed stays, run again", printable(with_remedy(error)))
-            log.debug("traceback", exc_info=True)
-            return RunStopped.exit_code
-        except Exception:
-            log.critical("a fault of this program, not of your files; what was committed stays", exc_info=True)
-            return RunStopped.exit_code
+        return run_safely(options)
 
 
-def _run_options(options: argparse.Namespace) -> int:
-    flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
-    config = load_config(options.config, flags)
+def run_safely(options: argparse.Namespace) -> int:
+    """Do what the command line asks for and return the exit code; errors are told."""
+    try:
+        flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
+        config = load_config(options.config, flags)
+        if config.scheduler is not None and __name__ == "__main__":
+            # Dask sends what is of `__main__` by value: a worker would run the driver's program, whatever its own is.
+            return int(importlib.import_module(Path(__file__).stem).run_safely(options))
+        return _run_options(options, config)
+    except PrepareError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except (OSError, MemoryError) as error:  # the machine's, as for a file
+        log.error("stopped: %s; what was committed stays, run again", printable(with_remedy(error)))
+        log.debug("traceback", exc_info=True)
+        return RunStopped.exit_code
+    except Exception:
+        log.critical("a fault of this program, not of your files; what was committed stays", exc_info=True)
+        return RunStopped.exit_code
+
+
+def _run_options(options: argparse.Namespace, config: Config) -> int:
     preparer = DatasetPreparer(config, show_progress=options.level <= logging.INFO)
     if options.dry_run:
         return _print_plan(preparer)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
 import pickle
 import shutil
 import signal
@@ -209,7 +208,7 @@ def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.Fou
 
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
-    task = (product._run_task, product._process_file, product.FoundFile("/a/kick.wav", 1, 1), preparer._job)
+    task = (product._run_tasks, product._process_file, [product.FoundFile("/a/kick.wav", 1, 1)], preparer._job)
     assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -166,18 +167,20 @@ def test_what_is_done_while_the_model_is_slow_is_not_overdue(few: Workplace) -> 
     """The pool is not looked at while a batch before is embedded, for minutes on a slow machine."""
     job = product.DatasetPreparer(few.config(), show_progress=False)._job
     pool = product.WorkerPool(1, job, few.log_file, lambda: None, lambda: None)
-    done: Future[product.TaskReport] = Future()
+    done: Future[list[product.TaskReport]] = Future()
     found = product.FoundFile("/a.wav", 1, 1)
-    done.set_result(product.TaskReport(found))
-    assert pool._wait({done: product.Flight(found, -1e9)}) == {done}
+    done.set_result([product.TaskReport(found)])
+    assert pool._wait({done: product.Flight([found], -1e9)}) == {done}
     assert not pool.killed_for_time
     pool.close()
 
 
-def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
-    future: Future[product.TaskReport] = Future()
+def test_an_error_on_the_way_from_the_worker_is_no_verdict(few: Workplace) -> None:
+    future: Future[list[product.TaskReport]] = Future()
     future.set_exception(MemoryError("while pickling"))
-    report = product._report_of(future, product.FoundFile("/a/kick.wav", 1, 1))
+    job = product.DatasetPreparer(few.config(), show_progress=False)._job
+    with contextlib.closing(product.WorkerPool(1, job, few.log_file, lambda: None, lambda: None)) as pool:
+        (report,) = pool._reports_of(future, [product.FoundFile("/a/kick.wav", 1, 1)])
     assert str(report.fault) == "MemoryError: while pickling (free some memory, or give fewer --workers)"
 
 
@@ -223,9 +226,9 @@ def dying_once(start: Any, name: str) -> Any:
     """Return `WorkerPool._start` that kills the pool's workers once, when that file's turn comes."""
     killed: list[int] = []
 
-    def start_and_kill(self: product.WorkerPool, found: product.FoundFile) -> Any:
-        future = start(self, found)
-        if found.path.endswith(name) and not killed:
+    def start_and_kill(self: product.WorkerPool, group: list[product.FoundFile]) -> Any:
+        future = start(self, group)
+        if group[0].path.endswith(name) and not killed:
             for process in self._processes():
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
@@ -257,14 +260,14 @@ def test_where_no_new_worker_can_do_its_work_no_file_is_blamed(
     log = few.folder / "elsewhere" / "a.log"
     spoilt: list[int] = []
 
-    def start_and_spoil(self: product.WorkerPool, found: product.FoundFile) -> Any:
+    def start_and_spoil(self: product.WorkerPool, group: list[product.FoundFile]) -> Any:
         if self.submitted == 2 and not spoilt:
             spoilt.append(1)
             if problem == "the decoder is broken":
                 monkeypatch.setattr(product.WorkerPool, "self_test", lambda self: self.executor.submit(str, "WAV: no"))
             else:
                 shutil.rmtree(log.parent)
-        return start(self, found)
+        return start(self, group)
 
     start = product.WorkerPool._start
     monkeypatch.setattr(product.WorkerPool, "_start", start_and_spoil)
