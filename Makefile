@@ -34,7 +34,7 @@ readme: $(DEMO)
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache
 
-$(INSTALLED): requirements.txt requirements-dev.txt
+$(INSTALLED): requirements.txt requirements-dev.txt requirements-cluster.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	touch $@

@@ -357,6 +357,10 @@ class TooMuchMemory(BrokenFile):
     """It took more than `worker_memory_mb` twice, the second time alone."""
 
 
+class UnfitWorker(Exception):
+    """A Dask worker, by its address, that cannot do its part, and why."""
+
+
 PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionError)
 
 
@@ -3013,10 +3017,13 @@ Versions = tuple[tuple[str, str], ...]
 
 
 def _run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
-    """As `_run_tasks`, in a Dask worker. It looks at itself first: it may have joined, or started again, in mid-run."""
+    """As `_run_tasks`, in a Dask worker. It looks at itself first: it may have joined, or started again, in mid-run.
+
+    Raises `UnfitWorker` where it cannot do its part.
+    """
     problem = worker_problem(job, versions)
     if problem is not None:
-        return [TaskReport(found, fault=MachineFault(problem)) for found in group]
+        raise UnfitWorker(import_distributed().get_worker().address, problem)
     return _run_tasks(work, group, job)
 
 
@@ -3114,6 +3121,7 @@ class ClusterPool(WorkerPool):
         self.witness = witness
         self.files_a_group = FILES_A_GROUP if job.weights is not None else 1
         self.distributed = import_distributed()
+        self.sent_away: set[str] = set()  # workers, by address
         self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
         try:
             self.client = self.distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
@@ -3199,13 +3207,28 @@ class ClusterPool(WorkerPool):
             )
 
     def _is_suspect(self, future: Future[list[TaskReport]]) -> bool:
-        return isinstance(future.exception(), self.distributed.KilledWorker)
+        return self._was_unfit(future) or isinstance(future.exception(), self.distributed.KilledWorker)
+
+    def _was_unfit(self, future: Future[list[TaskReport]]) -> bool:
+        """Whether the worker could not do its part. It is sent away: failing is quick, and it would get all files."""
+        error = future.exception()
+        if not isinstance(error, UnfitWorker):
+            return False
+        address, problem = error.args
+        if address not in self.sent_away:
+            self.sent_away.add(address)
+            log.warning("Dask worker %s: %s; it is sent away", address, problem)
+            with contextlib.suppress(OSError, TimeoutError):
+                self.client.retire_workers([address], close_workers=True)
+        return True
 
     def _replay_alone(self, found: FoundFile) -> TaskReport:
-        begun_s = time.monotonic()
-        future = self._start([found])
-        while not self._wait({future: Flight([found])}):
-            pass
+        future = None
+        while future is None or self._was_unfit(future):
+            begun_s = time.monotonic()
+            future = self._start([found])
+            while not self._wait({future: Flight([found])}):
+                pass
         if not self._is_suspect(future):
             return self._reports_of(future, [found])[0]
         deaths = future.exception().allowed_failures + 1  # type: ignore[union-attr]  # KilledWorker

@@ -21,7 +21,7 @@ import pytest
 import soundfile
 
 import prepare_dataset_sql as product
-from audio_files import long_silence
+from audio_files import long_silence, write_tone
 from conftest import REPOSITORY, Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
 from fake_clap import FakeClap
 
@@ -393,8 +393,10 @@ def test_macos_and_windows_have_no_limit_of_memory(platform: str, monkeypatch: p
 
 
 def test_the_pool_is_renewed_after_so_many_files_and_nothing_is_lost(
-    few: Workplace, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for number in range(10):  # each of another size, so that none is hashed first
+        write_tone(workplace.input / f"{number}.wav", seconds=0.05 + number / 100)
     opened: Iterator[int] = iter(range(100))
     new_executor = product.WorkerPool._new_executor
 
@@ -404,7 +406,7 @@ def test_the_pool_is_renewed_after_so_many_files_and_nothing_is_lost(
 
     monkeypatch.setattr(product, "FILES_A_POOL", 4)
     monkeypatch.setattr(product.WorkerPool, "_new_executor", counted)
-    assert few.run().inserted == 10
+    assert workplace.run().inserted == 10
     assert next(opened) == 3  # 4, 4 and 2 files
 
 
