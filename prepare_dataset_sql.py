@@ -2991,6 +2991,9 @@ def _exit_text(exit_code: int | None) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+PROGRAM = Path(__file__).stem
+
+
 def import_distributed() -> Any:
     """Return the module; raises `UsageError` where it is not installed. Its log lines go where all others go."""
     try:
@@ -3101,6 +3104,13 @@ def _embed_here(reports: Sequence[TaskReport], job: Job) -> None:
         del decoded[: len(batch)]
 
 
+def _answer(check: Future[str | None]) -> str | None:
+    if not check.done() or check.cancelled():
+        return f"it did not answer within {CHECK_S:g} s, or is gone: its own log may say why"
+    error = check.exception()
+    return f"{type(error).__name__}: {error}" if error else check.result()
+
+
 class ClusterPool(WorkerPool):
     """`WorkerPool`'s loop over a Dask cluster, through the executor of its client.
 
@@ -3152,26 +3162,32 @@ class ClusterPool(WorkerPool):
             self.client.wait_for_workers(1, timeout=CONNECT_S)
         except TimeoutError:
             return f"{self.scheduler} has no workers: start some with `dask worker {self.scheduler} --nthreads 1`"
+        # Asked by Python's own words: of ours, a worker that has not this program could not even read the question.
+        has_program = self.client.run(eval, f"__import__('importlib.util').util.find_spec({PROGRAM!r}) is not None")
         submit: Any = self.executor.submit  # Dask's takes these two
-        checks = {
+        checks: dict[str, Future[str | None]] = {
             address: submit(
                 check_worker, self.job, program_versions(), self.witness, workers=[address], allow_other_workers=False
             )
             for address in self._addresses()
+            if has_program.get(address)
         }
-        wait(checks.values(), CHECK_S)
-        problems = {address: self._answer(check) for address, check in checks.items()}
-        lines = [f"Dask worker {address}: {problem}" for address, problem in sorted(problems.items()) if problem]
-        return "\n".join(lines) or None
+        self._wait_for_checks(checks)
+        path = printable(Path(__file__).resolve().parent)
+        missing = f"it does not find this program: start it with PYTHONPATH={path}, or where that is there"
+        problems = {address: missing for address, has_it in has_program.items() if not has_it}
+        problems |= {address: problem for address, check in checks.items() if (problem := _answer(check))}
+        return "\n".join(f"Dask worker {address}: {problem}" for address, problem in sorted(problems.items())) or None
 
-    def _answer(self, check: Future[str | None]) -> str | None:
-        if not check.done() or check.cancelled():
-            return f"no answer within {CHECK_S:g} s"
-        error = check.exception()
-        if isinstance(error, (ImportError, AttributeError)):
-            path = printable(Path(__file__).resolve().parent)
-            return f"it cannot import this program ({error}): start it with PYTHONPATH={path}, or where that is there"
-        return f"{type(error).__name__}: {error}" if error else check.result()
+    def _wait_for_checks(self, checks: Mapping[str, Future[str | None]]) -> None:
+        """Wait for the answers of the workers that are still there."""
+        deadline_s = time.monotonic() + CHECK_S
+        while time.monotonic() < deadline_s:
+            present = self._addresses()
+            pending = [check for address, check in checks.items() if address in present and not check.done()]
+            if not pending:
+                return
+            wait(pending, STAT_S)
 
     def _addresses(self) -> list[str]:
         identity = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=CONNECT_S)
@@ -5752,7 +5768,7 @@ def run_safely(options: argparse.Namespace) -> int:
         config = load_config(options.config, flags)
         if config.scheduler is not None and __name__ == "__main__":
             # Dask sends what is of `__main__` by value: a worker would run the driver's program, whatever its own is.
-            return int(importlib.import_module(Path(__file__).stem).run_safely(options))
+            return int(importlib.import_module(PROGRAM).run_safely(options))
         return _run_options(options, config)
     except PrepareError as error:
         log.error("%s", error)

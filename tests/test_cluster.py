@@ -237,7 +237,7 @@ def test_a_worker_that_cannot_import_this_program_is_named(healthy: Cluster, pla
         stderr = refused(healthy, place)
     finally:
         worker.stop()
-    assert f"Dask worker {worker.address}: it cannot import this program" in stderr
+    assert f"Dask worker {worker.address}: it does not find this program" in stderr
     assert f"PYTHONPATH={REPOSITORY}" in stderr
 
 
