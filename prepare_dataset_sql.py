@@ -17,7 +17,10 @@ What holds whatever the folder contains and whenever the run is stopped:
   memory costs the one file that makes it do so again, alone.
 - Killed at any moment, the next run ends with the same rows as an unbroken one. A run with nothing new opens no audio
   file and loads no model.
-- A file's vector depends on its samples alone: not on its path, its batch, or the number of workers.
+- A file's vector depends on its samples alone: not on its path, its batch, or the number of workers, nor on whether
+  those are processes here or on the machines of a Dask cluster (--scheduler).
+- Files with the same bytes are decoded and embedded once; a file that was moved takes its row with it. Rows whose files
+  are gone are counted and stay.
 - Vectors that do not compare are never mixed unseen: each row names its model, and a run of another model, or on an
   engine that computes otherwise, is refused until --re-embed has replaced them all.
 

@@ -156,5 +156,10 @@ def test_the_snippet_reads_a_database_with_a_name_that_is_not_utf_8(workplace: W
 def test_every_flag_is_a_real_one() -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", product.build_parser().format_help()))
     benchmarks = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "benchmarks").glob("*.py"))
-    others = {"--strict", *re.findall(r'"(--[a-z-]+)"', benchmarks)}  # mypy's, and the benchmarks' own
+    others = {
+        "--strict",
+        "--nthreads",
+        "--nworkers",
+        *re.findall(r'"(--[a-z-]+)"', benchmarks),
+    }  # mypy's, Dask's, and the benchmarks' own
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - others <= known
