@@ -231,6 +231,14 @@ CREATE TABLE provenance (                     -- each engine and set of versions
   PRIMARY KEY (embedding_model, engine, versions)
 ) STRICT;
 """
+INDEXES = """
+-- Whose bytes a new file has: asked for each that shares its size with another; else it reads every row, of 4 kB.
+CREATE INDEX stems_sha256 ON stems (sha256);
+-- Of the README's questions: those for a category's stems, at a tempo or at any,
+CREATE INDEX stems_category_bpm ON stems (category, bpm);
+-- and that for stems of a few keys at a tempo.
+CREATE INDEX stems_key_bpm ON stems (key, bpm);
+"""
 SCHEMA = f"""
 CREATE TABLE stems (
   id              TEXT PRIMARY KEY,           -- sha256(original_file NUL sha256)[:16] at first import, then fixed
@@ -256,7 +264,7 @@ CREATE TABLE stems (
 ) STRICT;
 -- The resume query reads this index alone; without it, it reads every row with its vector (4 kB a stem).
 CREATE INDEX stems_resume ON stems (original_file, size_bytes, mtime_ns);
-CREATE TABLE quarantined (
+{INDEXES}CREATE TABLE quarantined (
   original_file TEXT PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, quarantine_path TEXT,
   error TEXT NOT NULL, quarantined_at TEXT NOT NULL
 ) STRICT;
@@ -275,6 +283,7 @@ SELECT model, 'torch', '{{}}', substr(model, 1, slash - 14), substr(model, slash
   'f32', substr(model, slash + 5), NULL, first_used_at
 FROM models;
 """,
+    2: INDEXES,
 }
 SCHEMA_VERSION = max(MIGRATIONS) + 1
 PATH_COLUMNS = frozenset({"original_file", "path"})

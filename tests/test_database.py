@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -19,7 +20,7 @@ import soundfile
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_text, write_tone
-from conftest import Workplace
+from conftest import REPOSITORY, Workplace
 from fake_clap import FakeClap
 from prepare_dataset_sql import (
     Database,
@@ -202,15 +203,61 @@ def test_two_rows_never_share_an_original_or_an_id(database: Database) -> None:
         database.insert([record("/c.wav", id=product.stem_id_of("/a.wav", "0" * 64))], PROVENANCE)
 
 
-def test_resume_query_reads_an_index_alone(database: Database) -> None:
+def plan_of(database: Database, query: str, values: Sequence[Any] = ()) -> str:
+    return "; ".join(row[3] for row in database.connection.execute(f"EXPLAIN QUERY PLAN {query}", values))
+
+
+def statements_of(database: Database, ask: Callable[[], object]) -> list[str]:
+    """Return what `ask` has the database do."""
     statements: list[str] = []
     database.connection.set_trace_callback(statements.append)
-    assert known_files(database.connection) == product.KnownFiles({}, set())
+    ask()
     database.connection.set_trace_callback(None)
-    statement, _ = statements  # of stems, and of the few that are quarantined
-    plan = [row[3] for row in database.connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
-    assert len(plan) == 1
-    assert "USING COVERING INDEX stems_resume" in plan[0]
+    return statements
+
+
+def test_resume_query_reads_an_index_alone(database: Database) -> None:
+    statement, _ = statements_of(database, lambda: known_files(database.connection))  # the other: the few quarantined
+    assert plan_of(database, statement) == "SCAN stems USING COVERING INDEX stems_resume"
+
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+KICKS, DARK_KICKS, LOOPS, TO_LISTEN_TO = re.findall(r"```sql\n([^`]+)```", README)
+(NEIGHBOURS,) = re.findall(r'db\.execute\("(.+?)"\)', README)
+
+
+@pytest.mark.parametrize(
+    ("query", "plan"),
+    [
+        (KICKS, "SEARCH stems USING INDEX stems_category_bpm (category=?)"),
+        (DARK_KICKS, "SEARCH stems USING INDEX stems_category_bpm (category=?)"),
+        (LOOPS, "SEARCH stems USING INDEX stems_key_bpm (key=? AND bpm>? AND bpm<?)"),
+        (NEIGHBOURS, "SCAN stems USING INDEX"),  # all vectors, in order
+        (TO_LISTEN_TO, "SCAN stems;"),  # what was judged of every stem: no index knows it
+    ],
+    ids=["kicks", "dark kicks", "loops", "neighbours", "to listen to"],
+)
+def test_the_readme_s_queries_read_no_more_rows_than_they_must(query: str, plan: str, database: Database) -> None:
+    assert plan_of(database, query).startswith(plan)
+
+
+def test_a_category_at_a_tempo_is_found_by_an_index(database: Database) -> None:
+    plan = plan_of(database, "SELECT * FROM stems WHERE category = 'drum_loop' AND bpm BETWEEN 124 AND 128")
+    assert plan == "SEARCH stems USING INDEX stems_category_bpm (category=? AND bpm>? AND bpm<?)"
+
+
+def test_rows_with_the_bytes_of_a_file_are_found_by_an_index_that_brings_them_in_order(database: Database) -> None:
+    (statement,) = statements_of(database, lambda: database.rows_of("0" * 64))
+    assert plan_of(database, statement) == "SEARCH stems USING INDEX stems_sha256 (sha256=?)"
+
+
+def test_there_is_no_index_that_no_query_needs(database: Database) -> None:
+    resume, _ = statements_of(database, lambda: known_files(database.connection))
+    (copies,) = statements_of(database, lambda: database.rows_of("0" * 64))
+    plans = " ".join(plan_of(database, query) for query in (resume, copies, KICKS, DARK_KICKS, LOOPS))
+    own = column(database, "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+    assert len(own) == 4
+    assert [name for name in own if name not in plans.split()] == []
 
 
 # -- transactions -----------------------------------------------------------------------------------------------------

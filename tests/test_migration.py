@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,43 @@ def old(workplace: Workplace) -> Workplace:
     return workplace
 
 
-def test_a_migrated_database_has_the_schema_of_a_new_one(old: Workplace, tmp_path: Path) -> None:
-    Database(old.database).close()
+def make_schema_2(path: Path, originals: list[Path]) -> None:
+    """Make a database as version 2 left it: with provenance, and no index but the resume query's."""
+    make_schema_1(path, originals)
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{product.MIGRATIONS[1]} PRAGMA user_version = 2;")
+    connection.close()
+
+
+SCHEMA_QUERY = "sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+
+
+@pytest.mark.parametrize("make", [make_schema_1, make_schema_2])
+def test_a_migrated_database_has_the_schema_of_a_new_one(
+    make: Callable[[Path, list[Path]], None], workplace: Workplace, tmp_path: Path
+) -> None:
+    make(workplace.database, [Path("/0.wav")])
+    Database(workplace.database).close()
     Database(tmp_path / "new.db").close()
-    schema = ("sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name",)
-    migrated, new = (content(path, *schema)[schema[0]] for path in (old.database, tmp_path / "new.db"))
+    migrated, new = (content(path, SCHEMA_QUERY)[SCHEMA_QUERY] for path in (workplace.database, tmp_path / "new.db"))
     assert [(kind, name, sql) for kind, name, _, _, sql in migrated] == [
         (kind, name, sql) for kind, name, _, _, sql in new
     ]
-    assert version(old.database) == version(tmp_path / "new.db") == product.SCHEMA_VERSION
+    assert version(workplace.database) == version(tmp_path / "new.db") == product.SCHEMA_VERSION
+
+
+def test_what_version_2_wrote_stays_and_is_only_indexed(workplace: Workplace) -> None:
+    make_schema_2(workplace.database, [Path(f"/{number}.wav") for number in range(3)])
+    tables = ("stems", "quarantined", "restored", "provenance")
+    before, before_schema = content(workplace.database, *tables), content(workplace.database, SCHEMA_QUERY)
+    Database(workplace.database).close()
+    assert content(workplace.database, *tables) == before
+    added = {row[1] for row in content(workplace.database, SCHEMA_QUERY)[SCHEMA_QUERY]}
+    added -= {row[1] for row in before_schema[SCHEMA_QUERY]}
+    assert added == {"stems_sha256", "stems_category_bpm", "stems_key_bpm"}
+    copy = workplace.database.with_name("stems.db.bak-2")
+    assert version(copy) == 2
+    assert content(copy, *tables) == before
 
 
 def test_a_migration_keeps_every_row_and_enters_what_version_1_wrote_with(old: Workplace) -> None:
@@ -151,7 +180,7 @@ def test_the_database_as_it_was_is_kept_beside_it(
     with caplog.at_level("INFO"):
         Database(workplace.database).close()
     copy = workplace.database.with_name("stems.db.bak-1")
-    assert f"its schema 1 becomes 2; the database as it was is kept as {copy}" in caplog.text
+    assert f"its schema 1 becomes {product.SCHEMA_VERSION}; the database as it was is kept as {copy}" in caplog.text
     assert version(copy) == 1
     assert content(copy, "stems") == content(workplace.database, "stems")
     assert len(content(copy, "stems")["stems"]) == 2
@@ -187,7 +216,7 @@ def test_a_migration_that_fails_leaves_schema_1_whole(old: Workplace, monkeypatc
     assert old.rows("SELECT name FROM sqlite_master WHERE name = 'provenance'") == []
     monkeypatch.setitem(product.MIGRATIONS, 1, good)
     Database(old.database).close()
-    assert version(old.database) == 2
+    assert version(old.database) == product.SCHEMA_VERSION
 
 
 def test_a_copy_that_is_interrupted_or_fails_leaves_schema_1_and_no_half_a_copy(
@@ -235,7 +264,7 @@ def test_a_killed_migration_is_done_again(moment: str, old: Workplace) -> None:
     assert version(old.database) == 1
     assert content(old.database, "stems") == before
     Database(old.database).close()
-    assert version(old.database) == 2
+    assert version(old.database) == product.SCHEMA_VERSION
     assert content(old.database, "stems") == before
     copies = ["stems.db.bak-1"] if moment == "in the copy" else ["stems.db.bak-1", "stems.db.bak-1~2"]
     assert sorted(path.name for path in old.database.parent.iterdir()) == ["stems.db", *copies]
