@@ -1117,19 +1117,18 @@ def _reason_to_ignore_link(link: str, root: str) -> str | None:
 
 
 def is_gone(path: str) -> bool:
-    """Whether there is nothing at `path`; not where a drive or a right is missing to tell."""
-    if not _folder_answers(os.path.dirname(path)):
-        return False
+    """Whether there is nothing at `path`. Raises TimeoutError for a drive that hangs: it is asked in a thread, since
+    who waits for it waits in the kernel."""
+    asked = ThreadPoolExecutor(1).submit(os.lstat, path)
     try:
-        os.lstat(path)
-    except OSError as error:
-        return error.errno in (errno.ENOENT, errno.ENOTDIR)
+        asked.result(STAT_S)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except TimeoutError:
+        raise
+    except OSError:  # it may be there, for all we know
+        pass
     return False
-
-
-@functools.lru_cache(maxsize=1_024)
-def _folder_answers(folder: str) -> bool:
-    return answers(folder)
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -4943,6 +4942,7 @@ class DatasetPreparer:
         self.shared_sizes: Set[int] = frozenset()  # of new files: those that another file has too, or a row
         self.rows_by_digest: dict[str, SameBytes] = {}  # of copies
         self.waiting: dict[str, list[FoundFile]] = {}  # by sha256: a file that is being decoded, and its copies
+        self.silent_folders: set[str] = set()  # on drives that hang
         self.left_over: list[FoundFile] = []  # copies of one that came to nothing
         self.broken_digests: set[str] = set()
         self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # by the workers
@@ -5375,9 +5375,17 @@ class DatasetPreparer:
             rows = self.database.rows_of(digest)
             if not rows:
                 return SameBytes("", [])
-            gone = [stem_id for stem_id, original_file in reversed(rows) if is_gone(original_file)]
+            gone = [stem_id for stem_id, original_file in reversed(rows) if self._is_gone(original_file)]
             self.rows_by_digest[digest] = SameBytes(rows[-1][0], gone)
         return self.rows_by_digest[digest]
+
+    def _is_gone(self, path: str) -> bool:
+        folder = os.path.dirname(path)
+        try:
+            return folder not in self.silent_folders and is_gone(path)
+        except TimeoutError:
+            self.silent_folders.add(folder)
+            return False
 
     def _can_serve(self, stem: StemMetadata) -> bool:
         """Whether a row has all that a copy's is made of: rows of earlier versions may not say what was heard."""

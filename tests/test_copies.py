@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,33 @@ def test_a_row_from_outside_the_input_is_taken_over_only_if_its_file_is_gone(pla
     (place.input / "Loops" / "Bass Loop 120bpm Am.wav").rename(place.folder / "other" / "b.wav")
     summary = run()
     assert (summary.copied, summary.moved) == (0, 1)
+
+
+def test_a_drive_that_hangs_is_asked_once_a_folder_and_keeps_its_rows(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_tone(place.input / f"kick {number}.wav", 70 + number)
+    place.run()
+    asked: list[str] = []
+    lstat, root = os.lstat, os.path.realpath(place.input)
+
+    def hang(path: Any, **options: Any) -> Any:
+        if str(path).startswith(root):
+            asked.append(str(path))
+            time.sleep(1)
+        return lstat(path, **options)
+
+    other = dataclasses.replace(place.config(), input=place.folder / "other")
+    for number in range(3):
+        copy(place.input / f"kick {number}.wav", place.folder / "other" / f"kick {number}.wav")
+        (place.input / f"kick {number}.wav").unlink()
+    monkeypatch.setattr("os.lstat", hang)
+    monkeypatch.setattr(product, "STAT_S", 0.1)
+    summary = product.DatasetPreparer(other, load_model=lambda *_: FakeClap(), show_progress=False).run()
+    assert (summary.copied, summary.moved) == (3, 0)
+    assert len(asked) == 1
+    assert len(place.rows()) == 8
 
 
 def test_a_moved_file_whose_row_is_of_an_earlier_version_keeps_id_and_vector(place: Workplace) -> None:
