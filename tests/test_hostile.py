@@ -95,6 +95,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     story.former = story.rows()
     for path in place.input.rglob("*.wav"):
         os.utime(path, ns=(1, 1_600_000_000_123_456_789))
+    place.change("UPDATE stems SET sha256 = 'of', samples_sha256 = 'other audio'")  # else they were only touched
     story.refused = hostile.make_hostile(place.input, [entry for entry in HOSTILE if entry not in INNOCENT])
     story.before, story.outside_before = snapshot(place.input), snapshot(place.folder / "outside")
     story.call("first", "-v", faults=hostile.faults(HOSTILE))

@@ -241,9 +241,9 @@ class OnCall(FakeClap):
         return vectors
 
 
-def write_many(folder: Path, count: int = 30) -> None:
+def write_many(folder: Path, count: int = 30, lowest_hz: int = 300) -> None:
     for number in range(count):
-        write_tone(folder / f"good{number:02}.wav", hz=300 + 10 * number)
+        write_tone(folder / f"good{number:02}.wav", hz=lowest_hz + 10 * number)
 
 
 def disk_in_a_file(image: Path) -> list[str]:
@@ -339,7 +339,7 @@ def test_a_folder_in_the_input_that_vanishes_fails_its_files_and_the_rest_goes_o
     workplace: Workplace, run: Run
 ) -> None:
     write_many(workplace.input)
-    write_many(workplace.input / "sub", 20)
+    write_many(workplace.input / "sub", 20, lowest_hz=305)  # no copies of those above
     aside = workplace.folder / "aside"
     ended = run("--batch-windows", "1", model=OnCall(1, lambda: (workplace.input / "sub").rename(aside)))
     assert (ended.code, ended.counts("inserted", "failed")) == (1, (30, 20))
@@ -463,7 +463,7 @@ needs_modes = pytest.mark.skipif(sys.platform != "linux", reason="root obeys no 
 
 @needs_modes
 def test_what_may_not_be_read_fails_and_is_done_once_it_may(stems: Workplace, run: Run) -> None:
-    write_many(stems.input / "closed", 3)
+    write_many(stems.input / "closed", 3, lowest_hz=305)
     write_text(stems.input / "read_only" / "broken.wav")
     modes = {"good0.wav": 0o000, "closed": 0o000, "read_only": 0o555}
     for name, mode in modes.items():
