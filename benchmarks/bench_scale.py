@@ -1,0 +1,357 @@
+"""What a large library costs beside decoding and the model: python benchmarks/bench_scale.py insert|rerun|memory.
+
+    insert  --rows rows through `DatasetPreparer._insert_meta` alone: rows a second of each part, the file's size, and
+            then how long it takes to ask for them (5 GB of disk a million)
+    rerun   the second run over --files known files each, by the command line: seconds and peak memory
+    memory  the first run over --files tiny files each, with a fake model: peak memory of all its processes together
+
+All that is written is written to a folder of its own, which is removed (--folder chooses where it lies).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench_run import REPOSITORY, measure
+
+sys.path.insert(0, str(REPOSITORY))
+
+import prepare_dataset_sql as product
+
+PACKS = ("Cymatics - Titan", "Lo-Fi Techno 2", "Songwriter Vol 1", "Daybreak", "Footwork", "Modular Techno 2")
+FILES_A_FOLDER = 200  # as sample packs have them
+SEED = 2026
+MODEL = "630k-audioset-best@b98aae5cf2fa/f32/10s-max8"
+PROVENANCE = product.Provenance(
+    embedding_model=MODEL,
+    engine="none/benchmark",
+    versions="{}",
+    checkpoint="630k-audioset-best",
+    checkpoint_sha256="0" * 64,
+    architecture="HTSAT-tiny",
+    precision="f32",
+    window_rule="10s-max8",
+    reference_vector=np.full(product.EMBEDDING_SIZE, product.EMBEDDING_SIZE**-0.5, "<f4").tobytes(),
+    first_used_at="2026-01-01T00:00:00.000000+00:00",
+)
+
+
+# -- rows as the program writes them ----------------------------------------------------------------------------------
+
+
+def paths(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield, without end, paths of 80 to 120 bytes in the order of the walk, with the category that each names."""
+    categories = sorted(product.load_config(REPOSITORY / "config.yaml", {}).categories)
+    for folder in range(10**9):
+        pack, category = PACKS[folder % len(PACKS)], categories[folder % len(categories)]
+        name = f"{root}/{folder // 1_000:04} Collection/{folder:07} {pack}/{category}"
+        for number in range(FILES_A_FOLDER):
+            yield f"{name}/{pack.replace(' ', '')}_{category}_{number:03}_dry.wav".ljust(80, "x"), category
+
+
+def rows(root: Path, count: int, batch: int) -> Iterator[list[product.StemRecord]]:
+    """Yield batches of invented rows that are as large as real ones."""
+    dice = np.random.default_rng(SEED)
+    names = paths(root)
+    for start in range(0, count, batch):
+        size = min(batch, count - start)
+        vectors = dice.standard_normal((size, product.EMBEDDING_SIZE))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        yield [
+            product.StemRecord(metadata(*next(names), dice), product.utc_now(), vector.tobytes(), MODEL)
+            for vector in vectors.astype("<f4")
+        ]
+
+
+def metadata(path: str, category: str, dice: np.random.Generator) -> product.StemMetadata:
+    digest = dice.bytes(32).hex()
+    stem_id = product.stem_id_of(path, digest)
+    is_loop = bool(dice.random() < 0.5)
+    bpm = round(float(dice.normal(125, 20)), 1) if is_loop else None
+    key = product.KEY_NAMES[dice.integers(24)] if dice.random() < 0.5 else None
+    return product.StemMetadata(
+        id=stem_id,
+        original_file=path,
+        path=product.wav_path(Path("processed_database/stems").absolute(), stem_id),
+        sha256=digest,
+        samples_sha256=dice.bytes(32).hex(),
+        size_bytes=int(dice.integers(10_000, 2_000_000)),
+        mtime_ns=1_700_000_000_000_000_000 + int(dice.integers(10**17)),
+        duration_s=float(dice.random() * 8),
+        sample_rate_hz=44_100,
+        channels=2,
+        bpm=bpm,
+        key=key,
+        category=category,
+        tags=json.dumps(["a dark sound", "punchy", "distorted"]),
+        features=json.dumps(features(dice, bpm, key)),
+        quality_ok=int(dice.random() < 0.97),
+    )
+
+
+def features(dice: np.random.Generator, bpm: float | None, key: str | None) -> dict[str, Any]:
+    """Return features of the length that they have, with eight tempi and 24 keys."""
+    measured = dice.random(64).tolist()
+    tempi = dice.random((8, 3)).round(4).tolist()
+    return {
+        **dict(zip(("spectral_centroid", "spectral_rolloff", "spectral_bandwidth"), measured, strict=False)),
+        **dict(zip(("zero_crossing_rate", "rms"), measured[3:], strict=False)),
+        **{"peak_dbfs": -60 * measured[5], "loudness_lufs": -60 * measured[6]},
+        **{"tempo_candidates": [[round(60 + 120 * tempo, 4), *rest] for tempo, *rest in tempi]},
+        "key_confidences": [round(value, 4) for value in measured[8:32]],
+        **{"pitch_hz": None, "quality_issues": []},
+        **{"is_loop": bpm is not None, "bpm_source": "audio" if bpm else None, "bpm_confidence": measured[7]},
+        **{"key_source": "audio" if key else None, "key_confidence": measured[33] if key else None},
+        **{"category_source": "name", "category_cosine": None},
+    }
+
+
+# -- insert -----------------------------------------------------------------------------------------------------------
+
+
+def preparer_in(folder: Path) -> product.DatasetPreparer:
+    """Return a preparer with an open database, as it is when the first batch has been embedded."""
+    paths = {"stems": folder / "stems", "quarantine": folder / "quarantine", "log_file": folder / "log"}
+    config = product.Config(input=folder, database=folder / "stems.db", **paths)
+    preparer = product.DatasetPreparer(config, show_progress=False)
+    preparer.database = product.Database(config.database)
+    preparer.provenance, preparer.embedding_model = PROVENANCE, MODEL
+    return preparer
+
+
+def bench_insert(folder: Path, options: argparse.Namespace) -> None:
+    """Insert, and print a line a part; then ask."""
+    preparer = preparer_in(folder)
+    database = preparer.config.database
+    print(f"{'rows':>10} {'rows/s':>9} {'bytes a row':>12} {'file, MB':>9} {'slowest batch, ms':>18}")
+    part_s, part_rows, slowest_s, done = 0.0, 0, 0.0, 0
+    for batch in rows(folder, options.rows, options.batch):
+        preparer.unsettled = {record.metadata.original_file for record in batch}
+        started = time.perf_counter()
+        preparer._insert_meta(batch)
+        batch_s = time.perf_counter() - started
+        part_s, part_rows, slowest_s, done = part_s + batch_s, part_rows + len(batch), max(slowest_s, batch_s), done + 1
+        total = preparer.summary.inserted
+        if part_rows >= options.part or total == options.rows:
+            size = database.stat().st_size
+            line = f"{total:10,} {part_rows / part_s:9,.0f} {size / total:12,.0f} {size / 1e6:9,.0f}"
+            print(f"{line} {slowest_s * 1e3:18,.0f}", flush=True)
+            part_s, part_rows, slowest_s = 0.0, 0, 0.0
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
+    started = time.perf_counter()
+    preparer.database.close()
+    print(f"close (the last checkpoint): {time.perf_counter() - started:.2f} s")
+    ask(database)
+
+
+def ask(path: Path) -> None:
+    """Print how long each question takes, and what it finds: the median of as many as fit into a second."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        names = [name for (name,) in database.execute("SELECT original_file FROM stems WHERE rowid % 9973 = 1")]
+        digests = [digest for (digest,) in database.execute("SELECT sha256 FROM stems WHERE rowid % 9973 = 2")]
+        (category,) = database.execute("SELECT category FROM stems LIMIT 1").fetchone()
+        for what, query, values in (
+            ("by path", "SELECT * FROM stems WHERE original_file = ?", names),
+            ("by sha256 (a copy's)", "SELECT id, original_file FROM stems WHERE sha256 = ?", digests),
+            ("by category and tempo", BY_CATEGORY_AND_TEMPO, [category]),
+            ("loops by keys and tempo (README)", readme_query("key IN"), [None]),
+            ("dark kicks (README)", readme_query("'kick' AND json_extract"), [None]),
+            ("all that needs a listen (README)", readme_query("quality_ok = 0"), [None]),
+            ("what a run asks: path, size, mtime of all", RESUME, [None]),
+        ):
+            print_times(what, lambda value, query=query: count_rows(database, query, value), values)  # type: ignore[misc]
+    script = [sys.executable, "-c", NEIGHBOURS, str(path)]
+    for line in subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+        print(line)
+
+
+RESUME = "SELECT original_file, size_bytes, mtime_ns FROM stems"
+BY_CATEGORY_AND_TEMPO = "SELECT * FROM stems WHERE category = ? AND bpm BETWEEN 124 AND 128"
+# The README's, in a process of its own, for its memory.
+NEIGHBOURS = """
+import resource, sqlite3, sys, time
+import numpy as np
+started = time.perf_counter()
+db = sqlite3.connect(sys.argv[1]); db.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
+names, blobs = zip(*db.execute("SELECT original_file, clap_embedding FROM stems ORDER BY original_file"))
+vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, 512)
+read_s = time.perf_counter() - started
+started = time.perf_counter()
+nearest = np.argsort(-(vectors @ vectors[0]))[:4]
+asked_s = time.perf_counter() - started
+peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(f"nearest neighbours (README): {read_s:.1f} s to read {len(names):,} vectors, {asked_s * 1e3:,.0f} ms a question")
+print(f"nearest neighbours (README): peak memory {peak_bytes / 1e9:.2f} GB")
+"""
+
+
+def readme_query(part: str) -> str:
+    """Return the README's query that `part` is of."""
+    blocks = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("```sql\n")[1:]
+    return next(block.partition("```")[0] for block in blocks if part in block.partition("```")[0])
+
+
+def count_rows(database: sqlite3.Connection, query: str, value: object) -> int:
+    return sum(1 for _ in database.execute(query, () if value is None else (value,)))
+
+
+def print_times(what: str, question: Callable[[Any], int], values: Sequence[Any]) -> None:
+    times, found = [], 0
+    for value in list(values) * (3 if len(values) == 1 else 1):
+        started = time.perf_counter()
+        found = question(value)
+        times.append(time.perf_counter() - started)
+        if sum(times) > 60:
+            break
+    median_ms, first_ms = statistics.median(times) * 1e3, times[0] * 1e3
+    print(f"{what}: {median_ms:,.2f} ms (the first {first_ms:,.2f} ms), {found:,} rows, asked {len(times)} times")
+
+
+# -- rerun ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Child:
+    """What a child process took."""
+
+    wall_s: float
+    peak_bytes: int
+
+
+def run_child(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
+    """Run `command` to its end; its peak memory is the kernel's own count of it. Raises if it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment})
+    _, status, usage = os.wait4(process.pid, 0)
+    wall_s = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
+    return Child(wall_s, usage.ru_maxrss * 1024)
+
+
+def make_known_files(folder: Path, count: int) -> None:
+    """Make `count` files, and a database that knows them as they are: a rerun opens none of them, so they are empty."""
+    preparer = preparer_in(folder)
+    for batch in rows(folder / "stems in", count, 960):
+        known = []
+        for record in batch:
+            path = Path(record.metadata.original_file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            size_bytes, mtime_ns = product.size_and_mtime_ns(path.stat())
+            stem = product.dataclasses.replace(record.metadata, size_bytes=size_bytes, mtime_ns=mtime_ns)
+            known.append(product.dataclasses.replace(record, metadata=stem))
+        preparer.unsettled = {record.metadata.original_file for record in known}
+        preparer._insert_meta(known)
+    preparer.database.close()
+
+
+def bench_rerun(folder: Path, options: argparse.Namespace) -> None:
+    """Print the median time and the largest peak of --rounds second runs over each number of files."""
+    print(
+        f"{'known files':>12} {'s':>7} {'least':>7} {'most':>7} {'µs a file':>10} {'peak, MB':>9} {'bytes a file':>13}"
+    )
+    (folder / "nothing").mkdir()
+    made = [(0, folder / "nothing")] + [(count, folder / str(count)) for count in options.files]
+    idle_bytes = 0
+    for count, place in made:
+        place.mkdir(exist_ok=True)
+        (place / "stems in").mkdir()
+        make_known_files(place, count)
+        (place / "config.yaml").touch()
+        flags = ["--input", "stems in", "--database", "stems.db", "--stems", "stems", "--quarantine", "quarantine"]
+        command = [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *flags, "--log-file", "log", "-q"]
+        children = [run_child([*command, "--report", "report.json"], place, {}) for _ in range(options.rounds)]
+        report = json.loads((place / "report.json").read_text(encoding="utf-8"))
+        if report["already_done"] != count or report["found"] != count:
+            raise SystemExit(f"not all {count} files were known: {report}")
+        times, peak = [child.wall_s for child in children], max(child.peak_bytes for child in children)
+        idle_bytes = idle_bytes or peak
+        median = statistics.median(times)
+        each = (median * 1e6 / count, (peak - idle_bytes) / count) if count else (float("nan"), float("nan"))
+        line = f"{count:12,} {median:7.2f} {min(times):7.2f} {max(times):7.2f} {each[0]:10.1f}"
+        print(f"{line} {peak / 1e6:9,.0f} {each[1]:13,.0f}", flush=True)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def make_tones(folder: Path, count: int) -> None:
+    """Write `count` tones of 0.1 s, none like another, into folders of a pack's size."""
+    import soundfile
+
+    seconds = np.arange(4_410) / 44_100
+    for number in range(count):
+        path = folder / str(number // FILES_A_FOLDER) / f"tone_{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.5 * np.sin(2 * np.pi * (100 + number / 10) * seconds), 44_100)
+
+
+def bench_memory(folder: Path, options: argparse.Namespace) -> None:
+    """Print the peak memory of a first run over each number of files; the model is the tests' fake one."""
+    peaks = []
+    for count in options.files:
+        place = folder / str(count)
+        make_tones(place / "stems in", count)
+        (place / "config.yaml").touch()
+        command = [
+            sys.executable,
+            str(REPOSITORY / "tests" / "driver.py"),
+            "--input",
+            "stems in",
+            "--workers",
+            "2",
+            "-q",
+        ]
+        measured = measure(command, place)
+        peaks.append(measured.peak_bytes)
+        print(
+            f"{count:7,} files: {measured.wall_s:.0f} s, peak of the process tree {peaks[-1] / 1e6:,.0f} MB", flush=True
+        )
+    print(f"ratio {peaks[-1] / peaks[0]:.3f}")
+
+
+# -- command line -----------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=None, help="where the files are written (default: the system's)")
+    whats = parser.add_subparsers(required=True, metavar="WHAT")
+    insert = whats.add_parser("insert", help="rows a second")
+    insert.add_argument("--rows", type=int, default=1_000_000)
+    insert.add_argument("--batch", type=int, default=96)
+    insert.add_argument("--part", type=int, default=100_000, help="rows in a line of the table")
+    insert.set_defaults(bench=bench_insert)
+    rerun = whats.add_parser("rerun", help="the second run")
+    rerun.add_argument("--files", type=int, nargs="+", default=[50_000, 100_000, 200_000])
+    rerun.add_argument("--rounds", type=int, default=3)
+    rerun.set_defaults(bench=bench_rerun)
+    memory = whats.add_parser("memory", help="the first run")
+    memory.add_argument("--files", type=int, nargs="+", default=[1_500, 15_000])
+    memory.set_defaults(bench=bench_memory)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        options.bench(Path(scratch), options)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
