@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import resource
 import sqlite3
 import statistics
@@ -37,6 +38,7 @@ import prepare_dataset_sql as product
 PACKS = ("Cymatics - Titan", "Lo-Fi Techno 2", "Songwriter Vol 1", "Daybreak", "Footwork", "Modular Techno 2")
 FILES_A_FOLDER = 200  # as sample packs have them
 SEED = 2026
+IMPORTED_AT = "2026-01-01T00:00:00.000000+00:00"
 MODEL = "630k-audioset-best@b98aae5cf2fa/f32/10s-max8"
 PROVENANCE = product.Provenance(
     embedding_model=MODEL,
@@ -48,7 +50,7 @@ PROVENANCE = product.Provenance(
     precision="f32",
     window_rule="10s-max8",
     reference_vector=np.full(product.EMBEDDING_SIZE, product.EMBEDDING_SIZE**-0.5, "<f4").tobytes(),
-    first_used_at="2026-01-01T00:00:00.000000+00:00",
+    first_used_at=IMPORTED_AT,
 )
 
 
@@ -66,60 +68,67 @@ def paths(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def rows(root: Path, count: int, batch: int) -> Iterator[list[product.StemRecord]]:
-    """Yield batches of invented rows that are as large as real ones."""
-    dice = np.random.default_rng(SEED)
+    """Yield batches of invented rows that are as large as real ones; two rows may have the same features."""
+    dice, vector_dice = random.Random(SEED), np.random.default_rng(SEED)
+    kinds = [Kind(dice) for _ in range(2_000)]
     names = paths(root)
     for start in range(0, count, batch):
         size = min(batch, count - start)
-        vectors = dice.standard_normal((size, product.EMBEDDING_SIZE))
+        vectors = vector_dice.standard_normal((size, product.EMBEDDING_SIZE), np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         yield [
-            product.StemRecord(metadata(*next(names), dice), product.utc_now(), vector.tobytes(), MODEL)
+            product.StemRecord(metadata(*next(names), dice.choice(kinds), dice), IMPORTED_AT, vector.tobytes(), MODEL)
             for vector in vectors.astype("<f4")
         ]
 
 
-def metadata(path: str, category: str, dice: np.random.Generator) -> product.StemMetadata:
-    digest = dice.bytes(32).hex()
+def metadata(path: str, category: str, kind: Kind, dice: random.Random) -> product.StemMetadata:
+    digest = dice.randbytes(32).hex()
     stem_id = product.stem_id_of(path, digest)
-    is_loop = bool(dice.random() < 0.5)
-    bpm = round(float(dice.normal(125, 20)), 1) if is_loop else None
-    key = product.KEY_NAMES[dice.integers(24)] if dice.random() < 0.5 else None
     return product.StemMetadata(
         id=stem_id,
         original_file=path,
-        path=product.wav_path(Path("processed_database/stems").absolute(), stem_id),
+        path=f"/home/me/processed_database/stems/{stem_id[:2]}/{stem_id}.wav",
         sha256=digest,
-        samples_sha256=dice.bytes(32).hex(),
-        size_bytes=int(dice.integers(10_000, 2_000_000)),
-        mtime_ns=1_700_000_000_000_000_000 + int(dice.integers(10**17)),
-        duration_s=float(dice.random() * 8),
+        samples_sha256=dice.randbytes(32).hex(),
+        size_bytes=dice.randrange(10_000, 2_000_000),
+        mtime_ns=1_700_000_000_000_000_000 + dice.randrange(10**17),
+        duration_s=dice.random() * 8,
         sample_rate_hz=44_100,
         channels=2,
-        bpm=bpm,
-        key=key,
+        bpm=kind.bpm,
+        key=kind.key,
         category=category,
-        tags=json.dumps(["a dark sound", "punchy", "distorted"]),
-        features=json.dumps(features(dice, bpm, key)),
+        tags='["a dark sound", "punchy", "distorted"]',
+        features=kind.features,
         quality_ok=int(dice.random() < 0.97),
     )
 
 
-def features(dice: np.random.Generator, bpm: float | None, key: str | None) -> dict[str, Any]:
-    """Return features of the length that they have, with eight tempi and 24 keys."""
-    measured = dice.random(64).tolist()
-    tempi = dice.random((8, 3)).round(4).tolist()
-    return {
-        **dict(zip(("spectral_centroid", "spectral_rolloff", "spectral_bandwidth"), measured, strict=False)),
-        **dict(zip(("zero_crossing_rate", "rms"), measured[3:], strict=False)),
-        **{"peak_dbfs": -60 * measured[5], "loudness_lufs": -60 * measured[6]},
-        **{"tempo_candidates": [[round(60 + 120 * tempo, 4), *rest] for tempo, *rest in tempi]},
-        "key_confidences": [round(value, 4) for value in measured[8:32]],
-        **{"pitch_hz": None, "quality_issues": []},
-        **{"is_loop": bpm is not None, "bpm_source": "audio" if bpm else None, "bpm_confidence": measured[7]},
-        **{"key_source": "audio" if key else None, "key_confidence": measured[33] if key else None},
-        **{"category_source": "name", "category_cosine": None},
-    }
+class Kind:
+    """A tempo and a key, which half of the stems have, and features of the length that they have with eight tempi and
+    24 keys."""
+
+    def __init__(self, dice: random.Random) -> None:
+        is_loop, has_key = dice.random() < 0.5, dice.random() < 0.5
+        self.bpm = round(dice.gauss(125, 20), dice.randrange(2)) if is_loop else None  # whole ones: from names
+        self.key = dice.choice(product.KEY_NAMES) if has_key else None
+        features: dict[str, Any] = {
+            **{"spectral_centroid": dice.random() * 4e3, "zero_crossing_rate": dice.random(), "rms": dice.random()},
+            **{"spectral_rolloff": dice.random() * 1e4, "spectral_bandwidth": dice.random() * 1e3},
+            **{"peak_dbfs": -9 * dice.random(), "loudness_lufs": -30 * dice.random()},
+            "tempo_candidates": [[round(60 + 120 * dice.random(), 4), *rounded(dice, 2)] for _ in range(8)],
+            "key_confidences": rounded(dice, 24),
+            **{"pitch_hz": None, "quality_issues": []},
+            **{"is_loop": is_loop, "bpm_source": "audio" if is_loop else None, "bpm_confidence": dice.random()},
+            **{"key_source": "audio" if has_key else None, "key_confidence": dice.random() if has_key else None},
+            **{"category_source": "name", "category_cosine": None},
+        }
+        self.features = json.dumps(features)
+
+
+def rounded(dice: random.Random, count: int) -> list[float]:
+    return [round(dice.random(), 4) for _ in range(count)]
 
 
 # -- insert -----------------------------------------------------------------------------------------------------------
