@@ -4484,6 +4484,12 @@ class Database:
             self.connection.text_factory = text_of
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; 0.6 ms
+            # For a million rows. Each writes five pages, all but its own and those by path at random places: with SQLite's
+            # 2 MB of cache it first reads 13 from the disk or the system, with 64 MB 5; and a checkpoint every 1,000
+            # pages, which is after three batches, writes 42 kB a row, one every 16,000 (64 MB of WAL) 35 kB, with a
+            # fifteenth of the syncs.
+            self.connection.execute("PRAGMA cache_size = -65536")
+            self.connection.execute("PRAGMA wal_autocheckpoint = 16000")
         self._bring_schema_up_to_date()
 
     def _bring_schema_up_to_date(self) -> None:
