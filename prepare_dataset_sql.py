@@ -1021,8 +1021,9 @@ def utc_now() -> str:
 def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterator[FoundFile]:
     """Yield the audio files under `root`, each folder's sorted and before its subfolders'; count the rest by reason.
 
-    `root` and `own_folders` (never entered) are real paths. A linked folder is never entered, so there is no loop. A
-    folder that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
+    One `scandir` a folder and one `stat` a file, since each is a journey to the server where the input is a network
+    share. `root` and `own_folders` (never entered) are real paths. A linked folder is never entered, so there is no
+    loop. A folder that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
     """
     folders = [root]
     while folders:
@@ -1082,6 +1083,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()  # which keeps the target's status for `stat`
+    except OSError:
+        return False
+
+
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
@@ -1093,7 +1101,7 @@ def _reason_to_ignore(entry: os.DirEntry[str], root: str) -> str | None:
         return "resource fork"
     if entry.name.startswith("."):
         return "hidden"
-    if entry.is_symlink() and os.path.isdir(entry.path):
+    if _is_linked_folder(entry):
         return "linked folder"  # whatever its name: its stems are missing
     if suffix in UNREADABLE_SUFFIXES:
         return f"{suffix[1:]} (convert to wav or flac first)"
@@ -4484,10 +4492,9 @@ class Database:
             self.connection.text_factory = text_of
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; 0.6 ms
-            # For a million rows. Each writes five pages, all but its own and those by path at random places: with SQLite's
-            # 2 MB of cache it first reads 13 from the disk or the system, with 64 MB 5; and a checkpoint every 1,000
-            # pages, which is after three batches, writes 42 kB a row, one every 16,000 (64 MB of WAL) 35 kB, with a
-            # fifteenth of the syncs.
+            # For a million rows, whose hashes lie anywhere in their indexes, so that a row writes four pages. With
+            # SQLite's 2 MB of cache it first reads 53 kB, with 64 MB 23; and with a checkpoint every 1,000 pages, after
+            # each third batch, it writes 42 kB, with one every 16,000 (a WAL of 64 MB) 35.
             self.connection.execute("PRAGMA cache_size = -65536")
             self.connection.execute("PRAGMA wal_autocheckpoint = 16000")
         self._bring_schema_up_to_date()

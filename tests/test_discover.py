@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import write_text, write_tone
-from conftest import Workplace
+from conftest import REPOSITORY, Workplace
 from hostile import NAMES, NAMES_OF_LINUX
 from prepare_dataset_sql import Summary, discover, is_inside, main, printable
 
@@ -63,6 +66,57 @@ def test_found_file_carries_absolute_path_size_and_mtime(tmp_path: Path) -> None
     os.utime(path, ns=(1, 1_700_000_000_123_456_789))
     (found,) = discover(os.path.realpath(tmp_path), frozenset(), Summary("run"))
     assert (found.path, found.size_bytes, found.mtime_ns) == (os.path.realpath(path), 5, 1_700_000_000_123_456_789)
+
+
+STRACED = """
+import os, sys
+import prepare_dataset_sql as product
+os.path.exists("/begins here")
+found = list(product.discover(sys.argv[1], frozenset(), product.Summary("run")))
+os.path.exists("/ends here")
+print(len(found))
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="counts the system's calls with strace")
+def test_the_walk_asks_the_system_once_of_each_file_and_lists_each_folder_once(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    touch(root, *(f"{folder}/{number}.wav" for folder in ("a", "a/b", "c") for number in range(20)))
+    command = ["strace", "-f", "-y", "-o", str(tmp_path / "calls"), sys.executable, "-c", STRACED, str(root)]
+    walked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if walked.returncode and "PTRACE" in walked.stderr:
+        pytest.skip("no process may be traced here")
+    assert walked.stdout == "60\n", walked.stderr
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").partition('"/begins here"')[2].partition('"/ends here"')[0]
+    assert len(re.findall(r"\.wav\b", calls)) == len(re.findall(r'stat\w*\(.*\.wav"', calls)) == 60
+    assert len(re.findall(r"\bopen\w*\(", calls)) == 4  # the folders
+
+
+class Entry:
+    """An entry of a folder that remembers what is asked of it; the system said no more of it than its name and type."""
+
+    def __init__(self, entry: os.DirEntry[str], asked: list[str]) -> None:
+        self._entry, self._asked = entry, asked
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "stat":
+            self._asked.append(self._entry.name)
+        return getattr(self._entry, name)
+
+
+def test_a_file_is_asked_for_its_status_once_and_only_through_its_folder_s_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *(f"{folder}/{number}.wav" for folder in "ab" for number in range(5)), "readme.txt")
+    asked: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: [Entry(entry, asked) for entry in scandir(folder)])
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, lambda path, *_, **__: pytest.fail(f"a second look at {path}"))
+    found = list(discover(str(tmp_path), frozenset(), Summary("run")))
+    monkeypatch.undo()
+    assert len(found) == 10
+    assert sorted(asked) == sorted(os.path.basename(file.path) for file in found)
 
 
 @pytest.mark.parametrize("suffix", sorted(product.READABLE_SUFFIXES))
