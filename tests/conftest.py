@@ -25,7 +25,8 @@ import make_clap
 import make_stems
 import prepare_dataset_sql as product
 from fake_clap import FakeClap
-from prepare_dataset_sql import Config, DatasetPreparer, Measurements, ReEmbedding, Summary, load_config, text_of
+from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, load_config, text_of
+from quick_analysis import plausible_measurements
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -244,24 +245,8 @@ def full_workplace(stems: Path) -> Workplace:
     return Workplace(stems.parent)
 
 
-def plausible_measurements(audio: product.StandardisedAudio) -> Measurements:
-    """Return what `analyse` may say of a tone at half of full scale, without pitch, beat or a look at the samples."""
-    features = {
-        **{"spectral_centroid": 440.0, "zero_crossing_rate": 0.018, "rms": 0.354, "spectral_rolloff": 460.0},
-        **{"spectral_bandwidth": 30.0, "peak_dbfs": -6.02, "loudness_lufs": -9.8},
-    }
-    return Measurements(
-        audio.length / product.SAMPLE_RATE_HZ,
-        dict(features),
-        onsets=np.zeros((3, 1 + audio.length // product.HOP), np.float32),
-        pitch_classes=np.zeros(product.PITCH_CLASS_STEPS),
-        pitches=np.zeros((1 + audio.length // product.PITCH_HOP, 3)),
-        spectrum=np.zeros(product.PITCH_BINS),
-    )
-
-
 def use_quick_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs in this process measure nothing: importing librosa's filters takes longer than all else in them."""
+    """Let runs with inline workers measure nothing."""
     monkeypatch.setattr(product, "analyse", plausible_measurements)
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL"
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two workers that nothing happens to; a test may add one of its own, and stops it."""
-    with cluster(tmp_path_factory.mktemp("healthy"), workers=2) as made:
+    with cluster(tmp_path_factory.mktemp("healthy"), workers=2, faults={"measure": True}) as made:
         yield made
 
 
@@ -95,7 +95,7 @@ def make_again(place: Workplace) -> None:
 
 
 def test_rows_wavs_and_quarantine_are_the_same_wherever_they_are_made(healthy: Cluster, place: Workplace) -> None:
-    assert place.execute().returncode == 0
+    assert place.execute(faults={"measure": True}).returncode == 0
     local = everything(place)
     assert len(local[0]) == 14
     for flags in ([], ["--embed-on", "workers"]):

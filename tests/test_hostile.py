@@ -66,6 +66,7 @@ class Story:
         log_file, report = self.place.log_file, self.place.folder / "report.json"
         logged = log_file.stat().st_size if log_file.exists() else 0
         report.unlink(missing_ok=True)
+        faults = {"measure": True, **(faults or {})}
         with self.place.start("--report", str(report), *flags, faults=faults, preexec_fn=obey_modes) as process:
             _, stderr = process.communicate(timeout=200)
         self.runs[name] = Run(

@@ -296,7 +296,7 @@ def test_a_file_that_takes_too_much_memory_is_quarantined_and_the_others_pass(fe
 def test_what_fits_the_limit_is_no_suspect(few: Workplace) -> None:
     files = names(few)
     (few.folder / "config.yaml").write_text("worker_memory_mb: 400\n", encoding="utf-8")
-    hungry = {"hungry": {files[3]: 200}}
+    hungry = {"hungry": {files[3]: 200}, "measure": True}
     assert run_with(few, hungry)[1]["inserted"] == len(files)
     assert "tried again" not in few.log_file.read_text(encoding="utf-8")
 
@@ -335,7 +335,7 @@ def test_an_mp3_whose_tag_wants_256_mb_ends_within_the_limit(workplace: Workplac
         file.seek(10 + size)  # a hole: it takes no room on the disk
         file.write(audio)
     (workplace.folder / "config.yaml").write_text("worker_memory_mb: 200\n", encoding="utf-8")
-    exit_code, account, stderr = run_with(workplace, {})
+    exit_code, account, stderr = run_with(workplace, {"measure": True})
     assert (exit_code, account["inserted"]) == (0, 1), stderr
     assert "Unable to allocate 268435456 bytes" in workplace.log_file.read_text(encoding="utf-8")
 
@@ -350,7 +350,7 @@ def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None
     long_silence(workplace.input / "eleven_minutes.flac", 11 / 60)
     settings = f"worker_memory_mb: {product.MIN_WORKER_MEMORY_MB}\nmax_windows: 64\n"
     (workplace.folder / "config.yaml").write_text(settings, encoding="utf-8")
-    exit_code, account, stderr = run_with(workplace, {})
+    exit_code, account, stderr = run_with(workplace, {"measure": True})
     assert (exit_code, account["inserted"]) == (0, 1), stderr
     assert "tried again" not in stderr
 
@@ -427,5 +427,5 @@ def test_workers_end_with_a_parent_that_is_killed(drums: Workplace, start_method
 
 @needs_proc
 def test_a_whole_run_goes_well_with_spawned_workers(drums: Workplace) -> None:
-    assert drums.execute(faults={"spawn": True}).returncode == 0
+    assert drums.execute(faults={"spawn": True, "measure": True}).returncode == 0
     assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))

@@ -50,7 +50,7 @@ def write(folder: Path, number: int, sound: Sound) -> Fuzzed:
 def run(place: Workplace) -> dict[str, Any]:
     """Run the program over the input to its end; return its report."""
     (place.folder / "config.yaml").write_text(CONFIG)
-    with place.start("--report", "report.json") as process:
+    with place.start("--report", "report.json", faults={"measure": True}) as process:
         try:
             _, stderr = process.communicate(timeout=RUN_S)
         finally:

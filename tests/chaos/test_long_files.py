@@ -46,7 +46,7 @@ def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(wo
     many_channels_at_a_high_rate(workplace.input / "wide.wav")
     claims_four_gigabytes(workplace.input / "claims.wav")
     (workplace.folder / "config.yaml").write_text("worker_memory_mb: 100\n", encoding="utf-8")
-    result = workplace.execute("--report", "report.json")
+    result = workplace.execute("--report", "report.json", faults={"measure": True})
     account = json.loads((workplace.folder / "report.json").read_text(encoding="utf-8"))
     assert (result.returncode, account["inserted"]) == (0, 4), result.stderr
     duration_s = {os.path.basename(row["original_file"]): row["duration_s"] for row in workplace.rows()}
