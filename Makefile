@@ -16,7 +16,7 @@ test: $(INSTALLED) $(DEMO)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 --dist loadfile # by file: two of them load CLAP, which takes seconds and gigabytes
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder # by file: two load CLAP, which takes seconds and gigabytes
 
 # Kills by the dozen, spoilt files by the thousand, hours of audio: minutes. SEED=7 throws other dice than the usual ones.
 chaos: $(INSTALLED)

@@ -29,6 +29,14 @@ from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, l
 from quick_analysis import plausible_measurements
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work.
+LONGEST_FILES = "test_cluster test_clap test_workers test_run test_machine test_engines test_weights".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; pytest-xdist is told to leave them so, as it would put those of most tests there."""
+    rank = {name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

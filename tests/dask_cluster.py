@@ -67,13 +67,19 @@ class Cluster:
         self, *flags: str, nanny: bool = False, preload: bool = True, faults: dict[str, Any] | None = None, **env: str
     ) -> Worker:
         """Start a worker, and wait until it is there."""
+        worker = self.start(*flags, nanny=nanny, preload=preload, faults=faults, **env)
+        wait_for(worker.log_file, "Registered to:")
+        return worker
+
+    def start(
+        self, *flags: str, nanny: bool = False, preload: bool = True, faults: dict[str, Any] | None = None, **env: str
+    ) -> Worker:
         log_file = self.folder / f"worker{len(self.workers)}.log"
         command = [*dask("worker"), self.address, *([] if "--nthreads" in flags else ["--nthreads", "1"]), *flags]
         command += ["--no-dashboard", "--local-directory", str(self.folder), "--nanny" if nanny else "--no-nanny"]
         command += ["--preload", str(Path(__file__))] if preload else []
         process = started(command, log_file, TEST_FAULTS=json.dumps(faults or {}), **env)
         self.workers.append(Worker(process, log_file))
-        wait_for(log_file, "Registered to:")
         return self.workers[-1]
 
 
@@ -87,8 +93,8 @@ def cluster(folder: Path, workers: int = 0, **options: Any) -> Iterator[Cluster]
     try:
         address = wait_for(log_file, "Scheduler at:").split("Scheduler at:")[1].split()[0]
         made = Cluster(folder, scheduler, address)
-        for _ in range(workers):
-            made.add(**options)
+        for worker in [made.start(**options) for _ in range(workers)]:  # side by side: a start takes seconds
+            wait_for(worker.log_file, "Registered to:")
         yield made
     finally:
         for worker in made.workers if made else []:
