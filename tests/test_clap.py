@@ -223,15 +223,18 @@ def test_were_it_published_its_own_texts_would_tell_and_a_warm_run_would_do_with
     assert told[0] == told[1]
     assert watch.noted("import") == []
 
-    def nearest(row: dict[str, Any], prompts: dict[str, list[str]]) -> tuple[list[str], float]:
-        means = [stock.get_text_embedding(texts).mean(axis=0) for texts in prompts.values()]
-        cosine = cosines(means, [vector(row)] * len(means))
-        return [list(prompts)[index] for index in np.argsort(-cosine)[:3]], cosine.max()
+    def means(prompts: dict[str, list[str]]) -> dict[str, Vector]:
+        return {name: stock.get_text_embedding(texts).mean(axis=0) for name, texts in prompts.items()}
+
+    def nearest(row: dict[str, Any], means: dict[str, Vector]) -> tuple[list[str], float]:
+        cosine = cosines(list(means.values()), [vector(row)] * len(means))
+        return [list(means)[index] for index in np.argsort(-cosine)[:3]], cosine.max()
 
     configured = product.load_config(REPOSITORY / "config.yaml", {})
+    tags, categories = means(configured.tags), means(configured.category_prompts)
     for row in place.rows():
-        assert json.loads(row["tags"]) == nearest(row, configured.tags)[0]
-        names, cosine = nearest(row, configured.category_prompts)
+        assert json.loads(row["tags"]) == nearest(row, tags)[0]
+        names, cosine = nearest(row, categories)
         assert row["category"] == names[0]
         assert json.loads(row["features"])["category_cosine"] == pytest.approx(cosine, abs=1e-5)
 

@@ -14,13 +14,13 @@ import soundfile
 
 from audio_files import long_silence
 from conftest import Workplace
-from extent import HOURS_OF_SILENCE, say
+from extent import HOURS_OF_SILENCE, MINUTES_OF_NOISE, say
 
 
-def twenty_minutes_of_noise(path: Path) -> None:
+def minutes_of_noise(path: Path) -> None:
     noise = np.random.default_rng(1).normal(0, 0.1, (22_050, 1)).astype(np.float32)
     with soundfile.SoundFile(path, "w", 22_050, 1, "VORBIS") as file:
-        for _ in range(1_200):
+        for _ in range(60 * MINUTES_OF_NOISE):
             file.write(noise)
 
 
@@ -42,7 +42,7 @@ def claims_four_gigabytes(path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
 def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(workplace: Workplace) -> None:
     long_silence(workplace.input / "hours.flac", HOURS_OF_SILENCE)
-    twenty_minutes_of_noise(workplace.input / "noise.ogg")
+    minutes_of_noise(workplace.input / "noise.ogg")
     many_channels_at_a_high_rate(workplace.input / "wide.wav")
     claims_four_gigabytes(workplace.input / "claims.wav")
     (workplace.folder / "config.yaml").write_text("worker_memory_mb: 100\n", encoding="utf-8")
@@ -50,7 +50,8 @@ def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(wo
     account = json.loads((workplace.folder / "report.json").read_text(encoding="utf-8"))
     assert (result.returncode, account["inserted"]) == (0, 4), result.stderr
     duration_s = {os.path.basename(row["original_file"]): row["duration_s"] for row in workplace.rows()}
-    assert duration_s == {"hours.flac": 3_600 * HOURS_OF_SILENCE, "noise.ogg": 1_200, "wide.wav": 1.5, "claims.wav": 1}
+    lengths = {"hours.flac": 3_600 * HOURS_OF_SILENCE, "noise.ogg": 60 * MINUTES_OF_NOISE}
+    assert duration_s == {**lengths, "wide.wav": 1.5, "claims.wav": 1}
     say(
         f"Long files within 100 MB a worker, {account['seconds']:.0f} s:",
         *(f"{n} {s:g} s" for n, s in duration_s.items()),
