@@ -1543,7 +1543,8 @@ def analyse(audio: StandardisedAudio) -> Measurements:
         counts = first // ANALYSIS_FRAMES % every == 0
         if not counts and first >= music_frames:
             continue
-        block = _analysis_block(audio, first, min(first + ANALYSIS_FRAMES, frames))
+        end = min(first + ANALYSIS_FRAMES, frames)
+        block = _with_zeros_around(audio, first * HOP - N_FFT // 2, (end - 1) * HOP + N_FFT // 2)
         power = _power_spectrum(block)
         if counts:
             analysed += len(power)
@@ -1601,10 +1602,8 @@ class LoudnessMeter:
         return float(-0.691 + 10 * np.log10(power.mean())) if len(power) else None
 
 
-def _analysis_block(audio: StandardisedAudio, first: int, end: int) -> Float32:
-    """Return the samples of frames [first, end), beyond both ends of the audio zeros."""
-    half = N_FFT // 2
-    start, stop = first * HOP - half, (end - 1) * HOP + half
+def _with_zeros_around(audio: StandardisedAudio, start: int, stop: int) -> Float32:
+    """Return samples [start, stop), beyond both ends of the audio zeros."""
     inner = audio.samples(max(start, 0), min(stop, audio.length))
     return np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
 
@@ -1715,9 +1714,7 @@ def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
     """Return the magnitude spectrum up to 6 kHz of frames [first, end), shape (frames, PITCH_BINS)."""
     import scipy.fft
 
-    start, stop = (first - 1) * PITCH_HOP, end * PITCH_HOP
-    inner = audio.samples(max(start, 0), min(stop, audio.length))
-    block = np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
+    block = _with_zeros_around(audio, (first - 1) * PITCH_HOP, end * PITCH_HOP)
     frames = sliding_window_view(block, PITCH_N_FFT)[::PITCH_HOP] * _hann(PITCH_N_FFT).astype(np.float32)
     return np.asarray(np.abs(scipy.fft.rfft(frames)[:, :PITCH_BINS]))
 
@@ -2063,10 +2060,8 @@ def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
 
 
 def _is_borne_out(bpm: float, rhythm: Rhythm) -> bool:
-    heard = [octave * rhythm.tempi[0].bpm for octave in (0.5, 1, 2)] if rhythm.tempi else []
-    if any(_is_near(bpm, tempo) for tempo in heard):
-        return True
-    return _is_whole_bars(bpm, rhythm.duration_s)
+    heard = [octave * tempo.bpm for tempo in rhythm.tempi[:1] for octave in (0.5, 1, 2)]
+    return any(_is_near(bpm, tempo) for tempo in heard) or _is_whole_bars(bpm, rhythm.duration_s)
 
 
 def _is_whole_bars(bpm: float, duration_s: float) -> bool:
@@ -2090,9 +2085,8 @@ def _tempo_in_whole_bars(rhythm: Rhythm) -> float | None:
         is_whole_number = abs(bpm - round(bpm)) <= WHOLE_NUMBER_TOLERANCE
         bonus = WHOLE_BARS_BONUS + is_whole_number * WHOLE_NUMBER_BONUS
         likely += [(tempo.score + bonus, bpm) for tempo in rhythm.tempi if _is_near(bpm, tempo.bpm, SNAP_TEMPO)]
-    if not likely or max(likely)[0] < rhythm.tempi[0].score:
-        return None
-    return max(likely)[1]
+    score, whole_bars = max(likely, default=(-math.inf, None))
+    return whole_bars if rhythm.tempi and score >= rhythm.tempi[0].score else None
 
 
 # -- key and pitch ----------------------------------------------------------------------------------------------------
