@@ -3231,10 +3231,11 @@ class ClusterPool(WorkerPool):
     def _look_at_workers(self) -> None:
         """Count the workers, which bounds what is in flight; raises `RunStopped` where there are none for long."""
         self.looked_s = time.monotonic()
+        present = self.workers
         with contextlib.suppress(OSError, TimeoutError):  # lost: `status` will tell
-            self.workers = len(self._addresses())
-        if self.workers:
-            self.seen_s = self.looked_s
+            present = len(self._addresses())
+        if present:  # with 0 in flight the run would end, with its last files left and no word of it
+            self.workers, self.seen_s = present, self.looked_s
         elif self.looked_s - self.seen_s > WORKERLESS_S:
             raise RunStopped(
                 f"{self.scheduler} has had no workers for {WORKERLESS_S:g} s. What was committed stays: start some by "

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,18 @@ def test_a_file_that_kills_its_workers_is_quarantined_and_the_others_pass(place:
         account = run_on(made, place)
     assert outcome(account) == (0, 13, 3, 0, 0), account["stderr"]
     assert "ERROR_WorkerDied_07.wav" in place.quarantined()
+
+
+def test_while_no_worker_is_there_the_scheduler_is_given_files_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose two workers had died, and were not back yet, ended well with five files left."""
+    pool = product.ClusterPool.__new__(product.ClusterPool)
+    pool.scheduler, pool.workers, pool.submitted, pool.seen_s = "tcp://a:1", 2, 0, time.monotonic()
+    monkeypatch.setattr(pool, "_addresses", list)
+    monkeypatch.setattr(pool, "_start", lambda group: Future())
+    pool._look_at_workers()
+    in_flight: dict[Future[Any], product.Flight] = {}
+    pool._submit(iter([product.FoundFile("/a.wav", 1, 1)]), in_flight, [])
+    assert len(in_flight) == 1
 
 
 def test_a_file_that_hangs_is_quarantined_and_the_others_pass(place: Workplace, tmp_path: Path) -> None:
