@@ -82,6 +82,15 @@ class Cluster:
         self.workers.append(Worker(process, log_file))
         return self.workers[-1]
 
+    @contextlib.contextmanager
+    def joined_by(self, *flags: str, **options: Any) -> Iterator[Worker]:
+        """Add a worker that leaves again."""
+        worker = self.add(*flags, **options)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+
 
 @contextlib.contextmanager
 def cluster(folder: Path, workers: int = 0, **options: Any) -> Iterator[Cluster]:

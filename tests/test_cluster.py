@@ -192,11 +192,8 @@ def refused(made: Cluster | str, place: Workplace, *flags: str) -> str:
 @pytest.mark.parametrize("flaw", ["blind", "read_only"])
 def test_a_worker_without_the_shared_disk_is_named(healthy: Cluster, place: Workplace, flaw: str) -> None:
     folder = os.path.realpath(place.input if flaw == "blind" else place.wavs)
-    worker = healthy.add(faults={flaw: folder})
-    try:
+    with healthy.joined_by(faults={flaw: folder}) as worker:
         stderr = refused(healthy, place)
-    finally:
-        worker.stop()
     assert f"Dask worker {worker.address}: it " in stderr
     assert stderr.count("Dask worker tcp:") == 1
     assert folder in stderr
@@ -210,11 +207,8 @@ def test_a_worker_with_another_version_of_this_program_is_named(
     other.mkdir()
     source = (REPOSITORY / "prepare_dataset_sql.py").read_text(encoding="utf-8")
     (other / "prepare_dataset_sql.py").write_text(source.replace("MIN_KEY_S = 1.5", "MIN_KEY_S = 9"), encoding="utf-8")
-    worker = healthy.add(preload=False, PYTHONPATH=str(other))
-    try:
+    with healthy.joined_by(preload=False, PYTHONPATH=str(other)) as worker:
         stderr = refused(healthy, place)
-    finally:
-        worker.stop()
     assert f"Dask worker {worker.address}: it has prepare_dataset_sql {product.VERSION} (" in stderr
     assert "where the driver has" in stderr
 
@@ -233,32 +227,23 @@ def test_a_worker_with_another_library_is_named(
 
 
 def test_a_worker_that_cannot_import_this_program_is_named(healthy: Cluster, place: Workplace, tmp_path: Path) -> None:
-    worker = healthy.add(preload=False, PYTHONPATH=str(tmp_path))
-    try:
+    with healthy.joined_by(preload=False, PYTHONPATH=str(tmp_path)) as worker:
         stderr = refused(healthy, place)
-    finally:
-        worker.stop()
     assert f"Dask worker {worker.address}: it does not find this program" in stderr
     assert f"PYTHONPATH={REPOSITORY}" in stderr
 
 
 def test_a_worker_with_two_threads_is_named(healthy: Cluster, place: Workplace) -> None:
-    worker = healthy.add("--nthreads", "2")
-    try:
+    with healthy.joined_by("--nthreads", "2") as worker:
         stderr = refused(healthy, place)
-    finally:
-        worker.stop()
     assert f"Dask worker {worker.address}: it has 2 threads" in stderr
 
 
 def test_a_worker_whose_clap_differs_is_named_where_it_would_embed(healthy: Cluster, place: Workplace) -> None:
-    worker = healthy.add(faults={"engine": ["other/gpu", 0.5]})
-    try:
+    with healthy.joined_by(faults={"engine": ["other/gpu", 0.5]}) as worker:
         stderr = refused(healthy, place, "--embed-on", "workers")
         assert f"Dask worker {worker.address}: its CLAP makes other vectors" in stderr
         assert outcome(run_on(healthy, place)) == (0, 14, 2, 0, 0)  # to decode it is good enough
-    finally:
-        worker.stop()
 
 
 def test_without_a_scheduler_nothing_is_touched(place: Workplace) -> None:

@@ -369,6 +369,11 @@ class FakeLinux:
     def write(self, name: str, content: str | bytes) -> None:
         config_file((self.folder / name).parent, content, Path(name).name)
 
+    def write_all(self, membership: str, limits: dict[str, str]) -> None:
+        self.write("proc/self/cgroup", membership)
+        for name, text in limits.items():
+            self.write(f"cgroup/{name}", text)
+
     def cores(self) -> int:
         return product.usable_cores(self.folder / "proc", self.folder / "cgroup")
 
@@ -405,9 +410,7 @@ V1 = "12:cpuset:/elsewhere\n4:cpu,cpuacct:/docker/1:2\n1:name=systemd:/x\n0::/\n
 def test_cores_are_those_of_the_affinity_or_of_the_smallest_quota_rounded_up(
     linux: FakeLinux, membership: str, quotas: dict[str, str], cores: int
 ) -> None:
-    linux.write("proc/self/cgroup", membership)
-    for name, text in quotas.items():
-        linux.write(f"cgroup/{name}", text)
+    linux.write_all(membership, quotas)
     assert linux.cores() == cores
 
 
@@ -454,9 +457,7 @@ def test_memory_is_the_machines_or_the_smallest_limit(
     linux: FakeLinux, membership: str, limits: dict[str, str], memory_mb: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4_000}.__getitem__)
-    linux.write("proc/self/cgroup", membership)
-    for name, text in limits.items():
-        linux.write(f"cgroup/{name}", text)
+    linux.write_all(membership, limits)
     assert product.usable_memory_bytes(linux.folder / "proc", linux.folder / "cgroup") == memory_mb * 10**6
 
 
