@@ -3127,6 +3127,8 @@ def _answer(check: Future[str | None]) -> str | None:
     if not check.done() or check.cancelled():
         return f"it did not answer within {CHECK_S:g} s, or is gone: its own log may say why"
     error = check.exception()
+    if isinstance(error, RuntimeError):  # of Dask's, about the task graph
+        return f"{error} Does the scheduler find this program too, and is it the same version there?"
     return f"{type(error).__name__}: {error}" if error else check.result()
 
 

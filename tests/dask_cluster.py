@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PATHS = [str(REPOSITORY), str(REPOSITORY / "tests")]  # where scheduler and workers find what is sent by its name
 START_S = 60.0  # two take 3
 ENDINGS = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "4s", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 LOG_ALL = {"PYTHONUNBUFFERED": "1"}
@@ -117,8 +118,7 @@ def dask(command: str) -> list[str]:
 
 
 def started(command: list[str], log_file: Path, **env: str) -> subprocess.Popen[bytes]:
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    environment = {**os.environ, **ENDINGS, **LOG_ALL, "PYTHONPATH": paths, **env}
+    environment = {**os.environ, **ENDINGS, **LOG_ALL, "PYTHONPATH": os.pathsep.join(PATHS), **env}
     with open(log_file, "wb") as log:
         # Elsewhere: `python -m` puts the current folder, and this program's source with it, on the path.
         return subprocess.Popen(

@@ -1,0 +1,73 @@
+"""The driver's intake from a Dask cluster, for bench_scale.py: workers whose work is a sleep, so that a machine with few
+cores shows the protocol's limit and not its own. A module of its own, since the workers import what they are to do."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+
+import dask_cluster
+import prepare_dataset_sql as product
+
+WORK_S = 0.02
+RESULT_MB = (0.2, 1.9)
+
+
+def sleep_and_answer(found: product.FoundFile, job: product.Job) -> product.ProcessedFile:
+    """Take as long as a file of a second, and return windows of `found.size_bytes` in all."""
+    time.sleep(WORK_S)
+    stem = product.StemMetadata("", found.path, None, "", "", 1, 1, 1.0, 48_000, 1, None, None, "kick", "[]", "{}", 1)
+    return product.ProcessedFile(found, stem, [np.ones(found.size_bytes // 2, np.int16)])
+
+
+def bench_intake(folder: Path, options: argparse.Namespace) -> None:
+    """Print results a second through `ClusterPool.reports` with 1, 2, 4 and 8 workers, for two sizes of a result."""
+    print(f"workers that sleep {WORK_S * 1000:g} ms, {options.results} results each; results a second")
+    print(f"{'workers':>7}  {'they could':>10}  " + "  ".join(f"{size:>5} MB" for size in RESULT_MB), flush=True)
+    dask_cluster.PATHS.append(str(REPOSITORY / "benchmarks"))
+    with dask_cluster.cluster(folder / "dask") as made:
+        for count in (1, 2, 4, 8):
+            while len(made.workers) < count:
+                made.add(preload=False)
+            rates = [rate(folder, made.address, int(size * 1e6), options.results) for size in RESULT_MB]
+            print(f"{count:7}  {count / WORK_S:10.0f}  " + "  ".join(f"{value:8.0f}" for value in rates), flush=True)
+
+
+def rate(folder: Path, address: str, size_bytes: int, results: int) -> float:
+    """Return results a second, from the first to the last."""
+    witness = folder / "witness.wav"
+    witness.write_bytes(b"a file that all see")
+    status = witness.stat()
+    found = product.FoundFile(str(witness), status.st_size, status.st_mtime_ns)
+    (folder / "quarantine").mkdir(exist_ok=True)
+    job = product.Job(
+        str(folder), None, folder / "quarantine", None, product.Config(scheduler=address), f"{time.time()}"
+    )
+    pool = product.ClusterPool(address, found, job, folder / "log", lambda: None, lambda: None)
+    with contextlib.closing(pool):
+        problem = pool.self_test().result()
+        if problem:
+            raise SystemExit(problem)
+        pool._look_at_workers()
+        work = sys.modules["bench_intake"].sleep_and_answer  # by the name that a worker finds it under
+        begun_s, count = 0.0, 0
+        for report in pool.reports(work, files(found, size_bytes, results)):
+            assert report.processed is not None, report.fault
+            count += 1
+            begun_s = begun_s or time.monotonic()
+        return (count - 1) / (time.monotonic() - begun_s)
+
+
+def files(found: product.FoundFile, size_bytes: int, count: int) -> Iterator[product.FoundFile]:
+    for number in range(count):
+        yield dataclasses.replace(found, path=f"/{number}", size_bytes=size_bytes)
