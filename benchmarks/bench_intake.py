@@ -1,5 +1,5 @@
-"""The driver's intake from a Dask cluster, for bench_scale.py: workers whose work is a sleep, so that a machine with few
-cores shows the protocol's limit and not its own. A module of its own, since the workers import what they are to do."""
+"""The driver's intake from a Dask cluster, for bench_scale.py: workers whose work is a sleep, so that a machine with
+few cores shows the protocol's limit and not its own. A module of its own: the workers import what they are to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY))
 
 import dask_cluster
 import prepare_dataset_sql as product

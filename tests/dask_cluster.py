@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,23 @@ class Cluster:
         return worker
 
     def start(
-        self, *flags: str, nanny: bool = False, preload: bool = True, faults: dict[str, Any] | None = None, **env: str
+        self,
+        *flags: str,
+        nanny: bool = False,
+        preload: bool = True,
+        faults: dict[str, Any] | None = None,
+        through: Sequence[str] = (),
+        **env: str,
     ) -> Worker:
+        """Start a worker, `through` a command that runs another, such as `ip netns exec`."""
         log_file = self.folder / f"worker{len(self.workers)}.log"
-        command = [*dask("worker"), self.address, *([] if "--nthreads" in flags else ["--nthreads", "1"]), *flags]
+        command = [
+            *through,
+            *dask("worker"),
+            self.address,
+            *([] if "--nthreads" in flags else ["--nthreads", "1"]),
+            *flags,
+        ]
         command += ["--no-dashboard", "--local-directory", str(self.folder), "--nanny" if nanny else "--no-nanny"]
         command += ["--preload", str(Path(__file__))] if preload else []
         process = started(command, log_file, TEST_FAULTS=json.dumps(faults or {}), **env)
@@ -94,11 +107,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, workers: int = 0, **options: Any) -> Iterator[Cluster]:
+def cluster(
+    folder: Path, workers: int = 0, host: str = "127.0.0.1", through: Sequence[str] = (), **options: Any
+) -> Iterator[Cluster]:
     """Start a scheduler, and as many workers with `options`, as of `Cluster.add`."""
     folder.mkdir(parents=True, exist_ok=True)
     log_file = folder / "scheduler.log"
-    scheduler = started([*dask("scheduler"), "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], log_file)
+    scheduler = started([*through, *dask("scheduler"), "--host", host, "--port", "0", "--no-dashboard"], log_file)
     made = None
     try:
         address = wait_for(log_file, "Scheduler at:").split("Scheduler at:")[1].split()[0]
