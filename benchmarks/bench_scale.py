@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
-import os
 import random
 import resource
 import sqlite3
@@ -22,8 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,38 +233,42 @@ def print_times(what: str, question: Callable[[Any], int], values: Sequence[Any]
 # -- rerun ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+# Between this process and the program: the kernel counts to a child's peak what its parent had when it started it.
+LAUNCHER = """
+import json, os, resource, subprocess, sys, time
+started = time.perf_counter()
+exit_code = subprocess.run(sys.argv[1:]).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu_s, peak_bytes = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+print(json.dumps([exit_code, time.perf_counter() - started, cpu_s, peak_bytes]))
+"""
+
+
 class Child:
-    """What a child process took."""
+    """What a child process took to its end; raises if it fails."""
 
-    wall_s: float
-    peak_bytes: int
-
-
-def run_child(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
-    """Run `command` to its end; its peak memory is the kernel's own count of it. Raises if it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment})
-    _, status, usage = os.wait4(process.pid, 0)
-    wall_s = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
-    return Child(wall_s, usage.ru_maxrss * 1024)
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        launcher = [sys.executable, "-SIc", LAUNCHER, *command]
+        output = subprocess.run(launcher, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+        exit_code, self.wall_s, self.cpu_s, self.peak_bytes = json.loads(output)
+        if exit_code:
+            raise SystemExit(f"{' '.join(command)}: ended with {exit_code}")
 
 
 def make_known_files(folder: Path, count: int) -> None:
-    """Make `count` files, and a database that knows them as they are: a rerun opens none of them, so they are empty."""
+    """Make `count` files without any data but of many sizes, and a database that knows them as they are: a second run
+    opens none of them."""
     preparer = preparer_in(folder)
     for batch in rows(folder / "stems in", count, 960):
         known = []
         for record in batch:
             path = Path(record.metadata.original_file)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            with path.open("wb") as file:
+                file.truncate(record.metadata.size_bytes)
             size_bytes, mtime_ns = product.size_and_mtime_ns(path.stat())
-            stem = product.dataclasses.replace(record.metadata, size_bytes=size_bytes, mtime_ns=mtime_ns)
-            known.append(product.dataclasses.replace(record, metadata=stem))
+            stem = dataclasses.replace(record.metadata, size_bytes=size_bytes, mtime_ns=mtime_ns)
+            known.append(dataclasses.replace(record, metadata=stem))
         preparer.unsettled = {record.metadata.original_file for record in known}
         preparer._insert_meta(known)
     preparer.database.close()
@@ -273,29 +276,23 @@ def make_known_files(folder: Path, count: int) -> None:
 
 def bench_rerun(folder: Path, options: argparse.Namespace) -> None:
     """Print the median time and the largest peak of --rounds second runs over each number of files."""
-    print(
-        f"{'known files':>12} {'s':>7} {'least':>7} {'most':>7} {'µs a file':>10} {'peak, MB':>9} {'bytes a file':>13}"
-    )
-    (folder / "nothing").mkdir()
-    made = [(0, folder / "nothing")] + [(count, folder / str(count)) for count in options.files]
-    idle_bytes = 0
-    for count, place in made:
-        place.mkdir(exist_ok=True)
-        (place / "stems in").mkdir()
+    print(f"{'known files':>12} {'s':>7} {'least':>7} {'most':>7} {'CPU, s':>7} {'peak, MB':>9}")
+    for count in (0, *options.files):
+        place = folder / str(count)
+        (place / "stems in").mkdir(parents=True)
         make_known_files(place, count)
         (place / "config.yaml").touch()
         flags = ["--input", "stems in", "--database", "stems.db", "--stems", "stems", "--quarantine", "quarantine"]
-        command = [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *flags, "--log-file", "log", "-q"]
-        children = [run_child([*command, "--report", "report.json"], place, {}) for _ in range(options.rounds)]
+        flags += ["--log-file", "log", "-q", "--report", "report.json"]
+        command = [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *flags]
+        children = [Child(command, place) for _ in range(options.rounds)]
         report = json.loads((place / "report.json").read_text(encoding="utf-8"))
-        if report["already_done"] != count or report["found"] != count:
+        if not report["already_done"] == report["found"] == count:
             raise SystemExit(f"not all {count} files were known: {report}")
-        times, peak = [child.wall_s for child in children], max(child.peak_bytes for child in children)
-        idle_bytes = idle_bytes or peak
-        median = statistics.median(times)
-        each = (median * 1e6 / count, (peak - idle_bytes) / count) if count else (float("nan"), float("nan"))
-        line = f"{count:12,} {median:7.2f} {min(times):7.2f} {max(times):7.2f} {each[0]:10.1f}"
-        print(f"{line} {peak / 1e6:9,.0f} {each[1]:13,.0f}", flush=True)
+        times = [child.wall_s for child in children]
+        line = f"{count:12,} {statistics.median(times):7.2f} {min(times):7.2f} {max(times):7.2f}"
+        cpu_s = statistics.median(child.cpu_s for child in children)
+        print(f"{line} {cpu_s:7.2f} {max(child.peak_bytes for child in children) / 1e6:9,.0f}", flush=True)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
