@@ -36,6 +36,14 @@ TOP = 3
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """A file with its windows, as the program hands them to CLAP."""
+
+    path: Path
+    windows: list[product.Int16]
+
+
+@dataclass(frozen=True)
 class Labelled:
     """A file that could be decoded: its vector, (512,), and the labels that it carries."""
 
@@ -72,42 +80,31 @@ def labels_of_folders(path: Path, root: Path, config: product.Config) -> frozens
 LABELS = {"names": labels_of_names, "folder": labels_of_folders}
 
 
-def windows_of(path: Path, scratch: Path, config: product.Config) -> list[product.Int16]:
-    """Return the file's windows as the program hands them to CLAP; none where it is broken."""
-    try:
-        with product.open_regular(str(path)) as file, product.StandardisedAudio(scratch) as audio:
-            product.standardise(file, audio, config.max_duration_s)
-            return product.cut_windows(audio, config.max_windows)
-    except Exception as error:
-        print(f"left out: {product.printable(path)}: {type(error).__name__}: {error}", file=sys.stderr)
-        return []
-
-
-def batches_of(folder: Path, config: product.Config) -> Iterator[list[tuple[Path, list[product.Int16]]]]:
-    """Yield the folder's audio files with their windows, in lists of `batch_windows` windows or a little more."""
+def decoded(folder: Path, config: product.Config) -> Iterator[Decoded]:
+    """Yield the folder's audio files, but for broken ones."""
     found = sorted(Path(found.path) for found in product.discover(str(folder), frozenset(), product.Summary("")))
-    batch: list[tuple[Path, list[product.Int16]]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for path in found:
-            windows = windows_of(path, Path(scratch), config)
-            batch += [(path, windows)] if windows else []
-            if sum(len(windows) for _, windows in batch) >= config.batch_windows:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
+            try:
+                with product.open_regular(str(path)) as file, product.StandardisedAudio(Path(scratch)) as audio:
+                    product.standardise(file, audio, config.max_duration_s)
+                    windows = product.cut_windows(audio, config.max_windows)
+            except Exception as error:
+                print(f"left out: {product.printable(path)}: {type(error).__name__}: {error}", file=sys.stderr)
+            else:
+                yield Decoded(path, windows)
 
 
 def labelled(model: product.ClapModel, folder: Path, labels: str, config: product.Config) -> list[Labelled]:
     """Return all files of the folder with their vectors and labels."""
     files = []
-    for batch in batches_of(folder, config):
-        vectors = product.embed_windows(model, [window for _, windows in batch for window in windows])
-        blobs = product.file_vectors(vectors, [len(windows) for _, windows in batch])
-        for (path, _), blob in zip(batch, blobs, strict=True):
+    for batch in product.batches(decoded(folder, config), config.batch_windows):
+        vectors = product.embed_windows(model, [window for file in batch for window in file.windows])
+        blobs = product.file_vectors(vectors, [len(file.windows) for file in batch])
+        for file, blob in zip(batch, blobs, strict=True):
             if blob is not None:
                 vector = np.frombuffer(blob, "<f4")
-                files.append(Labelled(path, vector, LABELS[labels](path, folder, config)))
+                files.append(Labelled(file.path, vector, LABELS[labels](file.path, folder, config)))
         print(f"{len(files)} files embedded", file=sys.stderr)
     return files
 
