@@ -29,8 +29,9 @@ from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, l
 from quick_analysis import plausible_measurements
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work.
-LONGEST_FILES = "test_cluster test_clap test_workers test_run test_machine test_engines test_weights".split()
+# In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
+# test_clap, which computes, runs one that mostly waits, and none of the two that start programs with the real CLAP.
+LONGEST_FILES = "test_clap test_workers test_cluster test_run test_machine test_engines test_weights".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
