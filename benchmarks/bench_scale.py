@@ -1,8 +1,9 @@
-"""What a large library costs beside decoding and the model: python benchmarks/bench_scale.py insert|rerun|memory.
+"""What a large library costs beside decoding and the model: python benchmarks/bench_scale.py insert|rerun|memory|intake.
 
     insert  --rows rows through `DatasetPreparer._insert_meta` alone: rows a second of each part, the file's size, and
             then how long it takes to ask for them (5 GB of disk a million)
     rerun   the second run over --files known files each, by the command line: seconds and peak memory
+    intake  results a second that a driver takes in from 1 to 8 Dask workers
     memory  the first run over --files tiny files each, with a fake model: peak memory of all its processes together
 
 All that is written is written to a folder of its own, which is removed (--folder chooses where it lies).
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from bench_intake import bench_intake
 from bench_run import REPOSITORY, measure
 
 sys.path.insert(0, str(REPOSITORY))
@@ -135,8 +137,13 @@ def rounded(dice: random.Random, count: int) -> list[float]:
 
 def preparer_in(folder: Path) -> product.DatasetPreparer:
     """Return a preparer with an open database, as it is when the first batch has been embedded."""
-    paths = {"stems": folder / "stems", "quarantine": folder / "quarantine", "log_file": folder / "log"}
-    config = product.Config(input=folder, database=folder / "stems.db", **paths)
+    config = product.Config(
+        input=folder,
+        database=folder / "stems.db",
+        stems=folder / "stems",
+        quarantine=folder / "quarantine",
+        log_file=folder / "log",
+    )
     preparer = product.DatasetPreparer(config, show_progress=False)
     preparer.database = product.Database(config.database)
     preparer.provenance, preparer.embedding_model = PROVENANCE, MODEL
@@ -352,6 +359,9 @@ def main(argv: list[str] | None = None) -> int:
     memory = whats.add_parser("memory", help="the first run")
     memory.add_argument("--files", type=int, nargs="+", default=[1_500, 15_000])
     memory.set_defaults(bench=bench_memory)
+    intake = whats.add_parser("intake", help="from a Dask cluster")
+    intake.add_argument("--results", type=int, default=2_000)
+    intake.set_defaults(bench=bench_intake)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         options.bench(Path(scratch), options)
