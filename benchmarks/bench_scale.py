@@ -1,4 +1,4 @@
-"""What a large library costs beside decoding and the model: python benchmarks/bench_scale.py insert|rerun|memory|intake.
+"""What a large library costs beside decoding and the model: python benchmarks/bench_scale.py WHAT, of which there are
 
     insert  --rows rows through `DatasetPreparer._insert_meta` alone: rows a second of each part, the file's size, and
             then how long it takes to ask for them (5 GB of disk a million)
