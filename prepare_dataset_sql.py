@@ -238,7 +238,7 @@ CREATE INDEX stems_sha256 ON stems (sha256);
 -- Of the README's questions: those for a category's stems, at a tempo or at any,
 CREATE INDEX stems_category_bpm ON stems (category, bpm);
 -- and that for stems of a few keys at a tempo.
-CREATE INDEX stems_key_bpm ON stems (key, bpm);
+CREATE INDEX stems_key_bpm ON stems (key, bpm) WHERE key IS NOT NULL;
 """
 SCHEMA = f"""
 CREATE TABLE stems (
