@@ -5057,6 +5057,7 @@ class DatasetPreparer:
                 files = self._filter_processed(root)
                 if files:
                     self._import(files)
+                self._refuse_to_forget(files)
             finally:
                 self._close_account(time.monotonic() - started)
         return self.summary
@@ -5246,6 +5247,15 @@ class DatasetPreparer:
     def _with_former_row(self, found: FoundFile) -> FoundFile:
         """Add what must outlive the row of an earlier version of this file."""
         return dataclasses.replace(found, former=self.database.former_row(found.path))
+
+    def _refuse_to_forget(self, files: Sequence[FoundFile]) -> None:
+        """A run that ends well has an outcome for each of its files; else whoever called it takes them for done."""
+        forgotten = [found.path for found in files if found.path in self.unsettled]
+        if forgotten:
+            raise RunStopped(
+                f"a fault of this program: {len(forgotten)} files came to no outcome, the first of them "
+                f"{printable(forgotten[0])}; what was committed stays: run again"
+            )
 
     # -- process, embed, insert ---------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import pickle
 import shutil
@@ -310,6 +311,16 @@ def test_faults_of_files_with_an_apostrophe_count_as_the_same(workplace: Workpla
     preparer._count_fault(faults[1])
     with pytest.raises(product.RunStopped, match=r"on 3 files in a row .max_faults_in_a_row.: PermissionError"):
         preparer._count_fault(faults[2])
+
+
+def test_a_run_that_loses_a_file_does_not_end_well(drums: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LosesTheFirst(product.WorkerPool):
+        def reports(self, *arguments: Any) -> Any:
+            return itertools.islice(super().reports(*arguments), 1, None)
+
+    monkeypatch.setattr(product, "WorkerPool", LosesTheFirst)
+    with pytest.raises(product.RunStopped, match=r"1 files came to no outcome, the first of them .*\.wav; what was"):
+        drums.run()
 
 
 @pytest.mark.parametrize("number", ["ENOSPC", "EMFILE", "EACCES", "EIO", "ENOENT"])
