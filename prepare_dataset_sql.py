@@ -30,6 +30,23 @@ weights · 4 stopped (not writable, disk full, broken installation) · 5 another
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # The imports below take a quarter of a second, in which Python would answer Ctrl-C with a traceback. This leaves it
+    # no more than its own start.
+    import os
+    import signal
+
+    def _end_at_once(*_: object) -> None:
+        try:
+            os.write(2, b"error: interrupted: what was committed stays; run again to go on\n")
+        finally:  # also where stderr is closed
+            os._exit(130)
+
+    for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        _number = getattr(signal, _name, None)
+        if _number is not None and signal.getsignal(_number) is not signal.SIG_IGN:  # ignored: by nohup
+            signal.signal(_number, _end_at_once)
+
 import argparse
 import bisect
 import contextlib
@@ -132,6 +149,9 @@ TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# The block above the imports says it in the same words.
+INTERRUPTED_TEXT = "interrupted: what was committed stays; run again to go on"
 # Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
 FILES_A_GROUP = 16  # go to a Dask worker that embeds what it decodes: batches of its own
@@ -2688,6 +2708,8 @@ def start_worker(log_file: str, memory_bytes: int | None) -> None:
     import threadpoolctl
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `signals_blocked`
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(descriptor, 2)  # libmpg123 and cffi write to the C-level stderr, across the progress bar
@@ -2699,6 +2721,27 @@ def start_worker(log_file: str, memory_bytes: int | None) -> None:
     threadpoolctl.threadpool_limits(1)
     if memory_bytes is not None:
         limit_memory(memory_bytes)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let a process that is started within inherit a mask that holds stop signals back (POSIX only).
+
+    Ctrl-C and a closed terminal reach the whole process group. Python's fork server would end with a traceback while it
+    imports, and a worker likewise until `start_worker` has run; the resource tracker ignores all but SIGHUP.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: there a worker may print a traceback as it starts
+        yield
+        return
+    import multiprocessing.resource_tracker
+
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the tracker's start has unblocked two of them
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def limit_memory(memory_bytes: int) -> None:
@@ -2731,6 +2774,7 @@ class WorkerPool:
     """
 
     files_a_group = 1
+    spawns_workers = False  # each of them anew, where there is no fork server
 
     def __init__(
         self, workers: int, job: Job, log_file: Path, on_wait: Callable[[], None], before_replay: Callable[[], None]
@@ -2756,14 +2800,23 @@ class WorkerPool:
         # with numpy in it is safe on Linux alone (macOS's Accelerate does not survive a fork).
         method = "forkserver" if sys.platform == "linux" else "spawn"
         context = multiprocessing.get_context(method)
-        if method == "forkserver":  # imported once (1.5 s, most of it librosa's) while CLAP loads, for all workers
+        self.spawns_workers = context.get_start_method() == "spawn"
+        if not self.spawns_workers:  # imported once (1.5 s, most of it librosa's) while CLAP loads, for all workers
             context.set_forkserver_preload(WORKER_IMPORTS)
+            with signals_blocked():  # for its workers too, which inherit the mask
+                importlib.import_module("multiprocessing.forkserver").ensure_running()
         initargs = (str(self.log_file), self.job.worker_memory_bytes)
         return ProcessPoolExecutor(workers, context, start_worker, initargs)
 
     def self_test(self) -> Future[str | None]:
         """Start `self_test` in a worker."""
-        return self.executor.submit(self_test, self.job)
+        return self._call_in_worker(self_test, self.job)
+
+    def _call_in_worker(self, task: Callable[..., T], *arguments: Any) -> Future[T]:
+        # `submit` starts a worker. The fork server's workers inherit its mask, so nothing is blocked for them here: the
+        # first start waits until the fork server has imported everything, and a second Ctrl-C must be heard meanwhile.
+        with signals_blocked() if self.spawns_workers else contextlib.nullcontext():
+            return self.executor.submit(task, *arguments)
 
     def reports(self, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
         """Do `work` to each file, and yield one report a file, in the order in which they finish.
@@ -2810,7 +2863,7 @@ class WorkerPool:
         """Give `group` to a worker; None if the pool is broken."""
         self.submitted += len(group)
         try:
-            return self.executor.submit(_run_tasks, self.work, group, self.job)
+            return self._call_in_worker(_run_tasks, self.work, group, self.job)
         except (BrokenProcessPool, OSError):  # OSError: it broke just when `submit` was starting another process
             if not self.executor._broken:
                 raise
@@ -3155,13 +3208,21 @@ class ClusterPool(WorkerPool):
         self.sent_away: set[str] = set()  # workers, by address
         self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
         try:
-            self.client = self.distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+            self.client = self._connect(on_wait)
         except (OSError, ValueError) as error:
             raise RunStopped(
                 f"the Dask scheduler {scheduler} does not answer: {error}. No file was touched: is it running "
                 "(`dask scheduler`), and is that its address?"
             ) from None
         super().__init__(1, job, log_file, on_wait, before_replay)
+
+    def _connect(self, on_wait: Callable[[], None]) -> Any:
+        """Return a client. It is made in a thread: it may take `CONNECT_S`, in which Ctrl-C must be heard."""
+        make_client = self.distributed.Client
+        client = ThreadPoolExecutor(1).submit(make_client, self.scheduler, timeout=CONNECT_S, set_as_default=False)
+        while not wait([client], TICK_S).done:
+            on_wait()
+        return client.result()
 
     def _open(self, workers: int) -> None:
         self.executor = self.client.get_executor(pure=False)  # pure: what failed would not be tried again
@@ -4982,25 +5043,35 @@ def log_to_console(level: int) -> Iterator[None]:
 
 
 class StopSignals:
-    """Within it, the first Ctrl-C, SIGTERM or closed terminal sets `requested`, and the second ends at once."""
+    """Within it, the first Ctrl-C, SIGTERM or closed terminal sets `requested`, and the second ends at once.
 
-    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    One may be entered within another, `outer`: a signal that came to either stops what both enclose.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, outer: StopSignals | None = None) -> None:
+        self.outer = outer
         self.requested = False
         self.former: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
+            numbers = set(STOP_SIGNALS)
             if "SIGHUP" in dir(signal) and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
                 numbers.remove(signal.SIGHUP)  # nohup: the run is to outlive its terminal
             self.former = {number: signal.signal(number, self._on_signal) for number in numbers}
+        if self.outer is not None and self.outer.requested:
+            self.requested = True
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Give the former handlers back. Once a signal has come, any error that ends the run becomes `Interrupted`: the
+        signal may have ended a process that the run needed, and what else is wrong will be found by the next run."""
         for number, handler in self.former.items():
             signal.signal(number, handler)
+        if self.requested and self.outer is not None:
+            self.outer.requested = True
+        if self.requested and isinstance(error, Exception) and not isinstance(error, Interrupted):
+            raise Interrupted(INTERRUPTED_TEXT) from error
 
     def _on_signal(self, *_: object) -> None:
         if self.requested:
@@ -5010,20 +5081,27 @@ class StopSignals:
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self.requested:
-            raise Interrupted("interrupted: what was committed stays; run again to go on")
+            raise Interrupted(INTERRUPTED_TEXT)
 
 
 class DatasetPreparer:
     """Brings every stem under `config.input` into the database; `run` is the whole story."""
 
-    def __init__(self, config: Config, load_model: ModelLoader = load_clap, show_progress: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        load_model: ModelLoader = load_clap,
+        show_progress: bool = True,
+        *,
+        outer_signals: StopSignals | None = None,
+    ) -> None:
         self.config = config
         self.load_model = load_model
         self.show_progress = show_progress
         self.summary = Summary(run_id=uuid.uuid4().hex)
         self.re_embedding = ReEmbedding(self.summary.run_id)
         self.unsettled: set[str] = set()  # new files without an outcome
-        self.signals = StopSignals()
+        self.signals = StopSignals(outer_signals)
         self.database: Database
         self.weights: Weights
         self.clap_model: ClapModel | None = None  # until something is to be embedded
@@ -5688,8 +5766,10 @@ class DatasetPreparer:
     def _settle_interrupted(self) -> None:
         """Write the batch in hand if it is done within five seconds."""
         self._write_ready()
+        if self.embedding is None:
+            return
         log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
-        if self.embedding is None or not wait([self.embedding], INTERRUPT_GRACE_S).done:
+        if not wait([self.embedding], INTERRUPT_GRACE_S).done:
             return
         if self.embedding.exception() is None:
             self._write_embedded()
@@ -5877,23 +5957,27 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
-    try:
-        options = build_parser().parse_args(argv)
-    except SystemExit as stop:  # --help, --version, or a flag that argparse refuses
-        return int(stop.code or 0)
-    with log_to_console(options.level):
-        return run_safely(options)
+    with StopSignals() as signals:
+        try:
+            options = build_parser().parse_args(argv)
+        except SystemExit as stop:  # --help, --version, or a flag that argparse refuses
+            return int(stop.code or 0)
+        with log_to_console(options.level):
+            return run_safely(options, signals)
 
 
-def run_safely(options: argparse.Namespace) -> int:
+def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
     """Do what the command line asks for and return the exit code; errors are told."""
     try:
-        flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
-        config = load_config(options.config, flags)
-        if config.scheduler is not None and __name__ == "__main__":
-            # Dask sends what is of `__main__` by value: a worker would run the driver's program, whatever its own is.
-            return int(importlib.import_module(PROGRAM).run_safely(options))
-        return _run_options(options, config)
+        with StopSignals(outer_signals) as signals:
+            flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
+            config = load_config(options.config, flags)
+            signals.check()
+            if config.scheduler is not None and __name__ == "__main__":
+                # Dask sends what is of `__main__` by value: a worker would run the driver's program, whatever its own
+                # is.
+                return int(importlib.import_module(PROGRAM).run_safely(options, signals))
+            return _run_options(options, config, signals)
     except PrepareError as error:
         log.error("%s", error)
         return error.exit_code
@@ -5906,8 +5990,8 @@ def run_safely(options: argparse.Namespace) -> int:
         return RunStopped.exit_code
 
 
-def _run_options(options: argparse.Namespace, config: Config) -> int:
-    preparer = DatasetPreparer(config, show_progress=options.level <= logging.INFO)
+def _run_options(options: argparse.Namespace, config: Config, signals: StopSignals) -> int:
+    preparer = DatasetPreparer(config, show_progress=options.level <= logging.INFO, outer_signals=signals)
     if options.dry_run:
         return _print_plan(preparer)
     if options.restore_quarantine:

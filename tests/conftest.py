@@ -98,15 +98,20 @@ def run_program(*flags: str, stand_in: Path, **environment: str) -> subprocess.C
 
 def run_python(*arguments: str, stand_in: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run what uses the real laion_clap, as `run_program` does."""
-    hub = {"HF_HUB_CACHE": str(stand_in / "hub"), "HF_HUB_OFFLINE": "1"}
-    one_thread = {"OMP_NUM_THREADS": "1"}  # torch's threads wait for each other where other tests use the cores
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, **hub, **one_thread, **environment},
+        env={**stand_in_environment(stand_in), **environment},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def stand_in_environment(stand_in: Path) -> dict[str, str]:
+    """Return the environment in which the real laion_clap finds the stand-in and nothing else."""
+    hub = {"HF_HUB_CACHE": str(stand_in / "hub"), "HF_HUB_OFFLINE": "1"}
+    one_thread = {"OMP_NUM_THREADS": "1"}  # torch's threads wait for each other where other tests use the cores
+    return {**os.environ, **hub, **one_thread}
 
 
 @dataclass(frozen=True)
