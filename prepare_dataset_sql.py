@@ -100,7 +100,7 @@ from typing import IO, Annotated, Any, Literal, NoReturn, Protocol, Self, TypeVa
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from annotated_types import Interval, MinLen
+from annotated_types import Interval, MinLen, Predicate
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
@@ -449,7 +449,13 @@ def setting(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
+def is_given(text: str) -> bool:
+    """Return whether `text` names something: it is not empty, and no spelling of YAML's null or Python's None."""
+    return text.strip().lower() not in ("", "null", "none", "~")
+
+
 Prompts = Annotated[list[str], MinLen(1)]
+Given = Annotated[str, Predicate(is_given)]
 
 
 @dataclass(frozen=True)
@@ -481,10 +487,12 @@ class Config:
     max_broken_share: Annotated[float, Interval(ge=0, le=1)] = setting(
         0.9, f"a larger share of the first {JUDGED_FILES} files quarantined stops the run; 1 never does"
     )
-    scheduler: str | None = setting(None, "a Dask scheduler, as tcp://host:port, whose workers decode in place of ours")
+    scheduler: Given | None = setting(
+        None, "a Dask scheduler, as tcp://host:port, whose workers decode in place of ours"
+    )
     embed_on: Literal["driver", "workers"] = setting("driver", "where CLAP runs when there is a scheduler")
     limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most so many new files in a run")
-    checkpoint: str = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
+    checkpoint: Given = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
     trust_checkpoint: bool = setting(False, "load a checkpoint file that holds more than tensors: it may run code")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where CLAP runs; auto takes CUDA where torch sees it")
     precision: Literal["f32", "bf16"] = setting(
@@ -519,7 +527,7 @@ class Config:
 
 CONFIG_FIELDS = {config_field.name: config_field for config_field in dataclasses.fields(Config)}
 OUTPUTS = ("database", "stems", "quarantine", "log_file")
-CONFIG_PATHS = ("input", "model_cache", *OUTPUTS)
+CONFIG_PATHS = tuple(name for name, config_field in CONFIG_FIELDS.items() if "Path" in str(config_field.type))
 
 
 def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -553,21 +561,47 @@ def _default_config_file() -> Path | None:
 def _read_config_file(source: Path) -> dict[str, Any]:
     import yaml
 
+    loader = None
     try:
-        settings = yaml.safe_load(source.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(source.read_text(encoding="utf-8"))
+        document = loader.get_single_node()
+        problems = list(_doubled_keys(document, source))
+        settings = loader.construct_document(document) if document is not None else None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{printable(source)}: cannot be read as a config file: {error}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{printable(source)}: is not YAML: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if problems:
+        raise UsageError("\n".join(problems))
     if settings is None:
         return {}
     if not isinstance(settings, dict):
         raise UsageError(f"{printable(source)}: expected lines of 'setting: value', found {type(settings).__name__}")
     settings = {str(key): value for key, value in settings.items()}  # YAML reads 1, null and `no` as no text
     for key in CONFIG_PATHS:
-        if isinstance(settings.get(key), str):
+        if isinstance(settings.get(key), str) and is_given(settings[key]):
             settings[key] = source.resolve().parent / os.path.expanduser(settings[key])
     return settings
+
+
+def _doubled_keys(document: Any, source: Path) -> Iterator[str]:
+    """Yield a line about each key that a mapping in `document`, a node of PyYAML's, has twice: YAML takes the last."""
+    # This list grows while it is walked.
+    mappings = [("", document)] if document is not None and document.id == "mapping" else []
+    for parent, mapping in mappings:
+        lines: dict[str, int] = {}
+        for key, value in mapping.value:
+            if key.id != "scalar":
+                continue
+            name, line = f"{parent}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                yield f"{printable(source)}: {name}: is given twice, in lines {lines[name]} and {line}: keep one"
+            lines[name] = line
+            if value.id == "mapping" and value not in [known for _, known in mappings]:  # an alias may name its parent
+                mappings.append((f"{name}.", value))
 
 
 def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | None) -> str:
@@ -581,8 +615,30 @@ def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | Non
     if key not in CONFIG_FIELDS:
         nearest = difflib.get_close_matches(key, CONFIG_FIELDS, n=1, cutoff=0)[0]
         return f"{where}: unknown setting; did you mean {nearest!r}? Known: {', '.join(CONFIG_FIELDS)}"
-    rule = "should be a path" if problem["type"] == "is_instance_of" else problem["msg"]
+    if problem["type"] in ("is_instance_of", "predicate_failed") and isinstance(problem["input"], str):
+        rule = _rule_for_nothing(key, problem["input"], is_flag=key in flags)
+    else:
+        rule = "should be a path" if problem["type"] == "is_instance_of" else problem["msg"]
     return f"{where}: {problem['input']!r}: {rule} (default {_default_text(key)})"
+
+
+def _rule_for_nothing(key: str, text: str, is_flag: bool) -> str:
+    """Say what is wrong with a text that is not given, in the sense of `is_given`, and what to do."""
+    to_leave = f"leave the {'flag' if is_flag else 'line'} out"
+    if not text.strip():
+        cause = "is empty, as a shell variable that is not set" if is_flag else "is empty"
+        folder = "the current folder" if is_flag else "the folder of this file"
+        needed = "a value" if key in ("checkpoint", "scheduler") else f"a path ('.' is {folder})"
+        return f"{cause}: give {needed}, or {to_leave}"
+    if key == "stems":
+        to_leave = f"to write no WAVs {'give --no-stems' if is_flag else 'write null, without quotes'}"
+    return f"names nothing: {to_leave}; write ./{text.strip()} if it is a name"
+
+
+def _refuse_nothing(flag: str, path: Path | str | None) -> None:
+    """Raise `UsageError` where the path of a flag that is no setting is not given."""
+    if isinstance(path, str):
+        raise UsageError(f"--{flag}: {path!r}: {_rule_for_nothing(flag, path, is_flag=True)}")
 
 
 def _default_text(key: str) -> str:
@@ -5913,8 +5969,8 @@ def build_parser() -> argparse.ArgumentParser:
         "3 no CLAP weights, 4 stopped, 5 another run is at work, 130 interrupted.",
         argument_default=argparse.SUPPRESS,
     )
-    for name, kind in (("input", Path), ("database", Path), ("stems", Path), ("quarantine", Path), ("log_file", Path)):
-        _add_setting(parser, name, type=kind, metavar="FILE" if name in ("database", "log_file") else "DIR")
+    for name in ("input", "database", "stems", "quarantine", "log_file"):
+        _add_setting(parser, name, type=path_if_given, metavar="FILE" if name in ("database", "log_file") else "DIR")
     parser.add_argument("--no-stems", dest="stems", action="store_const", const=None, help="write no standardised WAVs")
     for name in ("workers", "batch_windows", "limit"):
         _add_setting(parser, name, type=int, metavar="N")
@@ -5925,10 +5981,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_setting(parser, "trust_checkpoint", action="store_true")
     _add_setting(parser, "device", choices=("auto", "cpu", "cuda"))
     _add_setting(parser, "precision", choices=("f32", "bf16"))
-    _add_setting(parser, "model_cache", type=Path, metavar="DIR")
-    parser.add_argument("--config", type=Path, metavar="FILE", default=None, help="settings (default: ./config.yaml)")
+    _add_setting(parser, "model_cache", type=path_if_given, metavar="DIR")
+    parser.add_argument(
+        "--config", type=path_if_given, metavar="FILE", default=None, help="settings (default: ./config.yaml)"
+    )
     _add_modes(parser)
-    parser.add_argument("--report", type=Path, metavar="FILE", default=None, help="write the account there, as JSON")
+    parser.add_argument(
+        "--report", type=path_if_given, metavar="FILE", default=None, help="write the account there, as JSON"
+    )
     parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
     parser.add_argument(
         "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
@@ -5936,6 +5996,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=VERSION)
     parser.set_defaults(level=logging.INFO)
     return parser
+
+
+def path_if_given(text: str) -> Path | str:
+    """Return a flag's path, or `text` as it is where that names nothing, which the checks refuse: Path("") is '.'."""
+    return Path(text) if is_given(text) else text
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:
@@ -5970,6 +6035,8 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
     """Do what the command line asks for and return the exit code; errors are told."""
     try:
         with StopSignals(outer_signals) as signals:
+            for flag in ("config", "report"):
+                _refuse_nothing(flag, getattr(options, flag))
             flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
             config = load_config(options.config, flags)
             signals.check()

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -256,6 +256,109 @@ def test_a_file_that_is_no_config_ends_with_exit_2(
     message = capsys.readouterr().err
     assert str(source) in message
     assert said in message
+
+
+EMPTY = ["", " ", "\t \n"]
+NO_NAMES = ["null", "None", "NULL", "~"]
+# Those whose value may be any text: an empty one would be taken for a path.
+TEXT_SETTINGS = [name for name, f in CONFIG_FIELDS.items() if "Path" in str(f.type) or "Given" in str(f.type)]
+
+
+def message_of(*flags: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(list(flags)) == 2
+    return capsys.readouterr().err
+
+
+def test_the_settings_that_are_paths_are_all_there() -> None:
+    paths = [name for name, value in get_type_hints(Config).items() if Path in (value, *get_args(value))]
+    assert list(product.CONFIG_PATHS) == paths
+    assert set(TEXT_SETTINGS) == {*paths, "checkpoint", "scheduler"}
+
+
+@pytest.mark.parametrize("text", [*EMPTY, *NO_NAMES])
+@pytest.mark.parametrize("name", [*TEXT_SETTINGS, "config", "report"])
+def test_a_flag_that_names_nothing_is_refused_before_anything_is_made(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flag = f"--{name.replace('_', '-')}"
+    message = message_of("--input", ".", "--config", os.devnull, flag, text, capsys=capsys)
+    assert message.startswith(f"error: {flag}: {text!r}: ")
+    advice = "--no-stems" if name == "stems" and text in NO_NAMES else "leave the flag out"
+    assert advice in message
+    assert ("is empty, as a shell variable that is not set" in message) == (text in EMPTY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["''", "' '", '"\\t"', "'null'", "None"])
+@pytest.mark.parametrize("name", TEXT_SETTINGS)
+def test_a_setting_in_the_file_that_names_nothing_is_refused(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = config_file(tmp_path, f"input: stems\n{name}: {text}\n".removeprefix("input: stems\n" * (name == "input")))
+    message = message_of("--config", str(source), capsys=capsys)
+    assert message.startswith(f"error: {source}: {name}: {yaml.safe_load(text)!r}: ")
+    no_wavs = name == "stems" and text in ("'null'", "None")
+    assert ("write null, without quotes" if no_wavs else "leave the line out") in message
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_folder_called_null_can_be_given(tmp_path: Path) -> None:
+    options = product.build_parser().parse_args(["--stems", "./null", "--input", "."])
+    assert (options.stems, options.input) == (Path("null"), Path("."))
+    assert load_config(config_file(tmp_path, "stems: ./none\n"), {}).stems == tmp_path / "none"
+
+
+def test_an_empty_input_does_not_mean_the_current_folder(workplace: Workplace) -> None:
+    """As in `--input "$STEMS"` where STEMS is not set: 45 files of a home folder were once moved to quarantine."""
+    (workplace.input / "letter.wav").write_text("no audio")
+    before = sorted(workplace.folder.rglob("*"))
+    command = [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *workplace.flags(), "--input", ""]
+    done = subprocess.run(command, cwd=workplace.input, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: --input: '': is empty, as a shell variable that is not set: give a path")
+    assert sorted(workplace.folder.rglob("*")) == before
+
+
+DOUBLED_KEYS = [
+    ("workers: 1\ndevice: cpu\nworkers: 2\n", ["workers: is given twice, in lines 1 and 3"]),
+    ('workers: 1\n"workers": 1\n', ["workers: is given twice, in lines 1 and 2"]),
+    (
+        "workers: 1\nworkers: 2\n\nworkers: 3\n",
+        ["workers: is given twice, in lines 1 and 2", "workers: is given twice, in lines 2 and 4"],
+    ),
+    ("tags:\n  dark: [a]\n  dry: [b]\n  dark: [c]\n", ["tags.dark: is given twice, in lines 2 and 4"]),
+    ("category_prompts: {kick: [a], kick: [b]}\n", ["category_prompts.kick: is given twice, in lines 1 and 1"]),
+    (
+        "categories:\n  kick: [a]\n  kick: [b]\nlimit: 1\nlimit: 1\n",
+        ["limit: is given twice, in lines 4 and 5", "categories.kick: is given twice, in lines 2 and 3"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), DOUBLED_KEYS, ids=[str(number) for number in range(len(DOUBLED_KEYS))])
+def test_a_key_that_is_given_twice_is_named_with_both_lines(text: str, said: list[str], tmp_path: Path) -> None:
+    source = config_file(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        load_config(source, {})
+    assert str(caught.value).splitlines() == [f"{source}: {line}: keep one" for line in said]
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("categories: {dark: [a]}\ntags: {dark: [a]}\n", {"dark": ["a"]}),  # the same key, not in the same place
+        ("tags: {dark: &d [a], dry: *d}\n", {"dark": ["a"], "dry": ["a"]}),
+        ("categories: &c {dark: [a]}\ntags: {<<: *c, dry: [b]}\n", {"dark": ["a"], "dry": ["b"]}),
+    ],
+)
+def test_what_only_looks_like_a_key_given_twice_is_fine(text: str, tags: dict[str, list[str]], tmp_path: Path) -> None:
+    assert load_config(config_file(tmp_path, text), {}).tags == tags
+
+
+def test_a_mapping_that_holds_itself_is_a_wrong_value(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="tags"):
+        load_config(config_file(tmp_path, "tags: &t {dark: *t}\n"), {})
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
