@@ -50,6 +50,7 @@ if __name__ == "__main__":
 import argparse
 import bisect
 import contextlib
+import copy
 import dataclasses
 import difflib
 import errno
@@ -70,6 +71,7 @@ import multiprocessing.connection
 import operator
 import os
 import pickle
+import platform
 import queue
 import re
 import shlex
@@ -114,6 +116,8 @@ LOOP_CATEGORY = "loop"  # of a file whose names tell nothing more
 
 SAMPLE_RATE_HZ = 48_000  # what every CLAP checkpoint was trained on
 WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ  # 480,000: CLAP sees exactly ten seconds
+CLAP_N_FFT = 1_024  # samples of a frame of its spectrogram, in every checkpoint
+CLAP_HOP = 480  # samples between two frames
 WINDOW_STEPS = 32_767  # CLAP quantises to int16 itself; handing it those steps changes nothing
 SAMPLE_STEPS = 2**23  # 24-bit PCM
 SAMPLE_BYTES = 3
@@ -233,7 +237,8 @@ GPU_DRIVER_TRACES = (
     *("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"),
     *(r"C:\Windows\System32\nvcuda.dll", "/dev/kfd"),
 )
-CUDA_BATCH_WINDOWS = 32  # about 60 MB a window in f32: 2 GB
+CUDA_BATCH_WINDOWS = 49  # about 60 MB a window in f32: 3 GB; 96 windows and the reference signal fill two batches
+PROOF_SHARE = 0.03  # of the time, at most, that the streams of an engine on a CPU spend on proofs
 LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
 AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
 
@@ -3726,7 +3731,15 @@ def load_clap(weights: Weights, config: Config) -> ClapModel:
     """Return the engine for `config.device` and `config.precision`, with the weights downloaded if need be.
 
     Raises `UsageError` for a device or precision that this machine lacks, `WeightsMissing` where there is no CLAP
-    checkpoint to load, `RunStopped` where the engine's vectors are not laion_clap's.
+    checkpoint to load, `RunStopped` where the engine's vectors are not laion_clap's, also when it is built again.
+    """
+    return ProvedClap(lambda: build_engine(weights, config))
+
+
+def build_engine(weights: Weights, config: Config) -> Engine:
+    """Return a new engine, each of whose streams has given laion_clap's vector of the reference signal.
+
+    Raises what `load_clap` raises, but `UnprovedVectors` where a stream gave another vector.
     """
     cache = ModelCache(config.model_cache)
     device = choose_device(config.device)
@@ -3742,6 +3755,61 @@ def load_clap(weights: Weights, config: Config) -> ClapModel:
     engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
     check_engine(engine, stock_reference(module))
     return engine
+
+
+class UnprovedVectors(Exception):
+    """A stream of an engine did not give laion_clap's vector of the reference signal."""
+
+
+class ProvedClap:
+    """A `ClapModel` that answers with proved vectors alone.
+
+    Where a stream fails its proof, the engine is built again, once, and the whole call is computed again: OpenVINO
+    2026.4.1 was seen to compile a stream that computes another function. A second failure is `RunStopped`.
+    """
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        self.build = build
+        self.was_rebuilt = False
+        try:
+            self.current = build()
+        except UnprovedVectors as failure:
+            self._rebuild(failure, "No file was touched")
+
+    engine = property(lambda self: self.current.engine)
+    architecture = property(lambda self: self.current.architecture)
+    versions = property(lambda self: self.current.versions)
+    reference = property(lambda self: self.current.reference)
+    texts = property(lambda self: self.current.texts)
+
+    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
+        """See `ClapModel`."""
+        harm = "Nothing of this batch was written, and what was committed stays"
+        try:
+            return self.current.get_audio_embedding_from_data(x)
+        except UnprovedVectors as failure:
+            self._rebuild(failure, harm)
+        try:
+            return self.current.get_audio_embedding_from_data(x)
+        except UnprovedVectors as failure:
+            raise self._stopped(failure, harm) from None
+
+    def get_text_embedding(self, x: Sequence[str]) -> Float32:
+        """See `ClapModel`."""
+        return self.current.get_text_embedding(x)
+
+    def _rebuild(self, failure: UnprovedVectors, harm: str) -> None:
+        if self.was_rebuilt:
+            raise self._stopped(failure, harm) from None
+        self.was_rebuilt = True
+        log.warning("%s. The engine is built again, and its batch is computed again", printable(failure))
+        try:
+            self.current = self.build()
+        except UnprovedVectors as again:
+            raise self._stopped(again, harm) from None
+
+    def _stopped(self, failure: UnprovedVectors, harm: str) -> RunStopped:
+        return RunStopped(f"{failure}, also after the engine was built again. {harm}")
 
 
 def refuse_imitated_bf16(device: str) -> None:
@@ -3936,21 +4004,45 @@ def audio_tower(module: Any, precision: str) -> Any:
             self.waves = torch.nn.Parameter(waves, requires_grad=False)
             self.pad, self.stride = stft.n_fft // 2, stft.conv_real.stride
 
-        def log_mel(self, windows: torch.Tensor) -> torch.Tensor:
+        def power(self, windows: torch.Tensor) -> torch.Tensor:
             padded = torch.nn.functional.pad(windows[:, None], (self.pad, self.pad), mode="reflect")
             real, imag = torch.nn.functional.conv1d(padded, self.waves, stride=self.stride).chunk(2, dim=1)
-            power = (real**2 + imag**2).transpose(1, 2)[:, None]
-            return self.branch.logmel_extractor.power_to_db(power @ self.mel)  # type: ignore[no-any-return]
+            return (real**2 + imag**2).transpose(1, 2)[:, None]
+
+        def image(self, power: torch.Tensor) -> torch.Tensor:
+            log_mel = self.branch.logmel_extractor.power_to_db(power @ self.mel)
+            scaled = self.branch.bn0(log_mel.transpose(1, 3)).transpose(1, 3)
+            return self.branch.reshape_wav2img(scaled)  # type: ignore[no-any-return]
+
+        def transformer(self, image: torch.Tensor) -> torch.Tensor:
+            # Only the transformer may run in bf16: with the spectrogram too, the cosine with f32 falls to 0.5.
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                latent = self.branch.forward_features(image)["embedding"]
+            return latent.to(image.dtype)  # type: ignore[no-any-return]
+
+        def project(self, latent: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(self.projection(latent), dim=-1)
 
         def forward(self, windows: torch.Tensor) -> torch.Tensor:
-            log_mel = self.log_mel(windows)
-            image = self.branch.reshape_wav2img(self.branch.bn0(log_mel.transpose(1, 3)).transpose(1, 3))
-            # Only the transformer may run in bf16: with the spectrogram too, the cosine with f32 falls to 0.5.
-            with torch.autocast(windows.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                latent = self.branch.forward_features(image)["embedding"]
-            return torch.nn.functional.normalize(self.projection(latent.float()), dim=-1)
+            return self.project(self.transformer(self.image(self.power(windows))))
 
     return AudioTower().eval()
+
+
+def tower_parts(tower: Any) -> dict[str, Any]:
+    """Return the steps of an `audio_tower` behind the power spectrum by `TOWER_PARTS`, as torch modules."""
+    import torch
+
+    class Part(torch.nn.Module):
+        def __init__(self, step: str) -> None:
+            super().__init__()
+            self.tower = tower
+            self.step = step
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            return getattr(self.tower, self.step)(value)  # type: ignore[no-any-return]
+
+    return {name: Part(step).eval() for name, step in zip(TOWER_PARTS, TOWER_STEPS, strict=True)}
 
 
 class TextVectors:
@@ -3993,10 +4085,14 @@ class TextVectors:
 
 
 class Engine:
-    """What the engines share: who they are, and the vectors of texts."""
+    """What the engines share: who they are, the proof of each stream, and the vectors of texts.
+
+    A stream is what computes windows one after the other: a compiled model and its request, or a thread of torch.
+    """
 
     engine: str  # '<library>/<device>'
-    reference: Float32  # set by `check_engine`
+    reference: Float32  # this engine's vector, (512,), of `reference_signal`; set by `check_engine`
+    stock: Float64  # laion_clap's own
 
     def __init__(self, architecture: str, precision: str, texts: TextVectors) -> None:
         self.architecture = architecture
@@ -4005,41 +4101,200 @@ class Engine:
         self.versions = library_versions(self.engine.split("/")[0], "laion-clap", *AUDIO_LIBRARIES)
 
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`."""
+        """See `ClapModel`. Raises `UnprovedVectors` where a stream's vector of the reference signal is wrong after it
+        has computed its share of `x`."""
+        vectors, proofs = self.embed(x)
+        self.check(proofs)
+        return vectors
+
+    def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
+        """Return the vectors of `x`, (N, 512), and each stream's of the reference signal, (streams, 512), computed
+        after its share of `x`."""
         raise NotImplementedError
+
+    def check(self, proofs: Float32) -> None:
+        """Raise `UnprovedVectors` where one of `proofs`, (streams, 512), is not stock laion_clap's vector."""
+        cosines = proofs.astype(np.float64) @ self.stock
+        stream = int(np.argmin(np.where(np.isnan(cosines), -np.inf, cosines)))
+        least = LEAST_COSINE[self.precision]
+        if not cosines[stream] >= least:  # a NaN is no agreement
+            raise UnprovedVectors(
+                f"{self.engine} {json.dumps(self.versions)} does not give laion_clap's vectors on this processor "
+                f"({processor_name()}): stream {stream + 1} of {len(proofs)} has a cosine of {cosines[stream]:.7f} for "
+                f"the reference signal, and at least {least} is asked in {self.precision}; the first part of the model "
+                f"that differs is the {self.first_wrong_part(stream)}. {self.way_out()}"
+            )
+
+    def first_wrong_part(self, stream: int) -> str:
+        """Return which of `TOWER_PARTS` is the first whose output a stream computes wrongly."""
+        raise NotImplementedError
+
+    def way_out(self) -> str:
+        """Return what a user of this machine can do where this engine is wrong."""
+        if self.precision == "bf16":
+            return "Use --precision f32"
+        if self.engine == "torch/cuda":
+            return "Use --device cpu"
+        if self.engine == "openvino/cpu":
+            return "Without openvino (`pip uninstall openvino`) CLAP runs on torch, which is slower"
+        return "Install what requirements.txt pins: pip install -r requirements.txt"
 
     def get_text_embedding(self, x: Sequence[str]) -> Float32:
         """See `ClapModel`."""
         return self.texts.of(x)
 
 
-class OpenVinoClap(Engine):
-    """The audio tower compiled for this CPU. One window a request, so that a vector does not depend on the list."""
+class CpuEngine(Engine):
+    """An engine whose streams each take a window at a time, in a thread of their own."""
+
+    streams: Sequence[Callable[[Float32], Float32]]  # a full window (480000,) to its vector (512,)
+
+    @functools.cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """One thread for each stream."""
+        return ThreadPoolExecutor(len(self.streams))
+
+    def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
+        """See `Engine`. A vector does not depend on the list, and memory does not grow with it."""
+        vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
+        rows = iter(range(len(x)))  # shared by the threads: the GIL makes each step of it atomic
+
+        def work(stream: Callable[[Float32], Float32]) -> Float32:
+            for row in rows:
+                vectors[row] = stream(full_window(x[row]))
+            return stream(reference_window())
+
+        futures = [self.threads.submit(work, stream) for stream in self.streams]
+        wait(futures)  # also where a window is refused: the next call finds each stream at rest
+        return vectors, np.stack([future.result() for future in futures])
+
+
+@functools.cache
+def reference_window() -> Float32:
+    """Return the reference signal, (480000,), as `full_window` prepares it."""
+    return full_window(waveform_of(reference_signal()))
+
+
+def power_spectrum(window: Float32, frequencies: int) -> Float32:
+    """Return the power spectrum of a full window, (480000,), as laion_clap's spectrogram has it: (1001, `frequencies`)
+    float32, a frame each 10 ms, under a Hann window of 1,024 samples, from 0 Hz on.
+
+    laion_clap multiplies by a matrix of sines (torchlibrosa.stft.STFT). An FFT gives the same in a fifth of the time,
+    and is nearer to the exact values.
+    """
+    import scipy.fft
+
+    padded = np.pad(window, CLAP_N_FFT // 2, mode="reflect")
+    frames = sliding_window_view(padded, CLAP_N_FFT)[::CLAP_HOP] * hann_window()
+    spectrum = scipy.fft.rfft(frames, overwrite_x=True)[:, :frequencies]
+    return np.asarray(spectrum.real**2 + spectrum.imag**2)
+
+
+@functools.cache
+def hann_window() -> Float32:
+    """Return the periodic Hann window, (1024,) float32, of laion_clap's spectrogram."""
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(CLAP_N_FFT) / CLAP_N_FFT), np.float32)
+
+
+class OpenVinoStream:
+    """The parts of the audio tower compiled for some of the cores, with one request each."""
+
+    def __init__(self, core: Any, tower: Sequence[Any], precision: str, threads: int) -> None:
+        """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`.
+
+        Each stream has compiled models of its own. With NUM_STREAMS > 1 OpenVINO builds one graph for each stream of a
+        model at the same time, and the graphs share a cache of repacked weights whose keys hold memory addresses: one
+        of two streams computed another function in about 2 of 100 starts (2026.4.1; benchmarks/stress_engine.py).
+        """
+        self.requests = []
+        for name, part in zip(TOWER_PARTS, tower, strict=True):
+            options = {
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": threads,
+                "ENABLE_CPU_PINNING": False,  # pinned, a thread waits for a worker on its core while others are free
+                # f32 has to be asked for: by itself OpenVINO takes bf16 or f16 where the processor has it. Only the
+                # transformer may run in bf16: with the spectrogram in bf16 the cosine with f32 falls below 0.9999.
+                "INFERENCE_PRECISION_HINT": precision if name == "transformer" else "f32",
+            }
+            self.requests.append(core.compile_model(part, "CPU", options).create_infer_request())
+        self.frequencies = tower[0].input(0).shape[-1]
+
+    def outputs(self, window: Float32) -> Iterator[Float32]:
+        """Yield what each part makes of a full window, (480000,)."""
+        value = power_spectrum(window, self.frequencies)[None, None]
+        for request in self.requests:
+            request.infer({0: value})
+            value = request.get_output_tensor().data
+            yield value
+
+    def __call__(self, window: Float32) -> Float32:
+        """Return the vector, (512,), of a full window."""
+        *_, vectors = self.outputs(window)
+        vector: Float32 = vectors[0].copy()
+        return vector
+
+
+class OpenVinoClap(CpuEngine):
+    """The audio tower compiled for this CPU."""
 
     engine = "openvino/cpu"
 
-    def __init__(self, tower: Any, architecture: str, precision: str, texts: TextVectors) -> None:
-        """Compile `tower`, an openvino.Model or the path of one, for the cores that this process may use."""
-        super().__init__(architecture, precision, texts)
-        options = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_NUM_THREADS": inference_threads(),
-            "ENABLE_CPU_PINNING": False,  # pinned, a thread waits for the worker on its core while another core is free
-            "INFERENCE_PRECISION_HINT": precision,  # by itself it takes f16 on ARM
-        }
-        openvino = import_openvino()
-        self.requests = openvino.AsyncInferQueue(openvino.Core().compile_model(tower, "CPU", options))
-        self.requests.set_callback(lambda request, vector: np.copyto(vector, request.get_output_tensor().data[0]))
+    def __init__(self, tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors) -> None:
+        """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`, for the cores that this process may use."""
+        super().__init__(card["architecture"], config.precision, texts)
+        self.expected_parts = card["reference_parts"]
+        core = import_openvino().Core()
+        threads = inference_threads()
+        count = stream_count(threads, config.batch_windows)
+        shares = [len(range(first, threads, count)) for first in range(count)]  # 5 threads for 2 streams: 3 and 2
+        self.streams = [OpenVinoStream(core, tower, config.precision, share) for share in shares]
+        # Two threads that make their first call into OpenVINO's bindings at the same moment can dead-lock there.
+        self.streams[0](reference_window())
 
-    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`. Bit-equal for a window whatever the list; memory does not grow with it."""
-        vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
-        try:
-            for vector, waveform in zip(vectors, x, strict=True):
-                self.requests.start_async({0: full_window(waveform)[None]}, vector)  # waits for a free request
-        finally:
-            self.requests.wait_all()  # also where a window is refused: the next call finds them free
-        return vectors
+    def first_wrong_part(self, stream: int) -> str:
+        """See `Engine`. The parts are computed again, so a fault that comes and goes may not be met."""
+        outputs = self.streams[stream].outputs(reference_window())  # type: ignore[attr-defined]
+        return first_difference(zip(TOWER_PARTS, outputs, strict=True), self.expected_parts, self.precision)
+
+
+def stream_count(threads: int, batch_windows: int) -> int:
+    """Return how many streams share `threads`: as many as keep the proof of each with each batch within `PROOF_SHARE`.
+
+    Streams of one thread are the fastest (two of them are a tenth faster than one of two threads).
+    """
+    return max(1, min(threads, int(PROOF_SHARE * batch_windows)))
+
+
+def sampled(output: npt.ArrayLike) -> list[float]:
+    """Return up to about 1,000 numbers of what a part of the tower gave, by which it is compared."""
+    numbers = np.asarray(output, np.float64).ravel()
+    return [float(number) for number in numbers[:: max(1, numbers.size // 1_000)]]
+
+
+def first_difference(
+    outputs: Iterable[tuple[str, npt.ArrayLike]], expected: Mapping[str, Sequence[float]], precision: str
+) -> str:
+    """Return the name of the first of `outputs` that has another direction than `expected`, as `sampled` has them."""
+    for name, output in outputs:
+        if not 1 - cosine_distance_of(sampled(output), expected[name]) >= LEAST_COSINE[precision]:
+            return name
+    return "whole, which was right when it was computed once more"
+
+
+def cosine_distance_of(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Return 1 - cosine of two vectors, computed in float64; NaN where one is not finite or is zero."""
+    x, y = np.array(a, np.float64), np.array(b, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(1 - x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+
+
+def processor_name() -> str:
+    """Return what the system calls this machine's processor."""
+    with contextlib.suppress(OSError):  # not Linux
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def import_openvino() -> Any:
@@ -4050,36 +4305,52 @@ def import_openvino() -> Any:
     return openvino
 
 
-def refuse_bf16_without_arithmetic() -> None:
-    """Raise `UsageError` where this CPU would only imitate bf16, before half a minute is spent on a tower for it."""
-    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+def check_bf16(precision: str) -> None:
+    """Raise `UsageError` where this CPU would only imitate bf16, before half a minute is spent on a tower for it; say
+    so where it has bf16 and is not asked for it."""
+    has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and not has_bf16:
         raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
+    if precision == "f32" and has_bf16:
+        log.info(
+            "--precision bf16 is about twice as fast on this processor; its vectors are not comparable with f32 vectors"
+        )
 
 
 def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
     """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
-    if config.precision == "bf16":
-        refuse_bf16_without_arithmetic()
+    check_bf16(config.precision)
     folder = cache.folder_of(weights) / tower_name()
     texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
-    tower, card = folder / TOWER_FILES[0], read_tower(folder, weights)
-    is_kept = card is not None
-    if card is None:
-        if os.path.lexists(folder):  # False where Path.exists raises: a name too long, a folder that may not be read
-            log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
-        log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
-        tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
-    warn_of_stand_in(card["is_stand_in"], weights)
-    engine = OpenVinoClap(tower, card["architecture"], config.precision, texts)
-    check_engine(engine, card["reference_vector"])
-    if not is_kept:
-        keep_tower(folder, tower, card)
+    card = read_tower(folder, weights)
+    if card is not None:
+        core = import_openvino().Core()
+        tower = [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS]
+        return checked_openvino(tower, card, config, texts, weights)
+    if os.path.lexists(folder):  # False where Path.exists raises: a name too long, a folder that may not be read
+        log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
+    log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
+    tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
+    engine = checked_openvino(tower, card, config, texts, weights)
+    keep_tower(folder, tower, card)
     return engine
 
 
-TOWER_FILES = ("tower.xml", "tower.bin")
+def checked_openvino(
+    tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors, weights: Weights
+) -> OpenVinoClap:
+    """Return the engine on `tower`, each of whose streams has been proved."""
+    warn_of_stand_in(card["is_stand_in"], weights)
+    engine = OpenVinoClap(tower, card, config, texts)
+    check_engine(engine, card["reference_vector"])
+    return engine
+
+
+TOWER_PARTS = ("spectrogram", "transformer", "projection")  # compiled apart, since only the second may run in bf16
+TOWER_STEPS = ("image", "transformer", "project")  # of `audio_tower`; each takes what the former gives
+TOWER_FILES = tuple(f"{name}.{suffix}" for name in TOWER_PARTS for suffix in ("xml", "bin"))
 TOWER_CARD = "tower.json"  # what the files are made of, their hashes, stock laion_clap's reference vector; written last
-TOWER_RECIPE = 1  # to be raised when `audio_tower` or `full_window` changes
+TOWER_RECIPE = 3  # to be raised when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes
 
 
 def tower_name() -> str:
@@ -4115,19 +4386,26 @@ def sealed(card: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {"seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def convert_tower(module: Any, weights: Weights) -> tuple[Any, dict[str, Any]]:
-    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, and its card without the files' hashes."""
+def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
+    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card
+    without the files' hashes. The card has what torch makes of the reference signal, part by part."""
     openvino = import_openvino()
     import torch
 
+    tower: list[Any] = []
+    outputs: dict[str, list[float]] = {}
     with prints_to_log(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer warns of every assert on a shape; ours is fixed
-        zeros = torch.zeros(1, WINDOW_SAMPLES)
-        # check_trace would compute it three times more; `check_engine` compares the vectors with laion_clap's own.
-        traced = torch.jit.trace(audio_tower(module, "f32"), zeros, check_trace=False)  # type: ignore[no-untyped-call]
-        model = openvino.convert_model(traced, example_input=zeros, input=[1, WINDOW_SAMPLES])
-    facts = {"architecture": module.architecture, "is_stand_in": module.is_stand_in}
-    return model, {"key": tower_key(weights), **facts, "reference_vector": stock_reference(module).tolist()}
+        whole = audio_tower(module, "f32")
+        value = torch.from_numpy(power_spectrum(reference_window(), len(whole.mel))[None, None])
+        for name, part in tower_parts(whole).items():
+            # check_trace would compute it three times more; `check_engine` compares the vectors with laion_clap's own.
+            traced = torch.jit.trace(part, value, check_trace=False)  # type: ignore[no-untyped-call]
+            tower.append(openvino.convert_model(traced, example_input=value, input=list(value.shape)))
+            value = part(value)
+            outputs[name] = sampled(value.numpy())
+    facts = {"architecture": module.architecture, "is_stand_in": module.is_stand_in, "reference_parts": outputs}
+    return tower, {"key": tower_key(weights), **facts, "reference_vector": stock_reference(module).tolist()}
 
 
 def stock_reference(module: Any) -> Float32:
@@ -4142,18 +4420,15 @@ def stock_reference(module: Any) -> Float32:
 
 
 def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
-    """Stop where the engine's vector of the reference signal is not the one that stock laion_clap gave."""
-    engine.reference = engine.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
-    cosine = float(engine.reference.astype(np.float64) @ np.array(stock, np.float64))
-    if not cosine >= LEAST_COSINE[engine.precision]:
-        raise RunStopped(
-            f"{engine.engine} {json.dumps(engine.versions)} does not give laion_clap's vectors on this machine: cosine "
-            f"{cosine:.7f} for the reference signal, at least {LEAST_COSINE[engine.precision]} is asked in "
-            f"{engine.precision}. No file was touched. Install what requirements.txt pins, or try another --device"
-        )
+    """Note the engine's vector of the reference signal; raise `UnprovedVectors` where a stream's is not `stock`,
+    (512,), which stock laion_clap gave."""
+    engine.stock = np.array(stock, np.float64)
+    _, proofs = engine.embed([])
+    engine.reference = proofs[0]
+    engine.check(proofs)
 
 
-def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
+def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None:
     """Save a tower beside its checkpoint's other things, the card last, each file whole or not at all."""
     import filelock
 
@@ -4164,7 +4439,8 @@ def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             try:
-                import_openvino().save_model(model, scratch / TOWER_FILES[0], compress_to_fp16=False)
+                for name, part in zip(TOWER_PARTS, tower, strict=True):
+                    import_openvino().save_model(part, scratch / f"{name}.xml", compress_to_fp16=False)
                 hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
                 (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
                 for name in (*TOWER_FILES, TOWER_CARD):
@@ -4175,7 +4451,29 @@ def keep_tower(folder: Path, model: Any, card: dict[str, Any]) -> None:
         log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))
 
 
-class TorchCpuClap(Engine):
+class TorchEngine:
+    """What the engines on torch share."""
+
+    tower: Any
+
+    def first_wrong_part(self, stream: int) -> str:
+        """See `Engine`. The oracle is the same tower in double precision on the CPU."""
+        import torch
+
+        exact = copy.deepcopy(self.tower).cpu().double()
+        device = next(self.tower.parameters()).device
+        expected: dict[str, list[float]] = {}
+        outputs: dict[str, npt.ArrayLike] = {}
+        with torch.inference_mode():
+            window = torch.from_numpy(reference_window()[None])
+            value, exact_value = self.tower.power(window.to(device)), exact.power(window.double())
+            for name, step in zip(TOWER_PARTS, TOWER_STEPS, strict=True):
+                value, exact_value = getattr(self.tower, step)(value), getattr(exact, step)(exact_value)
+                outputs[name], expected[name] = value.cpu().numpy(), sampled(exact_value.numpy())
+        return first_difference(outputs.items(), expected, self.precision)  # type: ignore[attr-defined]
+
+
+class TorchCpuClap(TorchEngine, CpuEngine):
     """The audio tower on torch, for platforms without openvino: a window at a time on each core.
 
     Larger batches are slower, and a pool of threads that wait for each other at every layer is five times slower
@@ -4190,18 +4488,13 @@ class TorchCpuClap(Engine):
         super().__init__(module.architecture, precision, texts)
         torch.set_num_threads(1)
         self.tower = audio_tower(module, precision)
-        self.threads = ThreadPoolExecutor(usable_cores())
+        self.streams = [self._vector] * usable_cores()
 
-    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`."""
-        vectors = list(self.threads.map(self._embed, x))
-        return np.array(vectors, np.float32).reshape(-1, EMBEDDING_SIZE)
-
-    def _embed(self, waveform: Float32) -> Float32:
+    def _vector(self, window: Float32) -> Float32:
         import torch
 
         with torch.inference_mode():  # of this thread alone
-            vector: Float32 = self.tower(torch.from_numpy(full_window(waveform)[None]))[0].numpy()
+            vector: Float32 = self.tower(torch.from_numpy(window[None]))[0].numpy()
         return vector
 
 
@@ -4222,7 +4515,7 @@ class GpuBatch:
         return vectors
 
 
-class TorchCudaClap(Engine):
+class TorchCudaClap(TorchEngine, Engine):
     """The audio tower on a GPU: batches that fit, the next one copied while this one is computed."""
 
     engine = "torch/cuda"
@@ -4237,18 +4530,22 @@ class TorchCudaClap(Engine):
         self.tower = audio_tower(module, precision)
         self.batch_size = CUDA_BATCH_WINDOWS
 
-    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`. Where the GPU's memory runs out, batches are halved for the rest of the run, down to one."""
+    def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
+        """See `Engine`: the reference signal is the last window. Where the GPU's memory runs out, batches are halved
+        for the rest of the run, down to one."""
         import torch
 
-        vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
+        vectors = np.empty((len(x) + 1, EMBEDDING_SIZE), np.float32)
         start, running = 0, None
-        while start < len(x) or running is not None:
+        while start < len(vectors) or running is not None:
             launched = None
-            if start < len(x):
+            if start < len(vectors):
+                waveforms = list(x[start : start + self.batch_size])
+                if len(waveforms) < self.batch_size:
+                    waveforms.append(reference_window())
                 try:
-                    launched = (start, self._launch(x[start : start + self.batch_size]))
-                    start += self.batch_size
+                    launched = (start, self._launch(waveforms))
+                    start += len(waveforms)
                 except torch.OutOfMemoryError:
                     if self.batch_size == 1 and running is None:
                         raise
@@ -4257,7 +4554,7 @@ class TorchCudaClap(Engine):
                 row, batch = running
                 vectors[row : row + len(batch)] = batch.read()
             running = launched
-        return vectors
+        return vectors[:-1], vectors[-1:]
 
     def _launch(self, waveforms: Sequence[Float32]) -> GpuBatch:
         """Start on a batch. All batches have one shape: for another, the GPU's library may take another way to sum."""
@@ -4361,9 +4658,8 @@ def reference_signal() -> Int16:
 
 
 def cosine_distance(a: bytes, b: bytes) -> float:
-    """Return 1 - cosine of two vectors as the database keeps them, computed in float64."""
-    x, y = (np.frombuffer(blob, "<f4").astype(np.float64) for blob in (a, b))
-    return float(1 - x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+    """Return 1 - cosine of two vectors as the database keeps them."""
+    return cosine_distance_of(np.frombuffer(a, "<f4"), np.frombuffer(b, "<f4"))
 
 
 def blob_of(vector: Float32) -> bytes:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from prepare_dataset_sql import WINDOW_STEPS, reference_signal
+from prepare_dataset_sql import (
+    WINDOW_STEPS,
+    CpuEngine,
+    ModelCache,
+    TextVectors,
+    reference_signal,
+    reference_window,
+)
 
 
 class FakeClap:
@@ -98,3 +106,43 @@ class OtherClap(FakeClap):
         vector[0] += self.noise
         unit: npt.NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
         return unit
+
+
+class Streams(CpuEngine):
+    """The program's own engine over streams that a test gives: each makes a vector, (512,), of a full window."""
+
+    engine = "openvino/cpu"
+
+    def __init__(self, *streams: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], precision: str = "f32"):
+        super().__init__("HTSAT-tiny", precision, TextVectors(Path("none"), ModelCache(Path("none")), dict))
+        self.streams = streams
+
+    def first_wrong_part(self, stream: int) -> str:
+        return "transformer"
+
+    def get_text_embedding(self, x: Sequence[str]) -> npt.NDArray[np.float32]:
+        return FakeClap().get_text_embedding(x)
+
+
+def good_stream(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the vector that `FakeClap` has of a full window."""
+    return fake_vector(window)
+
+
+def wrong_stream(window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a vector of unit length that is another's."""
+    return fake_vector(window)[::-1]
+
+
+class TurnsWrong:
+    """A stream that computes another function from its `after`th window on."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, window: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        self.left -= 1
+        return good_stream(window) if self.left >= 0 else wrong_stream(window)
+
+
+STOCK_OF_STREAMS = good_stream(reference_window())
