@@ -4593,6 +4593,24 @@ DATABASE_REMEDIES = {
 }
 
 
+def sql_statements(text: str) -> Iterator[str]:
+    """Split SQL text into its statements; raises `ValueError` where the last one is incomplete.
+
+    SQLite decides where a statement ends, so a comment, a string or a trigger may contain ";". `executescript` would
+    not do: it commits the open transaction.
+    """
+    statement = ""
+    for piece in re.findall(r"[^;]*;|[^;]+", text):
+        statement += piece
+        if sqlite3.complete_statement(statement):
+            yield statement.strip()
+            statement = ""
+    if not sqlite3.complete_statement(f";{statement}"):  # after a ";", only blanks and comments are complete
+        raise ValueError(
+            f"the SQL text ends within a statement or a comment; add what is missing: {statement.strip()!r}"
+        )
+
+
 class Database:
     """The SQLite file of a run. What writes is one transaction; errors become `RunStopped`."""
 
@@ -4625,7 +4643,7 @@ class Database:
                 text = "%s: its schema %d becomes %d; the database as it was is kept as %s"
                 log.info(text, printable(self.path), version, SCHEMA_VERSION, printable(copy))
             steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
-            for statement in "".join(steps).split(";\n"):
+            for statement in itertools.chain.from_iterable(map(sql_statements, steps)):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -297,3 +297,56 @@ def test_a_run_on_schema_1_goes_on_where_the_old_program_stopped(
         {"engine": "torch", "embedding_model": MODEL},
         {"engine": "fake/cpu", "embedding_model": MODEL},
     ]
+
+
+TRIGGER = "CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; INSERT INTO b VALUES (';'); END;"
+
+
+@pytest.mark.parametrize(
+    ("text", "statements"),
+    [
+        ("", []),
+        (" \n", []),
+        ("SELECT 1;", ["SELECT 1;"]),
+        ("SELECT 1;SELECT 2;\n", ["SELECT 1;", "SELECT 2;"]),
+        ("-- one; two;\nSELECT 1;\nSELECT 2;", ["-- one; two;\nSELECT 1;", "SELECT 2;"]),
+        ("SELECT 1, -- one;\n 2;", ["SELECT 1, -- one;\n 2;"]),
+        ("/* one;\n two; */ SELECT 1;", ["/* one;\n two; */ SELECT 1;"]),
+        ("SELECT 1; -- done;", ["SELECT 1;"]),
+        ("SELECT 1; /* done; */\n", ["SELECT 1;"]),
+        ("-- nothing; at all", []),
+        ("SELECT ';\n'; SELECT 'it''s;';", ["SELECT ';\n';", "SELECT 'it''s;';"]),
+        ('SELECT ";", [;], `;`;', ['SELECT ";", [;], `;`;']),
+        ("SELECT '--;'; SELECT 2;", ["SELECT '--;';", "SELECT 2;"]),
+        (f"{TRIGGER}\nSELECT 1;", [TRIGGER, "SELECT 1;"]),
+        (TRIGGER.replace("CREATE", "CREATE TEMP"), [TRIGGER.replace("CREATE", "CREATE TEMP")]),
+    ],
+)
+def test_sql_statements(text: str, statements: list[str]) -> None:
+    assert list(product.sql_statements(text)) == statements
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SELECT 1", "SELECT 1; SELECT 2", "SELECT 1 -- ;", "SELECT ';", "SELECT 1; /* ;", TRIGGER.removesuffix(" END;")],
+)
+def test_sql_that_ends_within_a_statement_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="ends within a statement or a comment"):
+        list(product.sql_statements(text))
+
+
+def test_a_migration_may_hold_a_trigger_and_comments_with_semicolons(
+    old: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = "-- a comment;\nCREATE TRIGGER t AFTER DELETE ON stems BEGIN\n  DELETE FROM restored;\n  SELECT 1;\nEND;\n"
+    monkeypatch.setitem(product.MIGRATIONS, 1, product.MIGRATIONS[1] + more)
+    Database(old.database).close()
+    assert old.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'") == [{"name": "t"}]
+
+
+def test_a_migration_that_lacks_its_end_leaves_schema_1_whole(old: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(product.MIGRATIONS, 1, product.MIGRATIONS[1] + "DELETE FROM restored")
+    with pytest.raises(ValueError, match="add what is missing: 'DELETE FROM restored'"):
+        Database(old.database)
+    assert version(old.database) == 1
+    assert old.rows("SELECT name FROM sqlite_master WHERE name = 'provenance'") == []
