@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -20,39 +23,14 @@ from audio_files import write_tone
 from conftest import REPOSITORY, Workplace, use_quick_analysis
 from prepare_dataset_sql import Database, Interrupted, RunStopped, main
 
-SCHEMA_1 = """
-CREATE TABLE stems (
-  id              TEXT PRIMARY KEY,           -- sha256(original_file NUL sha256)[:16] at first import, then fixed
-  original_file   TEXT NOT NULL UNIQUE,       -- absolute path, byte for byte as the file system has it
-  path            TEXT,                       -- standardised WAV; NULL when none is written
-  sha256          TEXT NOT NULL,              -- of the original's bytes
-  samples_sha256  TEXT NOT NULL,              -- of the standardised samples, as 24-bit little-endian PCM
-  size_bytes      INTEGER NOT NULL,
-  mtime_ns        INTEGER NOT NULL,
-  duration_s      REAL NOT NULL,
-  sample_rate_hz  INTEGER NOT NULL,           -- of the original
-  channels        INTEGER NOT NULL,           -- of the original
-  bpm             REAL,                       -- NULL where there is none, never 0
-  key             TEXT,                       -- 'C#m', 'F', …; NULL where there is none
-  category        TEXT NOT NULL,
-  tags            TEXT NOT NULL,              -- JSON array
-  features        TEXT NOT NULL,              -- JSON object
-  quality_ok      INTEGER NOT NULL CHECK (quality_ok IN (0, 1)),
-  user_rating     INTEGER,
-  imported_at     TEXT NOT NULL,              -- ISO 8601, UTC; the last time the row was written
-  clap_embedding  BLOB NOT NULL CHECK (length(clap_embedding) = 2048),  -- little-endian float32
-  embedding_model TEXT NOT NULL               -- '<checkpoint>@<sha256, 12 digits>/<precision>/<window rule>'
-) STRICT;
--- The resume query reads this index alone; without it, it reads every row with its vector (4 kB a stem).
-CREATE INDEX stems_resume ON stems (original_file, size_bytes, mtime_ns);
-CREATE TABLE quarantined (
-  original_file TEXT PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, quarantine_path TEXT,
-  error TEXT NOT NULL, quarantined_at TEXT NOT NULL
-) STRICT;
--- What --restore-quarantine keeps of a row until its file is imported again.
-CREATE TABLE restored (original_file TEXT PRIMARY KEY, id TEXT NOT NULL, user_rating INTEGER) STRICT;
-PRAGMA user_version = 1;
-"""
+SCHEMAS = REPOSITORY / "tests" / "schemas"  # each released schema, as its commit had it
+
+
+def released(number: int) -> str:
+    """Return the SQL text of a released schema."""
+    return f"{(SCHEMAS / f'schema_{number}.sql').read_text(encoding='utf-8')} PRAGMA user_version = {number};"
+
+
 MODEL = product.identify_weights("630k-audioset-best", product.ModelCache(Path())).embedding_model(8, "f32")
 SIZE_AND_MTIME = (100, 1_700_000_000_123_456_789)
 
@@ -61,7 +39,7 @@ def make_schema_1(path: Path, originals: list[Path], in_wal: bool = False) -> No
     """Make a database as version 1 left it; with `in_wal`, as it left it when killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.executescript(f"PRAGMA journal_mode = WAL; {SCHEMA_1}")
+    connection.executescript(f"PRAGMA journal_mode = WAL; {released(1)}")
     vector = np.full(512, 512**-0.5, "<f4").tobytes()
     for number, original in enumerate(originals):
         size_and_mtime = (original.stat().st_size, original.stat().st_mtime_ns) if original.exists() else SIZE_AND_MTIME
@@ -297,3 +275,187 @@ def test_a_run_on_schema_1_goes_on_where_the_old_program_stopped(
         {"engine": "torch", "embedding_model": MODEL},
         {"engine": "fake/cpu", "embedding_model": MODEL},
     ]
+
+
+# -- every released schema ---------------------------------------------------------------------------------------------
+
+VERSIONS = range(1, product.SCHEMA_VERSION + 1)
+LATIN_1 = b"/old/\xe9t\xe9; -- kick.wav"  # no UTF-8; and a name may look like SQL
+STRING_OR_COMMENT = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def bare(sql: str) -> str:
+    """Return SQL text without its comments, and with one blank for any number of them."""
+    return " ".join(STRING_OR_COMMENT.sub(lambda match: match[1] or " ", sql).split())
+
+
+def shape(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return all that makes up a database's schema: texts, columns, indexes, and which tables are strict."""
+    texts = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+    found: dict[str, Any] = {"texts": [(*names, sql and bare(sql)) for *names, sql in texts]}
+    found["tables"] = sorted(connection.execute("PRAGMA table_list").fetchall())  # the last number is strictness
+    for kind, name, *_ in texts:
+        pragmas = ("table_xinfo", "index_list", "foreign_key_list") if kind == "table" else ("index_xinfo",)
+        for pragma in pragmas:
+            rows = connection.execute(f"PRAGMA {pragma}({name})").fetchall()
+            # index_list numbers indexes in the order in which they were made, which no query depends on.
+            found[f"{pragma} of {name}"] = sorted(row[1:] for row in rows) if pragma == "index_list" else rows
+    return found
+
+
+def shape_at(path: Path) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return shape(connection)
+
+
+def shape_of(sql: str) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(sql)
+        return shape(connection)
+
+
+def raw_rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """Return what `query` finds, each TEXT as its bytes."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.text_factory = bytes
+        return connection.execute(query).fetchall()
+
+
+def make_released(number: int, path: Path) -> None:
+    """Make a database of a released schema with rows of each table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(f"PRAGMA journal_mode = WAL; {released(number)}")
+        vector = np.full(512, 512**-0.5, "<f4").tobytes()
+        for row, (name, rating) in enumerate([(LATIN_1, 5), ("/new/Amélie.wav".encode(), None)]):
+            connection.execute(
+                "INSERT INTO stems (id, original_file, path, sha256, samples_sha256, size_bytes, mtime_ns, duration_s,"
+                " sample_rate_hz, channels, bpm, key, category, tags, features, quality_ok, user_rating, imported_at,"
+                " clap_embedding, embedding_model) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT), 's', 'ss', ?, ?, 1.5,"
+                " 44100, 2, 120.0, 'C#m', 'kick', '[]', '{}', 1, ?, ?, ?, ?)",
+                (f"{row:016}", name, name, *SIZE_AND_MTIME, rating, f"2026-01-0{row + 1}", vector, MODEL),
+            )
+        connection.execute(
+            "INSERT INTO quarantined (original_file, size_bytes, mtime_ns, quarantine_path, error, quarantined_at)"
+            " VALUES (CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), 'BrokenFile: no samples', '2026-01-03')",
+            (b"/broken\xff.wav", *SIZE_AND_MTIME, b"/quarantine/broken\xff.wav"),
+        )
+        connection.execute(
+            "INSERT INTO restored (original_file, id, user_rating) VALUES (CAST(? AS TEXT), '0000000000000009', 4)",
+            (b"/restored\xfe.wav",),
+        )
+        if number > 1:
+            connection.execute(
+                "INSERT INTO provenance (embedding_model, engine, versions, checkpoint, checkpoint_sha256,"
+                " architecture, precision, window_rule, reference_vector, first_used_at)"
+                " VALUES (?, 'torch/cpu', '{}', 'mine', 'abc', 'HTSAT-tiny', 'f32', '10s-max8', ?, '2026-01-01')",
+                (MODEL, vector),
+            )
+
+
+def test_each_schema_up_to_todays_is_stored_and_has_a_migration_to_the_next() -> None:
+    assert {path.name for path in SCHEMAS.iterdir()} == {f"schema_{number}.sql" for number in VERSIONS}
+    assert list(product.MIGRATIONS) == list(VERSIONS)[:-1]
+
+
+def test_todays_schema_is_the_stored_one() -> None:
+    """Who changes SCHEMA adds the next schema file and a migration to it: databases of this version are in use."""
+    statements = [
+        [bare(statement) for statement in product.sql_statements(sql)]
+        for sql in (product.SCHEMA, (SCHEMAS / f"schema_{product.SCHEMA_VERSION}.sql").read_text(encoding="utf-8"))
+    ]
+    assert statements[0] == statements[1]
+    assert shape_of(product.SCHEMA) == shape_of(released(product.SCHEMA_VERSION))
+
+
+@pytest.mark.parametrize("number", VERSIONS[:-1])
+def test_a_migration_makes_of_its_stored_schema_the_stored_next_one(number: int) -> None:
+    assert shape_of(released(number) + product.MIGRATIONS[number]) == shape_of(released(number + 1))
+
+
+def test_migrations_are_literal_text() -> None:
+    """A name or an f-string among them would let a change of today's code rewrite what was released."""
+    tree = ast.parse(Path(product.__file__).read_text(encoding="utf-8"))
+    (value,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MIGRATIONS"
+    ]
+    assert ast.literal_eval(value) == product.MIGRATIONS
+
+
+@pytest.mark.parametrize("number", VERSIONS)
+def test_a_released_database_becomes_todays_with_its_rows(number: int, workplace: Workplace, tmp_path: Path) -> None:
+    make_released(number, workplace.database)
+    tables = ["stems", "quarantined", "restored", *(["provenance"] if number > 1 else [])]
+    before = {table: raw_rows(workplace.database, f"SELECT * FROM {table}") for table in tables}
+    assert before["stems"][0][1] == LATIN_1
+    Database(workplace.database).close()
+    Database(tmp_path / "new.db").close()
+    assert shape_at(workplace.database) == shape_at(tmp_path / "new.db")
+    assert version(workplace.database) == product.SCHEMA_VERSION
+    assert {table: raw_rows(workplace.database, f"SELECT * FROM {table}") for table in tables} == before
+    assert raw_rows(workplace.database, "SELECT embedding_model, first_used_at FROM provenance") == [
+        (MODEL.encode(), b"2026-01-01")
+    ]
+    copies = list(workplace.database.parent.glob("*.bak-*"))
+    if number == product.SCHEMA_VERSION:
+        assert copies == []
+    else:
+        assert copies == [workplace.database.with_name(f"stems.db.bak-{number}")]
+        assert version(copies[0]) == number
+        assert shape_at(copies[0]) == shape_of(released(number))
+        assert {table: raw_rows(copies[0], f"SELECT * FROM {table}") for table in tables} == before
+
+
+TRIGGER = "CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; INSERT INTO b VALUES (';'); END;"
+
+
+@pytest.mark.parametrize(
+    ("text", "statements"),
+    [
+        ("", []),
+        (" \n", []),
+        ("SELECT 1;", ["SELECT 1;"]),
+        ("SELECT 1;SELECT 2;\n", ["SELECT 1;", "SELECT 2;"]),
+        ("-- one; two;\nSELECT 1;\nSELECT 2;", ["-- one; two;\nSELECT 1;", "SELECT 2;"]),
+        ("SELECT 1, -- one;\n 2;", ["SELECT 1, -- one;\n 2;"]),
+        ("/* one;\n two; */ SELECT 1;", ["/* one;\n two; */ SELECT 1;"]),
+        ("SELECT 1; -- done;", ["SELECT 1;"]),
+        ("SELECT 1; /* done; */\n", ["SELECT 1;"]),
+        ("-- nothing; at all", []),
+        ("SELECT ';\n'; SELECT 'it''s;';", ["SELECT ';\n';", "SELECT 'it''s;';"]),
+        ('SELECT ";", [;], `;`;', ['SELECT ";", [;], `;`;']),
+        ("SELECT '--;'; SELECT 2;", ["SELECT '--;';", "SELECT 2;"]),
+        (f"{TRIGGER}\nSELECT 1;", [TRIGGER, "SELECT 1;"]),
+        (TRIGGER.replace("CREATE", "CREATE TEMP"), [TRIGGER.replace("CREATE", "CREATE TEMP")]),
+    ],
+)
+def test_sql_statements(text: str, statements: list[str]) -> None:
+    assert list(product.sql_statements(text)) == statements
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SELECT 1", "SELECT 1; SELECT 2", "SELECT 1 -- ;", "SELECT ';", "SELECT 1; /* ;", TRIGGER.removesuffix(" END;")],
+)
+def test_sql_that_ends_within_a_statement_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="ends within a statement or a comment"):
+        list(product.sql_statements(text))
+
+
+def test_a_migration_may_hold_a_trigger_and_comments_with_semicolons(
+    old: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = "-- a comment;\nCREATE TRIGGER t AFTER DELETE ON stems BEGIN\n  DELETE FROM restored;\n  SELECT 1;\nEND;\n"
+    monkeypatch.setitem(product.MIGRATIONS, 1, product.MIGRATIONS[1] + more)
+    Database(old.database).close()
+    assert old.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'") == [{"name": "t"}]
+
+
+def test_a_migration_that_lacks_its_end_leaves_schema_1_whole(old: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(product.MIGRATIONS, 1, product.MIGRATIONS[1] + "DELETE FROM restored")
+    with pytest.raises(ValueError, match="add what is missing: 'DELETE FROM restored'"):
+        Database(old.database)
+    assert version(old.database) == 1
+    assert old.rows("SELECT name FROM sqlite_master WHERE name = 'provenance'") == []
