@@ -398,9 +398,29 @@ def test_where_openvino_is_missing_torch_takes_its_place_and_says_so_once(
 
 def test_vectors_in_bf16_on_torch_are_stock_laion_claps_but_for_a_little(module: Any, references: Vector) -> None:
     some = slice(None, None, 2)  # a second a window where the CPU imitates bf16
-    vectors = product.TorchCpuClap(module, "bf16", no_texts()).get_audio_embedding_from_data([*SOUNDS.values()][some])
+    engine = product.TorchCpuClap(module, "bf16", no_texts())
+    product.check_engine(engine, product.stock_reference(module))
+    vectors = engine.get_audio_embedding_from_data([*SOUNDS.values()][some])
     assert cosines(vectors, references[some]).min() >= 0.999_9
     assert np.abs(vectors - references[some]).max() > 1e-5  # else this was f32
+
+
+def test_each_thread_of_torch_proves_itself_and_a_wrong_part_is_named(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = product.TorchCpuClap(module, "f32", no_texts())
+    product.check_engine(engine, product.stock_reference(module))
+    assert len(engine.embed([])[1]) == product.usable_cores()
+    assert engine.first_wrong_part(0) == "whole, which was right when it was computed once more"
+    right = type(engine.tower).transformer
+
+    def wrong_in_f32(tower: Any, image: Any) -> Any:
+        latent = right(tower, image)
+        return latent if latent.element_size() == 8 else latent.flip(-1)
+
+    monkeypatch.setattr(type(engine.tower), "transformer", wrong_in_f32)
+    with pytest.raises(product.UnprovedVectors, match=r"torch/cpu .*that differs is the transformer\. Install what"):
+        engine.get_audio_embedding_from_data(SHORT_LIST)
 
 
 def test_vectors_in_bf16_by_openvino_are_stock_laion_claps_but_for_a_little(
