@@ -1482,10 +1482,14 @@ def _count_frames(watched: WatchedFile, max_duration_s: float) -> None:
 def _blocks(stream: StreamedSoundFile, watched: WatchedFile, max_duration_s: float) -> Iterator[Float32]:
     """Yield the decoded audio in blocks of shape (frames, channels), float32, nominally in [-1, 1]."""
     block_frames = max(1, min(BLOCK_S * stream.samplerate, BLOCK_VALUES // stream.channels))
+    # Who asks for more than a FLAC holds is told that what follows its last frame (an ID3v1 tag, zeros) is damage. The
+    # count in STREAMINFO may be asked for and no more: libsndfile hands out no more in any case. 2**63 - 1: not known.
+    most_frames = stream.frames if stream.format == "FLAC" else sys.maxsize
     frames = 0
     while True:
         try:
-            block: Float32 = stream.read(block_frames, dtype="float32", always_2d=True)
+            wanted = min(block_frames, most_frames - frames)
+            block: Float32 = stream.read(wanted, dtype="float32", always_2d=True)
         finally:
             watched.check()  # also where the decoder raised: the machine's error is the cause
         if not len(block):

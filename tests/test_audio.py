@@ -350,6 +350,56 @@ def test_truncated_flac_is_quarantined(workplace: Workplace) -> None:
     assert workplace.quarantined() == ["ERROR_LibsndfileError_half.flac"]
 
 
+TAILS = {
+    "ID3v1": b"TAG" + b"kick".ljust(125, b"\0"),
+    "APEv2": b"APETAGEX" + struct.pack("<IIII", 2_000, 32, 0, 1 << 31) + bytes(8),
+    "two bytes": b"\1\2",
+    "zeros": bytes(5_000),
+    "noise": np.random.default_rng(5).bytes(9_000),
+    "frame headers": b"\xff\xf8" * 50,
+}
+
+
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("frames", [1, 4_096, 4_097, 2 * product.BLOCK_S * RATE_HZ, 5 * RATE_HZ])
+def test_flac_with_anything_after_its_last_frame_has_the_samples_of_the_one_without(
+    decode: Decode, frames: int, channels: int, tail: bytes
+) -> None:
+    flac = encode(noise(frames, channels), RATE_HZ, "FLAC")
+    whole, tailed = decode(flac), decode(flac + tail)
+    assert tailed.source == whole.source
+    assert tailed.source.frames == frames
+    np.testing.assert_array_equal(tailed.samples, whole.samples)
+
+
+def damaged(flac: bytes, share: float) -> bytes:
+    """Return `flac` with 50 bytes spoilt at that share of its length."""
+    start = int(len(flac) * share)
+    return flac[:start] + bytes(byte ^ 0x55 for byte in flac[start : start + 50]) + flac[start + 50 :]
+
+
+@pytest.mark.parametrize("tail", [b"", *TAILS.values()], ids=["no tail", *TAILS])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("harm", [damaged, lambda flac, share: flac[: int(len(flac) * share)]], ids=["damaged", "cut"])
+def test_flac_that_is_cut_or_damaged_is_broken_with_a_tail_and_without(
+    decode: Decode, harm: Callable[[bytes, float], bytes], share: float, tail: bytes
+) -> None:
+    with pytest.raises(soundfile.LibsndfileError):
+        decode(harm(three_seconds("FLAC"), share) + tail)
+
+
+def test_flac_with_a_tail_is_a_row_of_a_run_and_a_cut_one_is_quarantined(workplace: Workplace) -> None:
+    flac = three_seconds("FLAC")
+    for name, content in {"tagged": flac, "cut": flac[: len(flac) // 2]}.items():
+        (workplace.input / f"{name}.flac").write_bytes(content + TAILS["ID3v1"])
+    summary = workplace.run()
+    assert (summary.inserted, summary.quarantined) == (1, 1)
+    assert workplace.originals() == ["tagged.flac"]
+    assert workplace.quarantined() == ["ERROR_LibsndfileError_cut.flac"]
+    assert workplace.rows()[0]["duration_s"] == 3
+
+
 RF64_OF_ABSURD_SIZE = three_seconds("RF64")[:28] + b"\x7f" * 8 + three_seconds("RF64")[36:]  # of data, in ds64
 
 
