@@ -22,10 +22,12 @@ What holds whatever the folder contains and whenever the run is stopped:
 - Files with the same bytes are decoded and embedded once; a file that was moved takes its row with it. Rows whose files
   are gone are counted and stay.
 - Vectors that do not compare are never mixed unseen: each row names its model, and a run of another model, or on an
-  engine that computes otherwise, is refused until --re-embed has replaced them all.
+  engine that computes otherwise, is refused until --re-embed has replaced them all. --verify-vectors computes stored
+  vectors again and lists those that differ.
 
-Exit codes: 0 done · 1 done, but some files failed for the machine's reasons · 2 usage or configuration · 3 no CLAP
-weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the outputs · 130 interrupted.
+Exit codes: 0 done · 1 done, but some files failed for the machine's reasons, or stored vectors are wrong · 2 usage or
+configuration · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the
+outputs · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ import os
 import pickle
 import platform
 import queue
+import random
 import re
 import shlex
 import shutil
@@ -90,6 +93,7 @@ import uuid
 import warnings
 import wave
 import zipfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -129,6 +133,11 @@ UNIT_NORM_TOLERANCE = 1e-3
 OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
 BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
 REFERENCE_TOLERANCE = 1e-5  # 1 - cosine of two engines' vectors for the reference signal
+# A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
+# far above it, in bf16 too.
+VERIFIED_COSINE = 0.999_9
+SAMPLE_PERCENT = 5.0
+LEAST_SAMPLE = 200  # rows
 
 BLOCK_S = 2  # audio is decoded in blocks of two seconds of its own rate (ten leave the cache and cost 15 % more) ...
 BLOCK_VALUES = 2**20  # ... but of at most this many values over all channels (4 MiB of float32)
@@ -908,7 +917,7 @@ class StemRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredStem:
-    """What --re-embed needs of a row to make its vector anew, and what CLAP tells by it."""
+    """What --re-embed and --verify-vectors need of a row to make its vector anew, and what CLAP tells by it."""
 
     id: str
     original_file: str
@@ -919,6 +928,7 @@ class StoredStem:
     tags: str
     features: str
     quality_ok: int
+    clap_embedding: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -1100,6 +1110,59 @@ class ReEmbedding:
             f"{self.rows} rows: re-embedded {self.re_embedded}, already of this model {self.already_done}, "
             f"failed {self.failed}{left}; {self.seconds:.1f} s"
         )
+
+
+@dataclass
+class Verification:
+    """The account of --verify-vectors: every row is checked, unreadable, of another model, or left."""
+
+    run_id: str
+    replaces: bool = False  # with --re-embed
+    rows: int = 0
+    checked: int = 0
+    differ: int = 0  # of the checked
+    replaced: int = 0  # of those that differ
+    unreadable: int = 0  # neither WAV nor original can be used, or CLAP gives no vector for them
+    other_models: int = 0
+    left: int = 0  # not in the sample, or not reached: --limit, Ctrl-C, a stopped run
+    seconds: float = 0.0
+
+    @property
+    def sum_closes(self) -> bool:
+        """Whether every row has its one outcome."""
+        parts = self.checked + self.unreadable + self.other_models + self.left
+        return self.rows == parts and self.checked >= self.differ >= self.replaced
+
+    @property
+    def failed(self) -> int:
+        """Rows that still hold a wrong vector, or may hold one."""
+        return self.differ - self.replaced + self.unreadable
+
+    @property
+    def next_step(self) -> str:
+        """What the user is to do about wrong vectors; '' where there is nothing to do."""
+        if self.differ == 0 or (self.differ == self.replaced and self.left == 0):
+            return ""
+        holds = "holds wrong vectors" if self.differ > self.replaced else "may hold more wrong vectors"
+        rest = f" ({self.left} rows are not checked yet)" if self.left else ""
+        return (
+            f"the database {holds}: run --verify-vectors all --re-embed, with the same other flags. It checks all rows"
+            f"{rest} and replaces the vectors that differ"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows: {self.checked} checked, {self.differ} differ, {self.replaced} replaced, "
+            f"{self.unreadable} unreadable, {self.other_models} of other models, {self.left} not checked; "
+            f"{self.seconds:.1f} s"
+        )
+
+
+Account = Summary | ReEmbedding | Verification
 
 
 def printable(path: object) -> str:
@@ -4685,6 +4748,11 @@ def cosine_distance(a: bytes, b: bytes) -> float:
     return cosine_distance_of(np.frombuffer(a, "<f4"), np.frombuffer(b, "<f4"))
 
 
+def cosine_of(a: bytes, b: bytes) -> float:
+    """Return the cosine of two vectors as the database keeps them; NaN where one is zero or not finite."""
+    return 1 - cosine_distance(a, b)
+
+
 def blob_of(vector: Float32) -> bytes:
     """Return a vector, (512,), as the database keeps it: little-endian float32."""
     return vector.astype("<f4").tobytes()
@@ -5075,6 +5143,30 @@ class Database:
         for page in self._pages(", ".join(["embedding_model", *STORED_COLUMNS])):
             yield from (StoredStem(*row) for _, model, *row in page if model != embedding_model)
 
+    def rowids_by_model(self) -> dict[str, array[int]]:
+        """Return the rowids of each model's rows, 8 bytes a row; that reads the whole table (4 kB a stem)."""
+        rowids: dict[str, array[int]] = {}
+        for page in self._pages("embedding_model"):
+            for rowid, model in page:
+                rowids.setdefault(model, array("q")).append(rowid)
+        return rowids
+
+    def stems_at(self, rowids: Sequence[int]) -> Iterator[StoredStem]:
+        """Yield the rows with these rowids, a page at a time: with their vectors, all of them may not fit in memory."""
+        columns = ", ".join(STORED_COLUMNS)
+        query = f"SELECT {columns} FROM stems WHERE rowid IN (SELECT value FROM json_each(?)) ORDER BY rowid"
+        for start in range(0, len(rowids), ROWS_A_PAGE):
+            numbers = json.dumps(list(rowids[start : start + ROWS_A_PAGE]))
+            with self.errors():
+                page = self.connection.execute(query, (numbers,)).fetchall()
+            yield from (StoredStem(*row) for row in page)
+            self.on_wait()
+
+    def forbid_writes(self) -> None:
+        """Let SQLite refuse every change that this connection might make from now on."""
+        with self.errors():
+            self.connection.execute("PRAGMA query_only = ON")
+
     def mark_outdated(self, embedding_model: str) -> None:
         """Let the rows of `embedding_model` be of another model from now on: their vectors do not compare with what
         this run's engine will write under that name. Stopped half way, it can be called again."""
@@ -5267,7 +5359,7 @@ def storable(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A stored stem, read once more for --re-embed
+# A stored stem, read once more for --re-embed and --verify-vectors
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -5317,6 +5409,12 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
         standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
         _check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
         return cut_windows(audio, config.max_windows)
+
+
+def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:
+    """Return `percent` of `rowids`, drawn uniformly: at least 200 (or all, where there are fewer), at most `limit`."""
+    size = min(max(LEAST_SAMPLE, math.ceil(len(rowids) * percent / 100)), len(rowids), limit or len(rowids))
+    return sorted(random.Random(seed).sample(rowids, size)) if size < len(rowids) else rowids
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5493,6 +5591,7 @@ class DatasetPreparer:
         self.show_progress = show_progress
         self.summary = Summary(run_id=uuid.uuid4().hex)
         self.re_embedding = ReEmbedding(self.summary.run_id)
+        self.verification = Verification(self.summary.run_id)
         self.unsettled: set[str] = set()  # new files without an outcome
         self.signals = StopSignals(outer_signals)
         self.database: Database
@@ -5564,8 +5663,7 @@ class DatasetPreparer:
         where there is no database, and a `PrepareError` to end early.
         """
         started = time.monotonic()
-        if not check_database(self.config.database):
-            raise UsageError(f"--re-embed: there is no database at {printable(self.config.database)}: give --database")
+        self._require_database("--re-embed")
         with self.signals, self._outputs():
             try:
                 self._re_embed()
@@ -5573,6 +5671,31 @@ class DatasetPreparer:
                 self.re_embedding.seconds = time.monotonic() - started
                 log.info("%s", self.re_embedding)
         return self.re_embedding
+
+    def verify_vectors(self, percent: float = SAMPLE_PERCENT, replaces: bool = False) -> Verification:
+        """Compute stored vectors of this run's model again, name the rows whose vectors differ, and return the account.
+
+        Checked is a random sample of `percent` of the rows, at least 200. No row is changed, unless `replaces`: then
+        the vectors that differ are replaced, and once there is one, all rows are checked. Raises `UsageError` where
+        there is no database or no row of this run's model, and a `PrepareError` to end early.
+        """
+        started = time.monotonic()
+        self._require_database("--verify-vectors")
+        account = self.verification
+        account.replaces = replaces
+        with self.signals, self._outputs():
+            try:
+                self._verify(percent)
+            finally:
+                account.seconds = time.monotonic() - started
+                log.info("%s", account)
+                if account.next_step:
+                    log.warning("%s", account.next_step)
+        return account
+
+    def _require_database(self, flag: str) -> None:
+        if not check_database(self.config.database):
+            raise UsageError(f"{flag}: there is no database at {printable(self.config.database)}: give --database")
 
     # -- before the first file ----------------------------------------------------------------------------------------
 
@@ -5781,12 +5904,15 @@ class DatasetPreparer:
         """Vectors of one model must compare, whatever engine and versions made them."""
         former = self._conflicting_provenance()
         if former is not None and self.database.forget_unused_models()[self.embedding_model]:
-            raise RunStopped(
-                f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
-                f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
-                f"than {REFERENCE_TOLERANCE:g} in cosine. No file was touched: use the former versions (on the former "
-                "machine, if they are the same), or replace all those vectors by --re-embed"
-            )
+            raise RunStopped(self._conflict_text(former))
+
+    def _conflict_text(self, former: Provenance) -> str:
+        return (
+            f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
+            f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
+            f"than {REFERENCE_TOLERANCE:g} in cosine. No file was touched: use the former versions (on the former "
+            "machine, if they are the same), or replace all those vectors by --re-embed"
+        )
 
     def _conflicting_provenance(self) -> Provenance | None:
         """Return what first wrote vectors of this run's model, if this run's engine makes others."""
@@ -6180,7 +6306,8 @@ class DatasetPreparer:
                 log.info("nothing to re-embed: all %d rows are of %s", account.rows, self.embedding_model)
                 return
             self.write_vectors = self._replace_vectors
-            self._embed(self._read_stems())
+            stems = self.database.stems_of_other_models(self.embedding_model)
+            self._embed(self._read_stems(itertools.islice(stems, self.config.limit), self._fail_to_read))
         self.database.forget_unused_models()
 
     def _begin_to_re_embed(self, weights: Weights) -> bool:
@@ -6199,11 +6326,13 @@ class DatasetPreparer:
                     self.bar.reset(account.rows)
         return account.left > 0
 
-    def _read_stems(self) -> Iterator[ReadStem]:
-        """Yield the stems to re-embed with their windows, read in a thread: a drive that hangs must not stop Ctrl-C."""
+    def _read_stems(
+        self, stems: Iterable[StoredStem], fail: Callable[[StoredStem, MachineFault], None]
+    ) -> Iterator[ReadStem]:
+        """Yield `stems` with their windows, read in a thread: a drive that hangs must not stop Ctrl-C."""
         reader = ThreadPoolExecutor(1)
         try:
-            for stem in itertools.islice(self.database.stems_of_other_models(self.embedding_model), self.config.limit):
+            for stem in stems:
                 reading = reader.submit(read_windows, stem, self.config)
                 while not wait([reading], TICK_S).done:
                     self._tick()
@@ -6211,7 +6340,7 @@ class DatasetPreparer:
                 try:
                     windows = reading.result()
                 except MachineFault as fault:
-                    self._fail(stem, f"{fault}; bring back what is missing and run --re-embed again")
+                    fail(stem, fault)
                     continue
                 self.decoded += 1
                 yield ReadStem(stem, windows)
@@ -6219,21 +6348,27 @@ class DatasetPreparer:
             reader.shutdown(wait=False, cancel_futures=True)
 
     def _replace_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Write the good vectors, and what CLAP tells by them, in one transaction; a row with a bad one stays."""
-        new = []
-        for read, vector in embedded:
-            if vector:
-                stem = self._described(read.stem, vector)
-                told = (stem.category, stem.tags, stem.features)
-                new.append(NewVector(stem.id, utc_now(), *told, vector, self.embedding_model))
-        if new:
-            assert self.provenance is not None
-            self.database.replace_vectors(new, self.provenance)
+        """Write the good vectors; a row with a bad one stays."""
+        self._write_vectors([(read.stem, vector) for read, vector in embedded if vector])
         for read, vector in embedded:
             if vector is None:
                 self._fail(read.stem, BAD_VECTOR_TEXT)
             else:
                 self._count_row("re_embedded")
+
+    def _write_vectors(self, vectors: Sequence[tuple[StoredStem, bytes]]) -> None:
+        """Write new vectors, and what CLAP tells by them, to their rows in one transaction."""
+        new = []
+        for stored, vector in vectors:
+            stem = self._described(stored, vector)
+            told = (stem.category, stem.tags, stem.features)
+            new.append(NewVector(stem.id, utc_now(), *told, vector, self.embedding_model))
+        if new:
+            assert self.provenance is not None
+            self.database.replace_vectors(new, self.provenance)
+
+    def _fail_to_read(self, stem: StoredStem, fault: MachineFault) -> None:
+        self._fail(stem, f"{fault}; bring back what is missing and run --re-embed again")
 
     def _fail(self, stem: StoredStem, reason: str) -> None:
         remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
@@ -6250,6 +6385,100 @@ class DatasetPreparer:
         self.re_embedding.left -= 1
         if self.bar is not None:
             self.bar.update()
+
+    # -- verify vectors -----------------------------------------------------------------------------------------------
+
+    def _verify(self, percent: float) -> None:
+        account, limit = self.verification, self.config.limit
+        weights = self._choose_model()
+        if not account.replaces:
+            self.database.forbid_writes()
+        rows = self._rows_to_verify()
+        if not rows:
+            log.info("nothing to verify: %s holds no rows", printable(self.config.database))
+            return
+        sample = sample_of(rows, percent, limit, self.summary.run_id)
+        drawn = f", drawn by the run's id, {account.run_id}" if len(sample) < len(rows) else ""
+        log.info("checking the vectors of %d of %d rows%s", len(sample), len(rows), drawn)
+        with self._progress(len(sample)):
+            self._show("loading CLAP")
+            self._load_clap(weights)
+            former = self._conflicting_provenance()
+            if former is not None:  # every row would differ, and to replace some would mix two engines' vectors
+                raise RunStopped(f"{self._conflict_text(former)} without --verify-vectors; no row was checked")
+            self.write_vectors = self._check_vectors
+            self._embed(self._read_stems(self.database.stems_at(sample), self._cannot_read))
+            if account.replaces and account.differ:
+                self._check_the_rest(rows, sample)
+
+    def _rows_to_verify(self) -> Sequence[int]:
+        """Return the rowids of this run's model. The other rows' vectors cannot be checked: count and name them."""
+        account = self.verification
+        rowids = self.database.rowids_by_model()
+        account.rows = sum(map(len, rowids.values()))
+        own = rowids.pop(self.embedding_model, array("q"))
+        account.left, account.other_models = len(own), account.rows - len(own)
+        if rowids:
+            text = (
+                f"{account.other_models} of {account.rows} rows in {printable(self.config.database)} hold vectors of "
+                f"{' and '.join(sorted(rowids))}, which this run's model, {self.embedding_model}, cannot check: verify "
+                "them with the settings that they were made with (checkpoint, precision, max_windows), or replace them "
+                "all by --re-embed without --verify-vectors"
+            )
+            if not own:
+                raise UsageError(text)
+            log.warning("%s", text)
+        return own
+
+    def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
+        """Check what is not in the sample, which held wrong vectors: there are more of them elsewhere."""
+        drawn = set(sample)
+        limit = self.config.limit or len(rows)
+        rest = array("q", itertools.islice((row for row in rows if row not in drawn), limit - len(sample)))
+        if not rest:
+            return
+        log.warning(
+            "%d of %d rows differ: the other %d are checked as well", self.verification.differ, len(sample), len(rest)
+        )
+        if self.bar is not None:
+            self.bar.total = len(sample) + len(rest)
+        self._embed(self._read_stems(self.database.stems_at(rest), self._cannot_read))
+
+    def _check_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
+        """Name the rows whose stored vectors differ from those computed now; with --re-embed, replace them."""
+        account = self.verification
+        compared = [(read.stem, new, cosine_of(read.stem.clap_embedding, new)) for read, new in embedded if new]
+        wrong = [(stem, new, cosine) for stem, new, cosine in compared if not cosine >= VERIFIED_COSINE]  # a NaN too
+        if account.replaces:
+            self._write_vectors([(stem, new) for stem, new, _ in wrong])
+            account.replaced += len(wrong)
+        for stem, _, cosine in wrong:
+            log.warning(
+                "%s (id %s): its stored vector is wrong: cosine %.6f with the one computed now%s",
+                printable(stem.original_file),
+                stem.id,
+                cosine,
+                "; replaced" if account.replaces else "",
+            )
+        account.differ += len(wrong)
+        account.checked += len(compared)
+        self._count_verified(len(compared))
+        for read, vector in embedded:
+            if vector is None:
+                self._cannot_check(read.stem, BAD_VECTOR_TEXT)
+
+    def _cannot_read(self, stem: StoredStem, fault: MachineFault) -> None:
+        self._cannot_check(stem, f"unreadable: {fault}; bring back what is missing and run --verify-vectors again")
+
+    def _cannot_check(self, stem: StoredStem, reason: str) -> None:
+        log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
+        self.verification.unreadable += 1
+        self._count_verified(1)
+
+    def _count_verified(self, rows: int) -> None:
+        self.verification.left -= rows
+        if self.bar is not None:
+            self.bar.update(rows)
 
     # -- what a person sees -------------------------------------------------------------------------------------------
 
@@ -6302,8 +6531,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser; a flag that is not given leaves its setting to config.yaml."""
     parser = argparse.ArgumentParser(
         description="Put a folder of audio stems into a SQLite database of CLAP vectors and metadata; rerun to resume.",
-        epilog="Exit codes: 0 done, 1 some files failed for the machine's reasons (run again), 2 usage or config, "
-        "3 no CLAP weights, 4 stopped, 5 another run is at work, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 some files failed for the machine's reasons (run again) or stored vectors are "
+        "wrong, 2 usage or config, 3 no CLAP weights, 4 stopped, 5 another run is at work, 130 interrupted.",
         argument_default=argparse.SUPPRESS,
     )
     for name in ("input", "database", "stems", "quarantine", "log_file"):
@@ -6349,6 +6578,27 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
         "--re-embed": "replace the vectors that another model or engine made; rerun to resume",
     }.items():
         modes.add_argument(flag, action="store_true", default=False, help=text)
+    parser.add_argument(
+        "--verify-vectors",
+        nargs="?",
+        type=percent_of_rows,
+        const=SAMPLE_PERCENT,
+        default=None,
+        metavar="PERCENT|all",
+        help=f"compute {SAMPLE_PERCENT:g} %% of the stored vectors again (or PERCENT, or all; at least {LEAST_SAMPLE}) "
+        "and list those that differ; with --re-embed, check all rows where one differs, and replace what differs",
+    )
+
+
+def percent_of_rows(text: str) -> float:
+    """Read the value of --verify-vectors: a number over 0 and up to 100, with or without a %, or 'all'."""
+    try:
+        percent = 100.0 if text == "all" else float(text.removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number over 0 and up to 100 (per cent of the rows), or all")
+    return percent
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
@@ -6396,6 +6646,9 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
 
 def _run_options(options: argparse.Namespace, config: Config, signals: StopSignals) -> int:
     preparer = DatasetPreparer(config, show_progress=options.level <= logging.INFO, outer_signals=signals)
+    if options.verify_vectors is not None and (options.dry_run or options.restore_quarantine):
+        other = "--dry-run" if options.dry_run else "--restore-quarantine"
+        raise UsageError(f"--verify-vectors: not allowed with {other}: give it alone, or with --re-embed")
     if options.dry_run:
         return _print_plan(preparer)
     if options.restore_quarantine:
@@ -6404,9 +6657,9 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
             log.info("%d %s", count, outcome)
         return 1 if outcomes["failed"] else 0
     exit_code = RunStopped.exit_code
-    account = preparer.re_embedding if options.re_embed else preparer.summary
+    account, work = _account_and_work(options, preparer)
     try:
-        exit_code = 1 if (preparer.re_embed() if options.re_embed else preparer.run()).failed else 0
+        exit_code = 1 if work().failed else 0
     except PrepareError as error:
         exit_code = error.exit_code
         raise
@@ -6416,7 +6669,17 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
     return exit_code
 
 
-def _write_report(path: Path, account: Summary | ReEmbedding, exit_code: int) -> bool:
+def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) -> tuple[Account, Callable[[], Account]]:
+    """Return what is to be done, and the account that it keeps also where it raises."""
+    if options.verify_vectors is not None:
+        verify = functools.partial(preparer.verify_vectors, options.verify_vectors, replaces=options.re_embed)
+        return preparer.verification, verify
+    if options.re_embed:
+        return preparer.re_embedding, preparer.re_embed
+    return preparer.summary, preparer.run
+
+
+def _write_report(path: Path, account: Account, exit_code: int) -> bool:
     """Write the account as JSON; whether that went well."""
     try:
         path.write_text(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ import make_clap
 import make_stems
 import prepare_dataset_sql as product
 from fake_clap import FakeClap
-from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, load_config, text_of
+from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, Verification, load_config, text_of
 from quick_analysis import plausible_measurements
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -193,6 +193,16 @@ class Workplace:
             return preparer.re_embed()
         finally:
             assert preparer.re_embedding.sum_closes, preparer.re_embedding
+
+    def verify(
+        self, model: Any = None, percent: float = product.SAMPLE_PERCENT, replaces: bool = False, **settings: Any
+    ) -> Verification:
+        """Verify the vectors in this process with a fake model; the account's sum must close."""
+        preparer = self._preparer(model, settings)
+        try:
+            return preparer.verify_vectors(percent, replaces)
+        finally:
+            assert preparer.verification.sum_closes, preparer.verification
 
     def flags(self) -> list[str]:
         """Return the command line of a run with all outputs in this folder."""

@@ -23,7 +23,9 @@ SETTINGS_WITH_A_FLAG = (
     "input database stems quarantine log_file workers batch_windows limit checkpoint device".split()  # of Config
 )
 LISTS = ("categories", "tags", "category_prompts")  # whose defaults are in config.yaml alone
-OTHER_FLAGS = "--config --no-stems --dry-run --report --restore-quarantine --re-embed --version".split()
+OTHER_FLAGS = (
+    "--config --no-stems --dry-run --report --restore-quarantine --re-embed --verify-vectors --version".split()
+)
 
 
 def squeezed(text: str) -> str:

@@ -626,7 +626,7 @@ def test_a_vector_belongs_to_its_row_and_is_of_unit_length(filled: Workplace) ->
     assert not any(np.allclose(vector, SecondModel().vector(REFERENCE)) for vector in vectors)
 
 
-STEM = product.StoredStem("0", "/kick.wav", "/0.wav", "", "", "kick", "[]", "{}", 1)
+STEM = product.StoredStem("0", "/kick.wav", "/0.wav", "", "", "kick", "[]", "{}", 1, b"")
 
 
 FAULTS = [

@@ -37,7 +37,7 @@ def palette(**vectors: Vector) -> Palette:
 
 TAGS = palette(dark=unit(1), punchy=unit(0, 1), gritty=unit(0, 0, 1), minimal=unit(0, 0, 0, 1))
 CATEGORIES = palette(kick=unit(1), pad=unit(0, 1))
-STEM = product.StoredStem("0", "/a.wav", None, "", "", "unknown", "[]", '{"rms": 0.5}', 1)
+STEM = product.StoredStem("0", "/a.wav", None, "", "", "unknown", "[]", '{"rms": 0.5}', 1, b"")
 
 
 def described(
