@@ -20,6 +20,7 @@ import hostile
 from conftest import Workplace, obey_modes
 from hostile import HOSTILE, INNOCENT, Hostile, snapshot
 from prepare_dataset_sql import LOCK_NAME, printable
+from vectors import assert_equal_to_the_last_bit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some of these names")
 
@@ -286,5 +287,4 @@ def test_an_innocent_file_has_its_former_row_again(story: Story, entry: Hostile,
     assert path in story.runs["third"].verdicts
     assert (row["id"], row["user_rating"]) == (former["id"], 4)
     assert row["samples_sha256"] == former["samples_sha256"]
-    vectors = (np.frombuffer(r["clap_embedding"], "<f4") for r in (row, former))
-    assert np.abs(np.subtract(*vectors)).max() < 1e-6
+    assert_equal_to_the_last_bit(*(np.frombuffer(r["clap_embedding"], "<f4") for r in (row, former)))
