@@ -167,7 +167,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 INTERRUPTED_TEXT = "interrupted: what was committed stays; run again to go on"
 # Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
-FILES_A_GROUP = 16  # go to a Dask worker that embeds what it decodes: batches of its own
+FILES_A_GROUP = 40  # go to a Dask worker that embeds what it decodes: batches of its own, with a proof in each
 CONNECT_S = 10.0  # within which a Dask scheduler answers, and has a first worker
 WORKERLESS_S = 60.0  # a cluster so long without workers will get none any more
 CHECK_S = 300.0  # for a Dask worker's look at itself, which may compile CLAP
