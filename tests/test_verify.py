@@ -451,7 +451,7 @@ def test_ctrl_c_ends_it_with_130_and_an_account(filled: Workplace) -> None:
 
 
 @pytest.mark.parametrize("other", ["--dry-run", "--restore-quarantine"])
-@pytest.mark.parametrize("more", [[], ["all"]], ids=["", "all"])
+@pytest.mark.parametrize("more", [[], ["all"]], ids=["sample", "all"])
 def test_with_another_mode_it_is_a_usage_error(
     other: str, more: list[str], filled: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
