@@ -13,8 +13,8 @@ What holds whatever the folder contains and whenever the run is stopped:
 - Every file found ends as exactly one of: already done, inserted, quarantined, failed, ignored, or left for the next
   run; the sum closes.
 - A broken file goes to the quarantine folder and never into the database; a fault of the machine (disk full, permission
-  denied) leaves the file where it is, and the next run tries it again. A worker that dies, hangs or takes too much
-  memory costs the one file that makes it do so again, alone.
+  denied), or of this program after decoding, leaves the file where it is, and the next run tries it again. A worker
+  that dies, hangs or takes too much memory costs the one file that makes it do so again, alone.
 - Killed at any moment, the next run ends with the same rows as an unbroken one. A run with nothing new opens no audio
   file and loads no model.
 - A file's vector depends on its samples alone: not on its path, its batch, or the number of workers, nor on whether
@@ -25,7 +25,7 @@ What holds whatever the folder contains and whenever the run is stopped:
   engine that computes otherwise, is refused until --re-embed has replaced them all. --verify-vectors computes stored
   vectors again and lists those that differ.
 
-Exit codes: 0 done · 1 done, but some files failed for the machine's reasons, or stored vectors are wrong · 2 usage or
+Exit codes: 0 done · 1 done, but some files failed through no fault of theirs, or stored vectors are wrong · 2 usage or
 configuration · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the
 outputs · 130 interrupted.
 """
@@ -132,7 +132,9 @@ TAGS = 3  # a stem has the nearest of the palette
 UNIT_NORM_TOLERANCE = 1e-3
 OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
 BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
-REFERENCE_TOLERANCE = 1e-5  # 1 - cosine of two engines' vectors for the reference signal
+# 1 - cosine of two engines' vectors for the reference signal, at most. Two that are each within `LEAST_COSINE` of stock
+# laion_clap are within four times that of each other (the angles add up).
+REFERENCE_TOLERANCE = {"f32": 1e-5, "bf16": 4e-4}
 # A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
 # far above it, in bf16 too.
 VERIFIED_COSINE = 0.999_9
@@ -388,6 +390,10 @@ class MachineFault(Exception):
     """The machine or the program failed, not the file: it stays where it is and is tried again by the next run."""
 
 
+class ProgramFault(MachineFault):
+    """The program failed at a file that can be decoded: an error in its code, which the user is asked to report."""
+
+
 # Of one file. The class's name becomes part of the quarantined file's name: ERROR_<name>_kick.wav.
 
 
@@ -431,11 +437,23 @@ PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionEr
 
 
 def is_machine_fault(error: Exception) -> bool:
-    """Whether `error`, raised while a file was processed, says nothing about that file.
+    """Whether `error`, raised while a file was decoded, says nothing about that file.
 
     Every OSError is the machine's: decoders report bad audio as soundfile.LibsndfileError, a RuntimeError.
     """
     return isinstance(error, (MachineFault, OSError, *PROGRAM_ERRORS)) or is_memory_error(error)
+
+
+@contextlib.contextmanager
+def blaming_the_program() -> Iterator[None]:
+    """Around what is done to a file once it is decoded, also as a decorator: raise `ProgramFault` for any error that is
+    not the machine's, and whose type does not say that it is the file's (`BrokenFile`)."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BrokenFile) or is_machine_fault(error):
+            raise
+        raise ProgramFault(f"{type(error).__name__}: {error}") from error
 
 
 def is_memory_error(error: Exception) -> bool:
@@ -1366,6 +1384,7 @@ class SourceLevels:
         self.frames = 0
         self.peaks, self.sums, self.clipped = np.zeros((3, channels))
 
+    @blaming_the_program()
     def add(self, block: Float32) -> None:
         """Take in the next samples, shape (frames, channels)."""
         self.frames += len(block)
@@ -1446,6 +1465,7 @@ class StandardisedAudio(StoredAudio):
         self.file.close()
         self.scratch.unlink(missing_ok=True)
 
+    @blaming_the_program()
     def append(self, mono: Float32) -> None:
         """Round `mono`, shape (n,), to 24 bit once, clipped at ±1, and add it."""
         scaled = mono * np.float32(SAMPLE_STEPS)
@@ -1461,6 +1481,7 @@ class StandardisedAudio(StoredAudio):
         if self.length > KEPT_SAMPLES:
             self.kept.clear()
 
+    @blaming_the_program()
     def finish(self) -> None:
         """Complete the WAV's header; no `append` after this."""
         self.wave.close()
@@ -1515,8 +1536,9 @@ def sync_folder(folder: Path) -> None:
 def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
     """Decode `file` into `audio`: mono by the plain mean, 48 kHz by soxr HQ, rounded to 24 bit.
 
-    Raises soundfile.LibsndfileError for what cannot be decoded, `NoSamples`, `NotFinite`, `TooLong`, and what the file
-    system raised while libsndfile read through `WatchedFile`.
+    Raises soundfile.LibsndfileError for what cannot be decoded, `NoSamples`, `NotFinite`, `TooLong`, what the file
+    system raised while libsndfile read through `WatchedFile`, and `ProgramFault` where what was decoded cannot be
+    measured or written.
     """
     watched = WatchedFile(file)
     with _open_stream(watched) as stream:
@@ -2617,22 +2639,23 @@ def sha256_of_path(path: str | Path) -> str:
 def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
     """Decode, check, standardise and analyse one file, and write its WAV; None if it is broken and now in quarantine.
 
-    Raises `MachineFault`, and moves nothing, where the machine or the program is to blame; MemoryError where the
-    worker's limit is hit.
+    The file is to blame for what its decoding raises, the program for what comes after. Where that or the machine is to
+    blame, this raises `MachineFault` and moves nothing; MemoryError where the worker's limit is hit.
     """
     try:
         with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job)) as audio:
             digest = sha256_of(file)
             source = standardise(file, audio, job.config.max_duration_s)
-            names = read_name(found.path, job.root, job.config.categories)
-            features = listen(analyse(audio), source, job.config)
-            windows = cut_windows(audio, job.config.max_windows)
-            _check_unchanged(file, found)
-            description = describe(names, features, source.duration_s)
-            metadata = _metadata(found, job, source, audio, digest, description)
-            if metadata.path is not None:
-                audio.publish(Path(metadata.path))
-            return ProcessedFile(found, metadata, windows)
+            with blaming_the_program():
+                names = read_name(found.path, job.root, job.config.categories)
+                features = listen(analyse(audio), source, job.config)
+                windows = cut_windows(audio, job.config.max_windows)
+                _check_unchanged(file, found)
+                description = describe(names, features, source.duration_s)
+                metadata = _metadata(found, job, source, audio, digest, description)
+                if metadata.path is not None:
+                    audio.publish(Path(metadata.path))
+                return ProcessedFile(found, metadata, windows)
     except Exception as error:
         if is_memory_error(error) and job.worker_memory_bytes is not None:
             raise MemoryError(str(error)) from None  # the worker's limit, not the machine's: to be tried again alone
@@ -2650,7 +2673,7 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
 def _hash_file(found: FoundFile, job: Job) -> str:
     """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
     try:
-        with open_regular(found.path) as file:
+        with blaming_the_program(), open_regular(found.path) as file:
             digest = sha256_of(file)
             _check_unchanged(file, found)
             return digest
@@ -2663,9 +2686,19 @@ def scratch_folder(outputs: Job | Config) -> Path:
     return (outputs.stems or outputs.quarantine) / SCRATCH
 
 
+REPORT_TEXT = "that is an error of this program, not of the file: please report it, with the log"
+
+
+def _named(error: Exception) -> str:
+    """Return what `error` is, what it says, and what to do about it."""
+    return str(error) if isinstance(error, ProgramFault) else f"{type(error).__name__}: {with_remedy(error)}"
+
+
 def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
     """Log an error that is not the file's, and return it in a form that survives pickling."""
-    text = f"{type(error).__name__}: {with_remedy(error)}"
+    text = _named(error)
+    if isinstance(error, (ProgramFault, *PROGRAM_ERRORS)):
+        text += f"; {REPORT_TEXT}"
     log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
     log.debug("%s: traceback", printable(found.path), exc_info=error)
     return MachineFault(text)
@@ -2843,7 +2876,7 @@ def self_test(job: Job) -> str | None:
                 standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
                 analyse(audio)
         except Exception as error:
-            return f"{container}: {type(error).__name__}: {error}"
+            return f"{container}: {_named(error)}"
         if not 0.4 < audio.peak < 0.6:
             return f"{container}: a tone with a peak of 0.5 came back with {audio.peak:.3f}"
     return None
@@ -3305,9 +3338,10 @@ def _engine_problem(job: Job) -> str | None:
     except (PrepareError, RuntimeError, ImportError, AttributeError, MemoryError) as error:
         return f"CLAP cannot be loaded there: {type(error).__name__}: {error}"
     distance = cosine_distance(vector, job.reference_vector)
-    if distance <= REFERENCE_TOLERANCE:
+    tolerance = REFERENCE_TOLERANCE[job.config.precision]
+    if distance <= tolerance:
         return None
-    return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {REFERENCE_TOLERANCE:g}"
+    return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {tolerance:g}"
 
 
 def _embed_here(reports: Sequence[TaskReport], job: Job) -> None:
@@ -5369,7 +5403,7 @@ OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EN
 def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
     """Return CLAP's windows of `stem`: from its WAV, else from its original, where that is still what was imported.
 
-    Raises `MachineFault`, with the reason for each, where neither can be used.
+    Raises `MachineFault`, with the reason for each, where neither can be used; `ProgramFault` where one can.
     """
     reasons = []
     for read in (_windows_of_wav, _windows_of_original):
@@ -5381,6 +5415,8 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
             if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:
                 raise  # it says nothing about this stem, and would fail the others one by one
             log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
+            if isinstance(error, ProgramFault):
+                raise
             reasons.append(str(error) if isinstance(error, MachineFault) else f"{type(error).__name__}: {error}")
             continue
         if reasons and stem.path:
@@ -5398,7 +5434,8 @@ def _windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
         digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] is what it reads
         if digest.hexdigest() != stem.samples_sha256:
             raise MachineFault(f"{stem.path} is damaged: its samples are not those that were imported")
-        return cut_windows(StoredAudio(file, length), config.max_windows)
+        with blaming_the_program():
+            return cut_windows(StoredAudio(file, length), config.max_windows)
 
 
 def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
@@ -5408,7 +5445,13 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
             raise MachineFault("the original has changed since its import")
         standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
         _check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
-        return cut_windows(audio, config.max_windows)
+        with blaming_the_program():
+            return cut_windows(audio, config.max_windows)
+
+
+def _advice_for(fault: MachineFault, flag: str) -> str:
+    """Return what a user can do about a stem that `read_windows` cannot read."""
+    return REPORT_TEXT if isinstance(fault, ProgramFault) else f"bring back what is missing and run {flag} again"
 
 
 def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:
@@ -5910,7 +5953,7 @@ class DatasetPreparer:
         return (
             f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
             f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
-            f"than {REFERENCE_TOLERANCE:g} in cosine. No file was touched: use the former versions (on the former "
+            f"than {REFERENCE_TOLERANCE[self.config.precision]:g} in cosine. No file was touched: use the former versions (on the former "
             "machine, if they are the same), or replace all those vectors by --re-embed"
         )
 
@@ -5921,7 +5964,8 @@ class DatasetPreparer:
         if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
             return None
         distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
-        return None if distance <= REFERENCE_TOLERANCE else former  # a NaN is no agreement
+        tolerance = REFERENCE_TOLERANCE[self.config.precision]
+        return None if distance <= tolerance else former  # a NaN is no agreement
 
     def _begin(self, pool: WorkerPool, will_embed: bool) -> None:
         """Let a worker test the decoders, and load CLAP meanwhile if it is needed; raises before any file is
@@ -6368,7 +6412,7 @@ class DatasetPreparer:
             self.database.replace_vectors(new, self.provenance)
 
     def _fail_to_read(self, stem: StoredStem, fault: MachineFault) -> None:
-        self._fail(stem, f"{fault}; bring back what is missing and run --re-embed again")
+        self._fail(stem, f"{fault}; {_advice_for(fault, '--re-embed')}")
 
     def _fail(self, stem: StoredStem, reason: str) -> None:
         remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
@@ -6468,7 +6512,7 @@ class DatasetPreparer:
                 self._cannot_check(read.stem, BAD_VECTOR_TEXT)
 
     def _cannot_read(self, stem: StoredStem, fault: MachineFault) -> None:
-        self._cannot_check(stem, f"unreadable: {fault}; bring back what is missing and run --verify-vectors again")
+        self._cannot_check(stem, f"unreadable: {fault}; {_advice_for(fault, '--verify-vectors')}")
 
     def _cannot_check(self, stem: StoredStem, reason: str) -> None:
         log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
@@ -6531,7 +6575,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser; a flag that is not given leaves its setting to config.yaml."""
     parser = argparse.ArgumentParser(
         description="Put a folder of audio stems into a SQLite database of CLAP vectors and metadata; rerun to resume.",
-        epilog="Exit codes: 0 done, 1 some files failed for the machine's reasons (run again) or stored vectors are "
+        epilog="Exit codes: 0 done, 1 some files failed through no fault of theirs (run again) or stored vectors are "
         "wrong, 2 usage or config, 3 no CLAP weights, 4 stopped, 5 another run is at work, 130 interrupted.",
         argument_default=argparse.SUPPRESS,
     )

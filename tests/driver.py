@@ -19,6 +19,7 @@ JSON object, and are no part of the product:
     {"eio": {"kick.wav": 20000}}       reads of the decoder beyond that byte fail with EIO
     {"few_files": ["kick.wav"]}        the worker may open no more files from that one's decoding on (RLIMIT_NOFILE)
     {"errno": {"kick.wav": 28}}        processing that file raises OSError with that errno
+    {"errors": {"kick.wav": ["analyse", "ValueError"]}}  that step of processing that file raises that error
     {"write_errno": 28}                every WAV fails with that errno when it is synced
     {"commit": "database or disk is full"}  the first commit of a batch raises sqlite3.OperationalError with that text
     {"spawn": true}                    workers start by spawn, as on macOS and Windows
@@ -37,6 +38,7 @@ JSON object, and are no part of the product:
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import errno
 import functools
@@ -91,6 +93,8 @@ def install_file_faults() -> None:
             np.ones(FAULTS["hungry"][name] * 10**6, np.uint8)
         if name in FAULTS.get("errno", {}):
             raise OSError(FAULTS["errno"][name], os.strerror(FAULTS["errno"][name]), name)
+        if name in FAULTS.get("errors", {}):
+            fail_once(*FAULTS["errors"][name])
         if name in FAULTS.get("eio", {}):
             file = FailingFile(file, FAULTS["eio"][name])
         if FAULTS.get("bad_decoder"):
@@ -100,6 +104,19 @@ def install_file_faults() -> None:
         return standardise(file, *rest, **options)
 
     product.standardise = faulty_standardise
+
+
+def fail_once(step: str, error: str) -> None:
+    """Let the next call of a step of `_process_file` raise `error`."""
+    *owners, name = step.split(".")
+    owner = functools.reduce(getattr, owners, product)
+    sound = getattr(owner, name)
+
+    def failing(*_: Any, **__: Any) -> None:
+        setattr(owner, name, sound)
+        raise {**vars(builtins), **vars(np.linalg)}[error](f"{step} is wrong")
+
+    setattr(owner, name, failing)
 
 
 def forbid_more_files() -> None:

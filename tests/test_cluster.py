@@ -350,6 +350,14 @@ def test_a_file_that_hangs_is_quarantined_and_the_others_pass(place: Workplace, 
     assert "ERROR_Timeout_07.wav" in place.quarantined()
 
 
+def test_an_error_in_our_own_code_moves_no_file(place: Workplace, tmp_path: Path) -> None:
+    with cluster(tmp_path / "dask", workers=1, faults={"errors": {"07.wav": ["analyse", "ValueError"]}}) as made:
+        account = run_on(made, place, "--embed-on", "workers")
+    assert outcome(account) == (1, 13, 2, 1, 0), account["stderr"]
+    assert "07.wav: failed, left where it is: ValueError: analyse is wrong; that is an error of" in account["stderr"]
+    assert (place.input / "07.wav").exists()
+
+
 def test_a_file_whose_worker_dies_once_it_has_moved_it_to_quarantine_is_noted(place: Workplace, tmp_path: Path) -> None:
     with cluster(tmp_path / "dask", workers=2, nanny=True, faults={"die_after": ["broken.wav"]}) as made:
         account = run_on(made, place)

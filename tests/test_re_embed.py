@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -394,6 +395,30 @@ def test_want_of_memory_is_told_with_what_to_do(
     assert "stopped: no memory to read" in message
     assert "free some memory" in message
     assert "a fault of this program" not in message
+
+
+def test_an_error_in_our_own_code_fails_a_row_and_asks_to_be_reported(
+    filled: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_windows, calls = product.cut_windows, itertools.count(1)
+
+    def fail_at_third(*arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise ValueError("boom")
+        return cut_windows(*arguments)
+
+    before = filled.rows()
+    audio_files.use_fake_clap(monkeypatch, SecondModel())
+    monkeypatch.setattr(product, "cut_windows", fail_at_third)
+    assert main([*filled.flags(), "--re-embed"]) == 1
+    message = capsys.readouterr().err
+    assert "failed, its row keeps its former vector: ValueError: boom; that is an error of this program" in message
+    assert "please report it" in message
+    assert "bring back what is missing" not in message
+    assert "boom" in filled.log_file.read_text(encoding="utf-8").split("Traceback (most recent call last)")[-1]
+    after = filled.rows()
+    kept = [i for i in range(STEMS) if after[i]["clap_embedding"] == before[i]["clap_embedding"]]
+    assert len(kept) == 1
 
 
 def change_bytes(path: Path) -> None:

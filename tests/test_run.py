@@ -24,6 +24,7 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace, needs_proc, wait_for_log, wait_for_no_process_of
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
+from prepare_dataset_sql import NotFinite
 from vectors import ROUNDING, assert_equal_to_the_last_bit
 
 VALID, BROKEN = 71, 3
@@ -350,36 +351,105 @@ def test_the_same_fault_on_many_files_in_a_row_stops_the_run(drums: Workplace) -
 
 
 def process_with_an_error(
-    place: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    place: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], step: str = "analyse"
 ) -> product.ProcessedFile | None:
-    """Let `_process_file` work on a.wav in this process, and its analysis raise `error`."""
+    """Let `_process_file` work on a.wav in this process, and its analysis, or another step, raise `error`."""
     file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), place.input / "a.wav"))
     status = file.stat()
 
     def fail(*_: Any) -> None:
         raise error("boom")
 
-    monkeypatch.setattr(product, "analyse", fail)
+    monkeypatch.setattr(product, step, fail)
     job = dataclasses.replace(
         product.DatasetPreparer(place.config(), show_progress=False)._job, worker_memory_bytes=None
     )
     return product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
 
 
+@pytest.mark.parametrize("step", ["standardise", "analyse"])
 @pytest.mark.parametrize("error", [ImportError, NameError, AttributeError, TypeError, AssertionError, MemoryError])
 def test_a_fault_of_the_program_moves_nothing(
-    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], step: str
 ) -> None:
-    with pytest.raises(product.MachineFault, match=f"{error.__name__}: boom"):
-        process_with_an_error(workplace, library, monkeypatch, error)
+    with pytest.raises(product.MachineFault, match=f"{error.__name__}: boom") as caught:
+        process_with_an_error(workplace, library, monkeypatch, error, step)
+    assert ("please report it" in str(caught.value)) == (error is not MemoryError)
     assert (workplace.input / "a.wav").exists()
     assert not workplace.quarantine.exists() or workplace.quarantined() == []
 
 
-def test_any_other_exception_is_the_files(workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert process_with_an_error(workplace, library, monkeypatch, ZeroDivisionError) is None
-    assert workplace.quarantined() == ["ERROR_ZeroDivisionError_a.wav"]
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("standardise", ZeroDivisionError), ("standardise", ValueError), ("_mono", IndexError), ("analyse", NotFinite)],
+)
+def test_any_other_exception_of_decoding_is_the_files_and_a_broken_file_is_so_at_any_step(
+    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: type[Exception]
+) -> None:
+    assert process_with_an_error(workplace, library, monkeypatch, error, step) is None
+    assert workplace.quarantined() == [f"ERROR_{error.__name__}_a.wav"]
     assert not (workplace.input / "a.wav").exists()
+
+
+AFTER_DECODING = {
+    "_packed": "IndexError",
+    "read_name": "KeyError",
+    "analyse": "LinAlgError",
+    "listen": "ZeroDivisionError",
+    "cut_windows": "IndexError",
+    "describe": "KeyError",
+    "_metadata": "RuntimeError",
+    "StandardisedAudio.publish": "ValueError",
+}
+
+
+def test_an_error_in_our_own_code_moves_no_file_and_asks_to_be_reported(drums: Workplace) -> None:
+    names = sorted(path.name for path in drums.input.rglob("*.wav"))[: len(AFTER_DECODING)]
+    before = snapshot(drums.input)
+    errors = dict(zip(names, AFTER_DECODING.items(), strict=True))
+    result = drums.execute("--report", "report.json", faults={"errors": errors})
+    assert result.returncode == 1, result.stderr
+    report = json.loads((drums.folder / "report.json").read_text())
+    assert (report["failed"], report["quarantined"]) == (len(names), 0)
+    assert report["inserted"] == report["found"] - len(names)
+    assert snapshot(drums.input) == before
+    logged = drums.log_file.read_text(encoding="utf-8")
+    for name, (step, error) in errors.items():
+        (line,) = [
+            line for line in result.stderr.splitlines() if f"{name}: failed, left where it is: {error}: " in line
+        ]
+        assert f"{step} is wrong" in line
+        assert line.endswith("an error of this program, not of the file: please report it, with the log")
+    assert logged.count("Traceback (most recent call last)") >= len(names)
+    assert logged.count('driver.py", line') >= len(names)  # where it happened, and not only that it did
+    again = drums.execute()
+    assert again.returncode == 0, again.stderr
+    assert len(drums.rows()) == report["found"]
+
+
+def test_what_is_done_to_decoded_samples_is_our_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(product.ProgramFault, match="IndexError"):
+        product.SourceLevels(channels=1).add(np.zeros((10, 2), np.float32))
+    with product.StandardisedAudio(tmp_path) as audio:
+        close = audio.wave.close
+        monkeypatch.setattr(audio.wave, "close", lambda: int("x"))
+        with pytest.raises(product.ProgramFault, match="ValueError: invalid literal"):
+            audio.finish()
+        monkeypatch.setattr(audio.wave, "close", close)
+
+
+def test_an_error_in_our_own_code_while_hashing_asks_to_be_reported(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("boom")
+
+    status = write_tone(workplace.input / "a.wav").stat()
+    found = product.FoundFile(str(workplace.input / "a.wav"), status.st_size, status.st_mtime_ns)
+    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    monkeypatch.setattr(product, "sha256_of", fail)
+    with pytest.raises(product.MachineFault, match="ValueError: boom; that is an error of this program"):
+        product._hash_file(found, job)
 
 
 def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(
