@@ -5950,10 +5950,11 @@ class DatasetPreparer:
             raise RunStopped(self._conflict_text(former))
 
     def _conflict_text(self, former: Provenance) -> str:
+        tolerance = REFERENCE_TOLERANCE[self.config.precision]
         return (
             f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
             f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
-            f"than {REFERENCE_TOLERANCE[self.config.precision]:g} in cosine. No file was touched: use the former versions (on the former "
+            f"than {tolerance:g} in cosine. No file was touched: use the former versions (on the former "
             "machine, if they are the same), or replace all those vectors by --re-embed"
         )
 

@@ -97,13 +97,13 @@ def test_a_run_that_writes_no_row_enters_no_provenance(workplace: Workplace) -> 
 # -- the engine is checked --------------------------------------------------------------------------------------------
 
 
-def refused(place: Workplace, model: FakeClap) -> str:
+def refused(place: Workplace, model: FakeClap, **settings: Any) -> str:
     """Run with a model that must be refused before any file is touched; return the message."""
     write_tone(place.input / "new.wav", hz=900)
     audio_files.write_text(place.input / "broken.wav")
     before = audio_files.tree(place.input), place.rows(), provenance(place)
     with pytest.raises(product.RunStopped) as caught:
-        place.run(model)
+        place.run(model, **settings)
     assert caught.value.exit_code == 4
     assert (audio_files.tree(place.input), place.rows(), provenance(place)) == before
     assert model.call_sizes == []
@@ -120,10 +120,15 @@ def test_an_engine_whose_reference_vector_differs_is_refused(workplace: Workplac
     assert workplace.run(FakeClap()).inserted == 1  # the way out: the former engine
 
 
-@pytest.mark.parametrize(("cosine_distance", "verdict"), [(0.9e-5, "taken"), (1.1e-5, "refused")])
-def test_the_limit_is_1e_5_in_cosine(cosine_distance: float, verdict: str, workplace: Workplace) -> None:
+@pytest.mark.parametrize(
+    ("precision", "cosine_distance", "verdict"),
+    [("f32", 0.9e-5, "taken"), ("f32", 1.1e-5, "refused"), ("bf16", 3.9e-4, "taken"), ("bf16", 4.1e-4, "refused")],
+)
+def test_the_limit_is_1e_5_in_cosine_and_4e_4_in_bf16(
+    precision: str, cosine_distance: float, verdict: str, workplace: Workplace
+) -> None:
     write_tone(workplace.input / "kick.wav")
-    workplace.run()
+    workplace.run(precision=precision)
     reference = fake_vector(REFERENCE).astype(np.float64)
     across = np.zeros(512)
     across[0] = 1
@@ -138,10 +143,10 @@ def test_the_limit_is_1e_5_in_cosine(cosine_distance: float, verdict: str, workp
             return turned.astype(np.float32) if np.array_equal(window, REFERENCE) else super().vector(window)
 
     if verdict == "refused":
-        refused(workplace, Turned())
+        refused(workplace, Turned(), precision=precision)
     else:
         write_tone(workplace.input / "new.wav", hz=900)
-        assert workplace.run(Turned()).inserted == 1
+        assert workplace.run(Turned(), precision=precision).inserted == 1
 
 
 def test_engines_are_compared_with_the_first_and_do_not_drift(workplace: Workplace) -> None:
