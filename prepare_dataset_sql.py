@@ -386,8 +386,18 @@ class Interrupted(PrepareError):
     exit_code = 130
 
 
+FaultKind = tuple[str, int | None]  # the name of an error's type, and its errno, which only an OSError has
+
+
 class MachineFault(Exception):
-    """The machine or the program failed, not the file: it stays where it is and is tried again by the next run."""
+    """The machine or the program failed, not the file: it stays where it is and is tried again by the next run.
+
+    `kind` is that of the error behind it. It goes with the fault from the workers to the parent, which counts by it.
+    """
+
+    def __init__(self, text: str, kind: FaultKind | None = None) -> None:
+        super().__init__(text)  # not the kind, which is no part of the message; pickle takes it from __dict__
+        self.kind = kind or (type(self).__name__, None)
 
 
 class ProgramFault(MachineFault):
@@ -453,12 +463,17 @@ def blaming_the_program() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BrokenFile) or is_machine_fault(error):
             raise
-        raise ProgramFault(f"{type(error).__name__}: {error}") from error
+        raise ProgramFault(f"{type(error).__name__}: {error}", kind_of(error)) from error
 
 
 def is_memory_error(error: Exception) -> bool:
     """Whether there was no memory for what `error` ended, in Python or in libsndfile (17 is its SFE_MALLOC_FAILED)."""
     return isinstance(error, MemoryError) or (isinstance(error, soundfile.LibsndfileError) and error.code == 17)
+
+
+def kind_of(error: Exception) -> FaultKind:
+    """Return by what `error` counts as the same as another, whatever path or text it has."""
+    return error.kind if isinstance(error, MachineFault) else (type(error).__name__, getattr(error, "errno", None))
 
 
 ANOTHER_PLACE = "or give another folder (--stems, --quarantine, --database, --log-file)"
@@ -482,9 +497,9 @@ REMEDIES = {
 
 
 def with_remedy(error: BaseException) -> str:
-    """Return what `error` says and what to do about it, before the path: faults are counted by the text up to there."""
+    """Return what `error` says and what to do about it."""
     remedy = REMEDIES.get(errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0)
-    return re.sub(r"(?=: ['\"])|$", f" ({remedy})", str(error), count=1) if remedy else str(error)
+    return f"{error} ({remedy})" if remedy else str(error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2701,7 +2716,7 @@ def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
         text += f"; {REPORT_TEXT}"
     log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
     log.debug("%s: traceback", printable(found.path), exc_info=error)
-    return MachineFault(text)
+    return MachineFault(text, kind_of(error))
 
 
 def _log_quarantined(entry: QuarantineEntry) -> None:
@@ -5659,7 +5674,7 @@ class DatasetPreparer:
         self.bar: tqdm[NoReturn] | None = None
         self.decoded = 0
         self.refusal = ""  # to go on beyond the first files, to be raised once what is decoded is written
-        self.faults_in_a_row: Counter[str] = Counter()
+        self.faults_in_a_row: Counter[FaultKind] = Counter()
 
     def run(self) -> Summary:
         """Discover, filter, process, embed and insert, and return the account; raises a `PrepareError` to end early."""
@@ -6198,7 +6213,7 @@ class DatasetPreparer:
         if report.fault is not None:
             self._settle(report.found, "failed")
             self._check_input_is_there()
-            self._count_fault(str(report.fault))
+            self._count_fault(report.fault)
             return None
         self.faults_in_a_row.clear()
         self.decoded += report.processed is not None
@@ -6225,13 +6240,12 @@ class DatasetPreparer:
             "stays: plug the drive in, or put the folder back, and run again"
         )
 
-    def _count_fault(self, fault: str) -> None:
+    def _count_fault(self, fault: MachineFault) -> None:
         """Stop when the machine does the same again and again: a full disk would fail a whole library one by one."""
-        kind = re.sub(r""": ['"].*""", "", fault)  # "[Errno 13] Permission denied: '/a/b.wav'" without the path
-        count = self.faults_in_a_row[kind] + 1
-        self.faults_in_a_row = Counter({kind: count})
+        count = self.faults_in_a_row[fault.kind] + 1
+        self.faults_in_a_row = Counter({fault.kind: count})
         if count >= self.config.max_faults_in_a_row:
-            text = f"the same fault on {count} files in a row (max_faults_in_a_row): {kind}"
+            text = f"the same fault on {count} files in a row (max_faults_in_a_row): {printable(fault)}"
             raise RunStopped(f"{text}. Nothing was moved for it; mend it, or raise that setting, and run again")
 
     def _enter_quarantined(self, found: FoundFile, json_path: str) -> None:

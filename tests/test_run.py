@@ -305,15 +305,75 @@ def test_out_of_memory_in_the_model_names_the_remedy(drums: Workplace) -> None:
 # -- whose fault it is (design.md, table of faults) --------------------------------------------------------------------
 
 
-def test_faults_of_files_with_an_apostrophe_count_as_the_same(workplace: Workplace) -> None:
-    preparer = product.DatasetPreparer(workplace.config(max_faults_in_a_row=3), show_progress=False)
-    faults = [
-        f"{type(error).__name__}: {error}" for error in (PermissionError(13, "No", f"/a/Don't {i}") for i in "123")
+def as_faults(*errors: Exception) -> list[product.MachineFault]:
+    """Return the errors as they come from a worker."""
+    found = product.FoundFile("/a/kick.wav", 1, 1)
+    return [pickle.loads(pickle.dumps(product._as_fault(error, found))) for error in errors]
+
+
+ODD_NAMES = ["/a/Don't 1", "/a/\"loud\": 'kick'", "/a/: 'b': 3.wav", "/a/[Errno 5] I/O: 'c'"]
+THE_SAME_FAULTS = {
+    "odd names": [PermissionError(13, "No", name) for name in ODD_NAMES],
+    "no name, two, and other texts": [
+        OSError(errno.ENOSPC, "full"),
+        OSError(errno.ENOSPC, "No: 'space'", "/a"),
+        OSError(errno.ENOSPC, "", "/a", None, "/b"),
+    ],
+    "texts": [ValueError(text) for text in ("bad: 'a'", "worse", "")],
+    "faults of the program": [product.ProgramFault(f"IndexError: {i}", ("IndexError", None)) for i in "123"],
+    "our own": [product.MachineFault(text) for text in ("its drive hangs", "it: 'changed'", "no file")],
+}
+
+
+@pytest.mark.parametrize("errors", THE_SAME_FAULTS.values(), ids=THE_SAME_FAULTS)
+def test_faults_count_as_the_same_whatever_their_paths_and_texts(workplace: Workplace, errors: list[Exception]) -> None:
+    preparer = product.DatasetPreparer(workplace.config(max_faults_in_a_row=len(errors)), show_progress=False)
+    *first, last = as_faults(*errors)
+    for fault in first:
+        preparer._count_fault(fault)
+    with pytest.raises(product.RunStopped) as stopped:
+        preparer._count_fault(last)
+    said = f"the same fault on {len(errors)} files in a row (max_faults_in_a_row): {last}. Nothing was moved for it"
+    assert said in str(stopped.value)
+    assert last.kind[0] in said
+
+
+def test_faults_of_other_kinds_do_not_count_together(workplace: Workplace) -> None:
+    preparer = product.DatasetPreparer(workplace.config(max_faults_in_a_row=2), show_progress=False)
+    errors = [
+        OSError(errno.ENOSPC, "the same text", "/a"),
+        OSError(errno.EACCES, "the same text", "/a"),
+        OSError(errno.EDQUOT, "the same text", "/a"),
+        ValueError("the same text"),
+        product.MachineFault("the same text"),
+        product.ProgramFault("KeyError: the same text", ("KeyError", None)),
+        product.ProgramFault("IndexError: the same text", ("IndexError", None)),
+        MemoryError("the same text"),
     ]
-    preparer._count_fault(faults[0])
-    preparer._count_fault(faults[1])
-    with pytest.raises(product.RunStopped, match=r"on 3 files in a row .max_faults_in_a_row.: PermissionError"):
-        preparer._count_fault(faults[2])
+    for fault in as_faults(*errors, *errors):
+        preparer._count_fault(fault)
+
+
+def test_a_fault_of_the_program_counts_by_the_error_behind_it(
+    workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(product.MachineFault) as caught:
+        process_with_an_error(workplace, library, monkeypatch, KeyError)
+    assert caught.value.kind == ("KeyError", None)
+
+
+@needs_proc  # a name with such letters
+def test_the_same_fault_on_files_with_odd_names_stops_the_run(workplace: Workplace) -> None:
+    for number in range(6):
+        write_tone(workplace.input / f"""it's: 'kick' "{number}": '.wav""", hz=300 + 50 * number)
+    names = sorted(path.name for path in workplace.input.iterdir())
+    (workplace.folder / "config.yaml").write_text("max_faults_in_a_row: 4\n")
+    result = workplace.execute(faults={"errno": dict.fromkeys(names, int(errno.EACCES))})
+    assert result.returncode == 4, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "the same fault on 4 files in a row" in line]
+    assert "PermissionError: [Errno 13] Permission denied" in line
+    assert "give yourself the right to it" in line
+    assert workplace.quarantined() == []
 
 
 def test_a_run_that_loses_a_file_does_not_end_well(drums: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
