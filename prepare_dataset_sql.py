@@ -114,7 +114,7 @@ from tqdm import tqdm
 # Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
 # ---------------------------------------------------------------------------------------------------------------------
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 UNKNOWN_CATEGORY = "unknown"  # of a file whose names tell none, until CLAP does
 LOOP_CATEGORY = "loop"  # of a file whose names tell nothing more
 
