@@ -279,7 +279,8 @@ def compare(options: argparse.Namespace, config: product.Config) -> None:
         array = np.empty(len(windows), dtype=object)
         array[:] = windows
         np.save(Path(scratch) / "windows.npy", array, allow_pickle=True)
-        ways = {name: Way(name, Path(scratch) / "windows.npy", options) for name in WAYS}
+        names = [name for name in WAYS if name == "ours, f32" or options.only in name]
+        ways = {name: Way(name, Path(scratch) / "windows.npy", options) for name in names}
         here = [way for way in ways.values() if "missing" not in way.started]
         for _ in range(options.rounds):
             for way in here:
@@ -298,6 +299,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, help="as for the program")
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="TEXT", help="the ways whose name contains it, and ours in f32")
     parser.add_argument("--model-cache", type=Path, default=None)
     parser.add_argument("-v", dest="verbose", action="store_true", help="show what the ways say")
     parser.add_argument("--be", help=argparse.SUPPRESS)  # one of the ways, in its own process
