@@ -150,6 +150,33 @@ def test_re_embedding_replaces_nothing_by_unproved_vectors(workplace: Workplace,
     assert {row["embedding_model"].split("/")[1] for row in workplace.rows()} == {"f32"}
 
 
+@pytest.mark.parametrize("second", [good_stream, wrong_stream], ids=["mended", "wrong again"])
+def test_a_dask_worker_sends_proved_vectors_alone(
+    second: Callable[[Vector], Vector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clap = proved(Streams(TurnsWrong(2)), Streams(second, good_stream))
+    steps = [(np.clip(window, -1, 1) * np.float32(product.WINDOW_STEPS)).astype(np.int16) for window in WINDOWS]
+    monkeypatch.setattr(product, "engine_here", lambda job: clap)
+    job: Any = SimpleNamespace(config=product.Config(batch_windows=96))
+    metadata: Any = None
+    files = [product.FoundFile(f"{number}.wav", 1, 1) for number in range(len(steps))]
+    reports = [
+        product.TaskReport(found, processed=product.ProcessedFile(found, metadata, [window]))
+        for found, window in zip(files, steps, strict=True)
+    ]
+    if second is wrong_stream:
+        with pytest.raises(product.RunStopped, match="also after the engine was built again"):
+            product._embed_here(reports, job)
+        assert all(report.processed is not None and report.processed.vector is None for report in reports)
+        return
+    product._embed_here(reports, job)
+    for report, window in zip(reports, steps, strict=True):
+        assert report.processed is not None
+        assert report.processed.vector is not None
+        right = fake_vector(product.full_window(product.waveform_of(window)))
+        assert float(np.frombuffer(report.processed.vector, "<f4") @ right) >= 0.999_999
+
+
 # -- the real engines ------------------------------------------------------------------------------------------------
 
 
