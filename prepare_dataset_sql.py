@@ -3895,6 +3895,11 @@ def build_engine(weights: Weights, config: Config) -> Engine:
 class UnprovedVectors(Exception):
     """A stream of an engine did not give laion_clap's vector of the reference signal."""
 
+    def __init__(self, finding: str, way_out: str) -> None:
+        super().__init__(f"{finding}. {way_out}")
+        self.finding = finding
+        self.way_out = way_out
+
 
 class ProvedClap:
     """A `ClapModel` that answers with proved vectors alone.
@@ -3937,14 +3942,14 @@ class ProvedClap:
         if self.was_rebuilt:
             raise self._stopped(failure, harm) from None
         self.was_rebuilt = True
-        log.warning("%s. The engine is built again, and its batch is computed again", printable(failure))
+        log.warning("%s. The engine is built again, and its batch is computed again", printable(failure.finding))
         try:
             self.current = self.build()
         except UnprovedVectors as again:
             raise self._stopped(again, harm) from None
 
     def _stopped(self, failure: UnprovedVectors, harm: str) -> RunStopped:
-        return RunStopped(f"{failure}, also after the engine was built again. {harm}")
+        return RunStopped(f"{failure.finding}, also after the engine was built again. {harm}. {failure.way_out}")
 
 
 def refuse_imitated_bf16(device: str) -> None:
@@ -4257,7 +4262,8 @@ class Engine:
                 f"{self.engine} {json.dumps(self.versions)} does not give laion_clap's vectors on this processor "
                 f"({processor_name()}): stream {stream + 1} of {len(proofs)} has a cosine of {cosines[stream]:.7f} for "
                 f"the reference signal, and at least {least} is asked in {self.precision}; the first part of the model "
-                f"that differs is the {self.first_wrong_part(stream)}. {self.way_out()}"
+                f"that differs is the {self.first_wrong_part(stream)}",
+                self.way_out(),
             )
 
     def first_wrong_part(self, stream: int) -> str:
