@@ -110,11 +110,12 @@ from annotated_types import Interval, MinLen, Predicate
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
+from stem_dataset import PROGRAM_FOLDER, __version__
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
 # ---------------------------------------------------------------------------------------------------------------------
 
-VERSION = "0.2.0"
 UNKNOWN_CATEGORY = "unknown"  # of a file whose names tell none, until CLAP does
 LOOP_CATEGORY = "loop"  # of a file whose names tell nothing more
 
@@ -620,7 +621,7 @@ def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
 
 
 def _default_config_file() -> Path | None:
-    candidates = (Path("config.yaml"), Path(__file__).resolve().with_name("config.yaml"))
+    candidates = (Path("config.yaml"), PROGRAM_FOLDER / "config.yaml")
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
@@ -3258,7 +3259,7 @@ def _exit_text(exit_code: int | None) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-PROGRAM = Path(__file__).stem
+PROGRAM = "prepare_dataset_sql"
 
 
 def import_distributed() -> Any:
@@ -3274,13 +3275,19 @@ def import_distributed() -> Any:
     return distributed
 
 
+def program_files() -> list[Path]:
+    """Return the files of this program: the script, and every module of the package, in the same order everywhere."""
+    modules = sorted((PROGRAM_FOLDER / "stem_dataset").rglob("*.py"), key=Path.as_posix)
+    return [PROGRAM_FOLDER / f"{PROGRAM}.py", *modules]
+
+
 @functools.cache
 def program_versions() -> tuple[tuple[str, str], ...]:
     """Return what must be the same wherever files are decoded, this program's source included."""
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    source = hashlib.sha256(b"".join(path.read_bytes() for path in program_files())).hexdigest()
     libraries = library_versions("soundfile", "librosa", "soxr", "numpy")
     decoder = {"libsndfile": soundfile.__libsndfile_version__}
-    return (("prepare_dataset_sql", f"{VERSION} ({source[:12]})"), *{**libraries, **decoder}.items())
+    return (("prepare_dataset_sql", f"{__version__} ({source[:12]})"), *{**libraries, **decoder}.items())
 
 
 Versions = tuple[tuple[str, str], ...]
@@ -3451,7 +3458,7 @@ class ClusterPool(WorkerPool):
             if has_program.get(address)
         }
         self._wait_for_checks(checks)
-        path = printable(Path(__file__).resolve().parent)
+        path = printable(PROGRAM_FOLDER)
         missing = f"it does not find this program: start it with PYTHONPATH={path}, or where that is there"
         problems = {address: missing for address, has_it in has_program.items() if not has_it}
         problems |= {address: problem for address, check in checks.items() if (problem := _answer(check))}
@@ -5804,7 +5811,7 @@ class DatasetPreparer:
         check_database(self.config.database)
         make_folders(self.config)
         with hold_outputs(self.config), log_to_file(self.config.log_file):
-            log.debug("run %s of version %s begins", self.summary.run_id, VERSION)
+            log.debug("run %s of version %s begins", self.summary.run_id, __version__)
             self.database = Database(self.config.database, self._breathe)
             with contextlib.closing(self.database):
                 self._clean_up()
@@ -6624,7 +6631,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
     )
-    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(level=logging.INFO)
     return parser
 

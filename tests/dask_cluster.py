@@ -181,4 +181,4 @@ def refusing(call: Any, folder: str, number: int) -> Any:
 def version_there() -> str:
     import prepare_dataset_sql as product
 
-    return product.VERSION
+    return product.__version__

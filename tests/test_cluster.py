@@ -208,11 +208,13 @@ def test_a_worker_with_another_version_of_this_program_is_named(
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    source = (REPOSITORY / "prepare_dataset_sql.py").read_text(encoding="utf-8")
-    (other / "prepare_dataset_sql.py").write_text(source.replace("MIN_KEY_S = 1.5", "MIN_KEY_S = 9"), encoding="utf-8")
+    shutil.copy(REPOSITORY / "prepare_dataset_sql.py", other)
+    shutil.copytree(REPOSITORY / "stem_dataset", other / "stem_dataset")
+    with open(other / "stem_dataset" / "__init__.py", "a", encoding="utf-8") as module:
+        module.write("CHANGED = True\n")
     with healthy.joined_by(preload=False, PYTHONPATH=str(other)) as worker:
         stderr = refused(healthy, place)
-    assert f"Dask worker {worker.address}: it has prepare_dataset_sql {product.VERSION} (" in stderr
+    assert f"Dask worker {worker.address}: it has prepare_dataset_sql {product.__version__} (" in stderr
     assert "where the driver has" in stderr
 
 
@@ -419,7 +421,7 @@ def test_a_cluster_that_loses_all_its_workers_ends_the_run(place: Workplace, tmp
 
 def test_the_faults_here_are_installed(tmp_path: Path) -> None:
     """Else the tests above would pass without any."""
-    with cluster(tmp_path / "dask", workers=1, faults={"constants": {"VERSION": "0.0.7"}}) as made:
+    with cluster(tmp_path / "dask", workers=1, faults={"constants": {"__version__": "0.0.7"}}) as made:
         import distributed
 
         with distributed.Client(made.address, timeout=10, set_as_default=False) as client:

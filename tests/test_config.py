@@ -95,7 +95,7 @@ def test_help_mentions_every_flag_with_its_field_s_words_and_default(capsys: pyt
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == product.VERSION
+    assert capsys.readouterr().out.strip() == product.__version__
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -426,7 +426,7 @@ def test_config_yaml_here_is_taken_else_the_one_beside_the_module_else_none(
     here, module = tmp_path / "here", tmp_path / "module"
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(product, "__file__", str(module / "prepare_dataset_sql.py"))
+    monkeypatch.setattr(product, "PROGRAM_FOLDER", module)
     assert load_config(None, {}) == Config()
     config_file(module, "workers: 3\nlog_file: x.log\n", "config.yaml")
     beside = load_config(None, {})
