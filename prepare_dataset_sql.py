@@ -2659,7 +2659,7 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
     blame, this raises `MachineFault` and moves nothing; MemoryError where the worker's limit is hit.
     """
     try:
-        with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job)) as audio:
+        with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
             digest = sha256_of(file)
             source = standardise(file, audio, job.config.max_duration_s)
             with blaming_the_program():
@@ -2697,9 +2697,9 @@ def _hash_file(found: FoundFile, job: Job) -> str:
         raise _as_fault(error, found) from None
 
 
-def scratch_folder(outputs: Job | Config) -> Path:
+def scratch_folder(stems: Path | None, quarantine: Path) -> Path:
     """Return where half-finished WAVs are; emptied when a run starts. On the WAVs' own file system, for the rename."""
-    return (outputs.stems or outputs.quarantine) / SCRATCH
+    return (stems or quarantine) / SCRATCH
 
 
 REPORT_TEXT = "that is an error of this program, not of the file: please report it, with the log"
@@ -2888,7 +2888,7 @@ def self_test(job: Job) -> str | None:
         try:
             file = io.BytesIO()
             soundfile.write(file, tone, rate_hz, format=container)
-            with StandardisedAudio(scratch_folder(job)) as audio:
+            with StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
                 standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
                 analyse(audio)
         except Exception as error:
@@ -5467,7 +5467,10 @@ def _windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
 
 
 def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
-    with open_regular(stem.original_file) as file, StandardisedAudio(scratch_folder(config)) as audio:
+    with (
+        open_regular(stem.original_file) as file,
+        StandardisedAudio(scratch_folder(config.stems, config.quarantine)) as audio,
+    ):
         status = os.fstat(file.fileno())
         if sha256_of(file) != stem.sha256:
             raise MachineFault("the original has changed since its import")
@@ -6170,7 +6173,7 @@ class DatasetPreparer:
             stem_id = self.database.free_id(found.path, stem.sha256)
             stem = dataclasses.replace(stem, id=stem_id, path=wav_path(stems, stem_id) if stems else None)
             if stem.path and source.metadata.path:
-                link_wav(source.metadata.path, stem.path, scratch_folder(self._job))
+                link_wav(source.metadata.path, stem.path, scratch_folder(stems, self._job.quarantine))
         told_by_name = json.loads(source.metadata.features)["category_source"] == "name"
         if stem.category == UNKNOWN_CATEGORY and told_by_name and self.weights.is_published:
             self._need_clap()
@@ -6330,7 +6333,7 @@ class DatasetPreparer:
         stem_id = self.database.free_id(stem.original_file, stem.sha256)
         path = wav_path(self._job.stems, stem_id) if self._job.stems else None
         if path and stem.path:
-            link_wav(stem.path, path, scratch_folder(self._job))
+            link_wav(stem.path, path, scratch_folder(self._job.stems, self._job.quarantine))
         return dataclasses.replace(record, metadata=dataclasses.replace(stem, id=stem_id, path=path))
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
