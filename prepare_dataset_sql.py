@@ -2767,9 +2767,8 @@ def _metadata(
     )
 
 
-def renamed(stem: StemMetadata, found: FoundFile, job: Job) -> StemMetadata:
+def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetadata:
     """Return the row of a file that has the same bytes as `stem`'s: what depends on names is judged by its own."""
-    names = read_name(found.path, job.root, job.config.categories)
     former = json.loads(stem.features)
     description = describe(names, former, stem.duration_s)
     category, features = description.category, description.features
@@ -6168,7 +6167,8 @@ class DatasetPreparer:
 
     def _copy_of(self, source: StemRecord, found: FoundFile, is_own: bool) -> StemRecord:
         """Return `source`'s row as that of another file with the same bytes, or of its own under a new name."""
-        stem, stems = renamed(source.metadata, found, self._job), self._job.stems
+        names = read_name(found.path, self._job.root, self.config.categories)
+        stem, stems = renamed(source.metadata, found, names), self._job.stems
         if not is_own:
             stem_id = self.database.free_id(found.path, stem.sha256)
             stem = dataclasses.replace(stem, id=stem_id, path=wav_path(stems, stem_id) if stems else None)
