@@ -2822,11 +2822,8 @@ def stem_id_of(original_file: str, digest: str) -> str:
 
 
 def _run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
-    """Do `work` to each of `files` in a worker, and embed what comes of them if `job` says so."""
-    reports = [_run_task(work, found, job) for found in files]
-    if job.weights is not None:
-        _embed_here(reports, job)
-    return reports
+    """Do `work` to each of `files` in a worker."""
+    return [_run_task(work, found, job) for found in files]
 
 
 def _run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
@@ -2981,7 +2978,7 @@ class WorkerPool:
         self.log_file = log_file
         self.on_wait = on_wait
         self.before_replay = before_replay
-        self.work: Work = _process_file
+        self.work: Work  # set by `reports`
         self._open(workers)
 
     def _open(self, workers: int) -> None:
@@ -3293,14 +3290,18 @@ Versions = tuple[tuple[str, str], ...]
 
 
 def _run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
-    """As `_run_tasks`, in a Dask worker. It looks at itself first: it may have joined, or started again, in mid-run.
+    """As `_run_tasks`, in a Dask worker, which embeds what comes of the files if `job` says so. It looks at itself
+    first: it may have joined, or started again, in mid-run.
 
     Raises `UnfitWorker` where it cannot do its part.
     """
     problem = worker_problem(job, versions)
     if problem is not None:
         raise UnfitWorker(import_distributed().get_worker().address, problem)
-    return _run_tasks(work, group, job)
+    reports = _run_tasks(work, group, job)
+    if job.weights is not None:
+        _embed_here(reports, job)
+    return reports
 
 
 def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None:
