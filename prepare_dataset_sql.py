@@ -686,7 +686,7 @@ def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | Non
         rule = _rule_for_nothing(key, problem["input"], is_flag=key in flags)
     else:
         rule = "should be a path" if problem["type"] == "is_instance_of" else problem["msg"]
-    return f"{where}: {problem['input']!r}: {rule} (default {_default_text(key)})"
+    return f"{where}: {problem['input']!r}: {rule} (default {default_text(key)})"
 
 
 def _rule_for_nothing(key: str, text: str, is_flag: bool) -> str:
@@ -702,13 +702,13 @@ def _rule_for_nothing(key: str, text: str, is_flag: bool) -> str:
     return f"names nothing: {to_leave}; write ./{text.strip()} if it is a name"
 
 
-def _refuse_nothing(flag: str, path: Path | str | None) -> None:
+def refuse_nothing(flag: str, path: Path | str | None) -> None:
     """Raise `UsageError` where the path of a flag that is no setting is not given."""
     if isinstance(path, str):
         raise UsageError(f"--{flag}: {path!r}: {_rule_for_nothing(flag, path, is_flag=True)}")
 
 
-def _default_text(key: str) -> str:
+def default_text(key: str) -> str:
     default = CONFIG_FIELDS[key].default
     if default is dataclasses.MISSING:
         return "a list in config.yaml"
@@ -1557,15 +1557,15 @@ def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float
     measured or written.
     """
     watched = WatchedFile(file)
-    with _open_stream(watched) as stream:
+    with open_stream(watched) as stream:
         if stream.frames <= max_duration_s * stream.samplerate:
             return _standardise_stream(stream, watched, audio, max_duration_s)
-    _count_frames(watched, max_duration_s)
-    with _open_stream(watched) as stream:
+    count_frames(watched, max_duration_s)
+    with open_stream(watched) as stream:
         return _standardise_stream(stream, watched, audio, max_duration_s)
 
 
-def _open_stream(watched: WatchedFile) -> StreamedSoundFile:
+def open_stream(watched: WatchedFile) -> StreamedSoundFile:
     watched.seek(0)
     try:
         return StreamedSoundFile(watched)
@@ -1573,14 +1573,14 @@ def _open_stream(watched: WatchedFile) -> StreamedSoundFile:
         watched.check()
 
 
-def _count_frames(watched: WatchedFile, max_duration_s: float) -> None:
+def count_frames(watched: WatchedFile, max_duration_s: float) -> None:
     """Raise `TooLong` if a header that says so is right: headers lie, and 400 kB at 1 Hz are gigabytes at 48 kHz."""
-    with _open_stream(watched) as stream:
-        for _ in _blocks(stream, watched, max_duration_s):
+    with open_stream(watched) as stream:
+        for _ in read_blocks(stream, watched, max_duration_s):
             pass
 
 
-def _blocks(stream: StreamedSoundFile, watched: WatchedFile, max_duration_s: float) -> Iterator[Float32]:
+def read_blocks(stream: StreamedSoundFile, watched: WatchedFile, max_duration_s: float) -> Iterator[Float32]:
     """Yield the decoded audio in blocks of shape (frames, channels), float32, nominally in [-1, 1]."""
     block_frames = max(1, min(BLOCK_S * stream.samplerate, BLOCK_VALUES // stream.channels))
     # Who asks for more than a FLAC holds is told that what follows its last frame (an ID3v1 tag, zeros) is damage. The
@@ -1610,7 +1610,7 @@ def _standardise_stream(
     resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ")  # bit-equal at every block size
     levels = SourceLevels(stream.channels)
     first = np.zeros(0, np.float32)
-    for block in _blocks(stream, watched, max_duration_s):
+    for block in read_blocks(stream, watched, max_duration_s):
         mono = _mono(block)
         if not np.isfinite(mono).all():
             raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {levels.frames / rate_hz:.3f} s")
@@ -1761,7 +1761,7 @@ def analyse(audio: StandardisedAudio) -> Measurements:
     features: dict[str, float | None] = {name: total / analysed for name, total in sums.items()}
     if audio.peak == 0:
         features.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
-    features |= {"peak_dbfs": _decibels(audio.peak), "loudness_lufs": meter.loudness_lufs()}
+    features |= {"peak_dbfs": decibels(audio.peak), "loudness_lufs": meter.loudness_lufs()}
     onsets = onset_strengths(np.concatenate(mels)[:music_frames])
     return Measurements(audio.length / SAMPLE_RATE_HZ, features, onsets, *_measure_harmony(audio))
 
@@ -2018,15 +2018,15 @@ def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> 
     folder's; what is above `root` is not asked."""
     parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)[::-1]
     return NameFacts(
-        stated_bpm=_first(map(_stated_bpm, parts)),
+        stated_bpm=first_known(map(_stated_bpm, parts)),
         numbers=tuple(itertools.chain.from_iterable(map(_numbers, parts))),
-        key=_first(map(_key_in, parts)),
-        category=_first(_category_in(part, categories) for part in parts),
-        is_loop=_first(map(_is_loop_in, parts)),
+        key=first_known(map(_key_in, parts)),
+        category=first_known(_category_in(part, categories) for part in parts),
+        is_loop=first_known(map(_is_loop_in, parts)),
     )
 
 
-def _first(values: Iterable[T | None]) -> T | None:
+def first_known(values: Iterable[T | None]) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
@@ -2432,7 +2432,7 @@ def quality_issues(source: SourceFormat, features: Mapping[str, float | None], c
     """
     # No loudness is defined for less than 0.4 s: there the RMS level stands in, which is the same for a tone of 1 kHz.
     # Of a long file the RMS may be that of silent parts alone; a level of its peak is better than none.
-    level = _first([features["loudness_lufs"], _decibels(features["rms"]), features["peak_dbfs"]])
+    level = first_known([features["loudness_lufs"], decibels(features["rms"]), features["peak_dbfs"]])
     checks = {
         "truncated": source.truncated,
         "too_short": source.duration_s < config.min_duration_s,
@@ -2445,7 +2445,7 @@ def quality_issues(source: SourceFormat, features: Mapping[str, float | None], c
     return [issue for issue, found in checks.items() if found]
 
 
-def _decibels(amplitude: float | None) -> float | None:
+def decibels(amplitude: float | None) -> float | None:
     """Return an amplitude in dB to full scale; None for silence."""
     return 20 * math.log10(amplitude) if amplitude else None
 
@@ -2464,7 +2464,7 @@ def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: st
     folder.mkdir(parents=True, exist_ok=True)
     with open_regular(found.path) as file:
         digest = sha256_of(file)
-        _check_unchanged(file, found)  # half a file, still being copied in, is not a broken one
+        check_unchanged(file, found)  # half a file, still being copied in, is not a broken one
     path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
     entry = QuarantineEntry(
         path=str(path),
@@ -2503,12 +2503,12 @@ def json_path_of(quarantined: Path) -> Path:
 def _claim_name(folder: Path, prefix: str, name: str) -> tuple[Path, IO[str]]:
     """Return a free path in `folder` and its JSON, opened: creating that exclusively is what claims the name."""
     while True:
-        path = _free_path(folder, prefix, name)
+        path = free_path(folder, prefix, name)
         with contextlib.suppress(FileExistsError):  # another worker was faster
             return path, open(json_path_of(path), "x", encoding="ascii")
 
 
-def _free_path(folder: Path, prefix: str, name: str) -> Path:
+def free_path(folder: Path, prefix: str, name: str) -> Path:
     """Return a path that nothing has, nor its JSON: `name` with `prefix`, else numbered ~2, ~3, …
 
     Taken numbers mostly come without gaps, so the first free one is found by doubling and bisection: 50,000 broken
@@ -2666,7 +2666,7 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
                 names = read_name(found.path, job.root, job.config.categories)
                 features = listen(analyse(audio), source, job.config)
                 windows = cut_windows(audio, job.config.max_windows)
-                _check_unchanged(file, found)
+                check_unchanged(file, found)
                 description = describe(names, features, source.duration_s)
                 metadata = _metadata(found, job, source, audio, digest, description)
                 if metadata.path is not None:
@@ -2676,25 +2676,25 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
         if is_memory_error(error) and job.worker_memory_bytes is not None:
             raise MemoryError(str(error)) from None  # the worker's limit, not the machine's: to be tried again alone
         if is_machine_fault(error):
-            raise _as_fault(error, found) from None
+            raise as_fault(error, found) from None
         log.debug("%s: traceback", printable(found.path), exc_info=True)
         try:
             entry = quarantine_file(found, error, job.quarantine, job.run_id)
         except (OSError, MachineFault) as why:
-            raise _as_fault(why, found) from None
-        _log_quarantined(entry)
+            raise as_fault(why, found) from None
+        log_quarantined(entry)
         return None
 
 
-def _hash_file(found: FoundFile, job: Job) -> str:
+def hash_file(found: FoundFile, job: Job) -> str:
     """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
     try:
         with blaming_the_program(), open_regular(found.path) as file:
             digest = sha256_of(file)
-            _check_unchanged(file, found)
+            check_unchanged(file, found)
             return digest
     except Exception as error:
-        raise _as_fault(error, found) from None
+        raise as_fault(error, found) from None
 
 
 def scratch_folder(stems: Path | None, quarantine: Path) -> Path:
@@ -2705,14 +2705,14 @@ def scratch_folder(stems: Path | None, quarantine: Path) -> Path:
 REPORT_TEXT = "that is an error of this program, not of the file: please report it, with the log"
 
 
-def _named(error: Exception) -> str:
+def text_of_error(error: Exception) -> str:
     """Return what `error` is, what it says, and what to do about it."""
     return str(error) if isinstance(error, ProgramFault) else f"{type(error).__name__}: {with_remedy(error)}"
 
 
-def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
+def as_fault(error: Exception, found: FoundFile) -> MachineFault:
     """Log an error that is not the file's, and return it in a form that survives pickling."""
-    text = _named(error)
+    text = text_of_error(error)
     if isinstance(error, (ProgramFault, *PROGRAM_ERRORS)):
         text += f"; {REPORT_TEXT}"
     log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
@@ -2720,7 +2720,7 @@ def _as_fault(error: Exception, found: FoundFile) -> MachineFault:
     return MachineFault(text, kind_of(error))
 
 
-def _log_quarantined(entry: QuarantineEntry) -> None:
+def log_quarantined(entry: QuarantineEntry) -> None:
     log.error(
         "%s: quarantined as %s: %s",
         printable(entry.original_file),
@@ -2730,7 +2730,7 @@ def _log_quarantined(entry: QuarantineEntry) -> None:
     )
 
 
-def _check_unchanged(file: IO[bytes], found: FoundFile) -> None:
+def check_unchanged(file: IO[bytes], found: FoundFile) -> None:
     """Raise if the file is still being written: its samples and the row's size would not belong together."""
     status = os.fstat(file.fileno())
     if size_and_mtime_ns(status) != (found.size_bytes, found.mtime_ns):
@@ -2821,13 +2821,13 @@ def stem_id_of(original_file: str, digest: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
+def run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
     """Do `work` to each of `files` in a worker."""
-    return [_run_task(work, found, job) for found in files]
+    return [run_task(work, found, job) for found in files]
 
 
-def _run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
-    """Run `_process_file` or `_hash_file` in a worker, and send its log lines along with its result.
+def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
+    """Run `_process_file` or `hash_file` in a worker, and send its log lines along with its result.
 
     A queue shared by the workers would block them all for ever once one is killed while it writes to it.
     """
@@ -2888,7 +2888,7 @@ def self_test(job: Job) -> str | None:
                 standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
                 analyse(audio)
         except Exception as error:
-            return f"{container}: {_named(error)}"
+            return f"{container}: {text_of_error(error)}"
         if not 0.4 < audio.peak < 0.6:
             return f"{container}: a tone with a peak of 0.5 came back with {audio.peak:.3f}"
     return None
@@ -3055,7 +3055,7 @@ class WorkerPool:
         """Give `group` to a worker; None if the pool is broken."""
         self.submitted += len(group)
         try:
-            return self._call_in_worker(_run_tasks, self.work, group, self.job)
+            return self._call_in_worker(run_tasks, self.work, group, self.job)
         except (BrokenProcessPool, OSError):  # OSError: it broke just when `submit` was starting another process
             if not self.executor._broken:
                 raise
@@ -3091,7 +3091,7 @@ class WorkerPool:
                 finish_move(entry)
                 yield quarantined_report(found, entry)
             elif not answers(found.path):
-                yield TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
+                yield TaskReport(found, fault=as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
             else:
                 self.before_replay()  # each time: meanwhile a batch may have filled up
                 yield self._replay_alone(found)
@@ -3122,13 +3122,13 @@ class WorkerPool:
         """Say what becomes of a file whose worker died while it was alone."""
         limit_s = time_limit_s(found, self.job)
         if self.abandoned or (elapsed_s >= limit_s and not answers(found.path)):
-            return TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
+            return TaskReport(found, fault=as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
         if self.killed_for_time or elapsed_s >= limit_s:
             return self._quarantine(found, Timeout(f"not done after {limit_s:.0f} s, twice"))
         if exit_code is not None and -exit_code in OUTSIDE_SIGNALS:
-            text = f"its worker was ended by {_exit_text(exit_code)}, which we did not send: out of memory, most likely"
-            return TaskReport(found, fault=_as_fault(MachineFault(text), found))
-        return self._quarantine(found, WorkerDied(f"its worker died twice: {_exit_text(exit_code)}"))
+            text = f"its worker was ended by {exit_text(exit_code)}, which we did not send: out of memory, most likely"
+            return TaskReport(found, fault=as_fault(MachineFault(text), found))
+        return self._quarantine(found, WorkerDied(f"its worker died twice: {exit_text(exit_code)}"))
 
     def _memory_text(self, report: TaskReport) -> str:
         limit_mb = (self.job.worker_memory_bytes or 0) // 10**6
@@ -3141,7 +3141,7 @@ class WorkerPool:
         while not wait([report], TICK_S).done:
             self.on_wait()
             if time.monotonic() > deadline_s:
-                return TaskReport(found, fault=_as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
+                return TaskReport(found, fault=as_fault(MachineFault(DEAD_DRIVE_TEXT), found))
         return report.result()
 
     def _kill_workers(self) -> None:
@@ -3215,7 +3215,7 @@ class WorkerPool:
         except PrepareError:
             raise
         except Exception as error:
-            return [TaskReport(found, fault=_as_fault(error, found)) for found in group]
+            return [TaskReport(found, fault=as_fault(error, found)) for found in group]
 
 
 def _is_broken(future: Future[Any]) -> bool:
@@ -3233,17 +3233,17 @@ def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskRepor
     try:
         entry = quarantine_file(found, error, job.quarantine, job.run_id)
     except (OSError, MachineFault) as why:
-        return TaskReport(found, fault=_as_fault(why, found))
+        return TaskReport(found, fault=as_fault(why, found))
     return quarantined_report(found, entry)
 
 
 def quarantined_report(found: FoundFile, entry: QuarantineEntry) -> TaskReport:
     """Report a file that is in quarantine, as the worker would that moved it."""
-    _log_quarantined(entry)
+    log_quarantined(entry)
     return TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
 
 
-def _exit_text(exit_code: int | None) -> str:
+def exit_text(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         names = {int(number): number.name for number in signal.Signals}  # real-time ones have none
         return f"signal {-exit_code} ({names.get(-exit_code, 'no name')})"
@@ -3289,8 +3289,8 @@ def program_versions() -> tuple[tuple[str, str], ...]:
 Versions = tuple[tuple[str, str], ...]
 
 
-def _run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
-    """As `_run_tasks`, in a Dask worker, which embeds what comes of the files if `job` says so. It looks at itself
+def run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
+    """As `run_tasks`, in a Dask worker, which embeds what comes of the files if `job` says so. It looks at itself
     first: it may have joined, or started again, in mid-run.
 
     Raises `UnfitWorker` where it cannot do its part.
@@ -3298,9 +3298,9 @@ def _run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: 
     problem = worker_problem(job, versions)
     if problem is not None:
         raise UnfitWorker(import_distributed().get_worker().address, problem)
-    reports = _run_tasks(work, group, job)
+    reports = run_tasks(work, group, job)
     if job.weights is not None:
-        _embed_here(reports, job)
+        embed_here(reports, job)
     return reports
 
 
@@ -3366,7 +3366,7 @@ def _engine_problem(job: Job) -> str | None:
     return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {tolerance:g}"
 
 
-def _embed_here(reports: Sequence[TaskReport], job: Job) -> None:
+def embed_here(reports: Sequence[TaskReport], job: Job) -> None:
     """Put a vector in the place of the windows in `reports`."""
     decoded = [report for report in reports if report.processed is not None]
     for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):
@@ -3480,7 +3480,7 @@ class ClusterPool(WorkerPool):
 
     def _start(self, group: list[FoundFile]) -> Future[list[TaskReport]]:
         self.submitted = 0  # Dask's own settings say when a worker starts anew
-        return self.executor.submit(_run_on_cluster, self.work, group, self.job, program_versions())
+        return self.executor.submit(run_on_cluster, self.work, group, self.job, program_versions())
 
     def _wait(self, in_flight: Mapping[Future[list[TaskReport]], Flight]) -> set[Future[list[TaskReport]]]:
         """Wait up to `TICK_S` and return what is done; raises `RunStopped` where the cluster is lost."""
@@ -3618,7 +3618,7 @@ class ModelCache:
         status = file.stat()
         note_file = self.folder / "sha256.json"
         name, mark = str(file.resolve()), [status.st_size, status.st_mtime_ns]
-        notes = _read_json(note_file)
+        notes = read_json(note_file)
         note = notes.get(name)
         if isinstance(note, dict) and note.get("size_and_mtime_ns") == mark and "sha256" in note:
             return str(note["sha256"])
@@ -3640,7 +3640,7 @@ class ModelCache:
             log.warning("the model cache cannot be written, so the next start is slower: %s", printable(error))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; what is missing or damaged is as if it were empty."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -3999,8 +3999,8 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
     if weights.architecture is None:  # of a published one, the sha256 has told that it is whole
         refuse_damage(checkpoint_file)
     with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
-        state, is_stand_in = _read_checkpoint(checkpoint_file, config.trust_checkpoint)
-        architecture = weights.architecture or _architecture_of(state, checkpoint_file)
+        state, is_stand_in = read_checkpoint(checkpoint_file, config.trust_checkpoint)
+        architecture = weights.architecture or architecture_of(state, checkpoint_file)
         import laion_clap
 
         module = laion_clap.CLAP_Module(enable_fusion=False, device=device, amodel=architecture)
@@ -4040,7 +4040,7 @@ def _is_the_machines(error: Exception) -> bool:
 NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|allowlisted|must be imported")
 
 
-def _read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
+def read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
     """Return the weights in `path` by laion_clap's names, and whether it is a stand-in without training. Only tensors
     and numbers are unpickled: a checkpoint can hold code, and `CLAP_Module.load_ckpt` would run it."""
     try:
@@ -4087,7 +4087,7 @@ def _reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {printable(found[0])}" if found else type(error).__name__
 
 
-def _architecture_of(state: Mapping[str, Any], path: Path) -> str:
+def architecture_of(state: Mapping[str, Any], path: Path) -> str:
     """Return laion_clap's `amodel` of a checkpoint that is none of the published ones."""
     if any(".fusion_model." in name for name in state):
         raise WeightsMissing(
@@ -4515,7 +4515,7 @@ def tower_key(weights: Weights) -> dict[str, Any]:
 
 def read_tower(folder: Path, weights: Weights) -> dict[str, Any] | None:
     """Return the card of the tower in `folder`, or None where any of it is missing, damaged or for something else."""
-    card = _read_json(folder / TOWER_CARD)
+    card = read_json(folder / TOWER_CARD)
     if card != sealed(card) or card.get("key") != tower_key(weights):
         return None
     if weights.architecture not in (None, card["architecture"]):
@@ -5434,7 +5434,7 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
     Raises `MachineFault`, with the reason for each, where neither can be used; `ProgramFault` where one can.
     """
     reasons = []
-    for read in (_windows_of_wav, _windows_of_original):
+    for read in (windows_of_wav, _windows_of_original):
         try:
             windows = read(stem, config)
         except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
@@ -5453,7 +5453,7 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
     raise MachineFault("; ".join(reasons))
 
 
-def _windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
+def windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
     if stem.path is None:
         raise MachineFault("it has no WAV")
     with open_regular(stem.path) as file:
@@ -5475,12 +5475,12 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
         if sha256_of(file) != stem.sha256:
             raise MachineFault("the original has changed since its import")
         standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
-        _check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
+        check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
         with blaming_the_program():
             return cut_windows(audio, config.max_windows)
 
 
-def _advice_for(fault: MachineFault, flag: str) -> str:
+def advice_for(fault: MachineFault, flag: str) -> str:
     """Return what a user can do about a stem that `read_windows` cannot read."""
     return REPORT_TEXT if isinstance(fault, ProgramFault) else f"bring back what is missing and run {flag} again"
 
@@ -6105,7 +6105,7 @@ class DatasetPreparer:
         candidates = [found for found in files if found.size_bytes in self.shared_sizes]
         if candidates:
             self._show(f"hashing {len(candidates)} files that may be copies")
-            for report in pool.reports(_hash_file, map(self._with_former_row, candidates)):
+            for report in pool.reports(hash_file, map(self._with_former_row, candidates)):
                 self._receive(report)
                 if report.sha256 is not None:
                     digests[report.found.path] = report.sha256
@@ -6444,7 +6444,7 @@ class DatasetPreparer:
             self.database.replace_vectors(new, self.provenance)
 
     def _fail_to_read(self, stem: StoredStem, fault: MachineFault) -> None:
-        self._fail(stem, f"{fault}; {_advice_for(fault, '--re-embed')}")
+        self._fail(stem, f"{fault}; {advice_for(fault, '--re-embed')}")
 
     def _fail(self, stem: StoredStem, reason: str) -> None:
         remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
@@ -6544,7 +6544,7 @@ class DatasetPreparer:
                 self._cannot_check(read.stem, BAD_VECTOR_TEXT)
 
     def _cannot_read(self, stem: StoredStem, fault: MachineFault) -> None:
-        self._cannot_check(stem, f"unreadable: {fault}; {_advice_for(fault, '--verify-vectors')}")
+        self._cannot_check(stem, f"unreadable: {fault}; {advice_for(fault, '--verify-vectors')}")
 
     def _cannot_check(self, stem: StoredStem, reason: str) -> None:
         log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
@@ -6679,7 +6679,7 @@ def percent_of_rows(text: str) -> float:
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
     """Add the flag of a `Config` field, with the field's own words and default."""
-    text = f"{CONFIG_FIELDS[name].metadata['help']} (default: {_default_text(name)})"
+    text = f"{CONFIG_FIELDS[name].metadata['help']} (default: {default_text(name)})"
     parser.add_argument(f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **options)
 
 
@@ -6699,7 +6699,7 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
     try:
         with StopSignals(outer_signals) as signals:
             for flag in ("config", "report"):
-                _refuse_nothing(flag, getattr(options, flag))
+                refuse_nothing(flag, getattr(options, flag))
             flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
             config = load_config(options.config, flags)
             signals.check()

@@ -168,10 +168,10 @@ def test_a_dask_worker_sends_proved_vectors_alone(
     ]
     if second is wrong_stream:
         with pytest.raises(product.RunStopped, match="also after the engine was built again"):
-            product._embed_here(reports, job)
+            product.embed_here(reports, job)
         assert all(report.processed is not None and report.processed.vector is None for report in reports)
         return
-    product._embed_here(reports, job)
+    product.embed_here(reports, job)
     for report, window in zip(reports, steps, strict=True):
         assert report.processed is not None
         assert report.processed.vector is not None

@@ -171,15 +171,15 @@ def test_gaps_among_the_taken_names_harm_nothing(tmp_path: Path) -> None:
 def test_a_name_that_another_worker_takes_meanwhile_is_not_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_path = product._free_path
+    free_path = product.free_path
 
     def then_it_is_taken(folder: Path, prefix: str, name: str) -> Path:
-        monkeypatch.setattr(product, "_free_path", free_path)
+        monkeypatch.setattr(product, "free_path", free_path)
         path = free_path(folder, prefix, name)
         json_path_of(path).write_text("the other worker's")
         return path
 
-    monkeypatch.setattr(product, "_free_path", then_it_is_taken)
+    monkeypatch.setattr(product, "free_path", then_it_is_taken)
     entry = quarantine(broken(tmp_path / "kick.wav"), tmp_path / "q")
     assert Path(entry.path).name == "ERROR_BrokenFile_kick~2.wav"
     assert (tmp_path / "q" / "ERROR_BrokenFile_kick.wav.json").read_text() == "the other worker's"

@@ -307,7 +307,7 @@ class Opened:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: list[str] = []
-        for name in ("_windows_of_wav", "_windows_of_original"):
+        for name in ("windows_of_wav", "_windows_of_original"):
             monkeypatch.setattr(product, name, self.watched(getattr(product, name)))
 
     def watched(self, read: Any) -> Any:
@@ -389,7 +389,7 @@ def test_want_of_memory_is_told_with_what_to_do(
         raise soundfile.LibsndfileError(17)
 
     audio_files.use_fake_clap(monkeypatch, SecondModel())
-    monkeypatch.setattr(product, "_windows_of_wav", fail)
+    monkeypatch.setattr(product, "windows_of_wav", fail)
     assert main([*filled.flags(), "--re-embed"]) == 4
     message = capsys.readouterr().err
     assert "stopped: no memory to read" in message
@@ -668,6 +668,6 @@ def test_a_fault_that_says_nothing_about_a_stem_ends_re_embed(
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(product, "_windows_of_wav", fail)
+    monkeypatch.setattr(product, "windows_of_wav", fail)
     with pytest.raises(raised):
         product.read_windows(STEM, product.Config())

@@ -50,7 +50,7 @@ def test_the_settings_table_is_config() -> None:
         default, text = settings[name]
         assert text == config_field.metadata["help"]
         if name not in ("input", "categories"):
-            assert default.replace("null", "None") == product._default_text(name)
+            assert default.replace("null", "None") == product.default_text(name)
 
 
 def test_the_table_of_columns_is_the_schema(workplace: Workplace) -> None:

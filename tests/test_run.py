@@ -212,7 +212,7 @@ def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.Fou
 
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
-    task = (product._run_tasks, product._process_file, [product.FoundFile("/a/kick.wav", 1, 1)], preparer._job)
+    task = (product.run_tasks, product._process_file, [product.FoundFile("/a/kick.wav", 1, 1)], preparer._job)
     assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
 
 
@@ -308,7 +308,7 @@ def test_out_of_memory_in_the_model_names_the_remedy(drums: Workplace) -> None:
 def as_faults(*errors: Exception) -> list[product.MachineFault]:
     """Return the errors as they come from a worker."""
     found = product.FoundFile("/a/kick.wav", 1, 1)
-    return [pickle.loads(pickle.dumps(product._as_fault(error, found))) for error in errors]
+    return [pickle.loads(pickle.dumps(product.as_fault(error, found))) for error in errors]
 
 
 ODD_NAMES = ["/a/Don't 1", "/a/\"loud\": 'kick'", "/a/: 'b': 3.wav", "/a/[Errno 5] I/O: 'c'"]
@@ -509,7 +509,7 @@ def test_an_error_in_our_own_code_while_hashing_asks_to_be_reported(
     job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
     monkeypatch.setattr(product, "sha256_of", fail)
     with pytest.raises(product.MachineFault, match="ValueError: boom; that is an error of this program"):
-        product._hash_file(found, job)
+        product.hash_file(found, job)
 
 
 def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(

@@ -185,8 +185,8 @@ def test_an_error_on_the_way_from_the_worker_is_no_verdict(few: Workplace) -> No
 
 
 def test_a_signal_without_a_name_is_told_by_its_number() -> None:
-    assert product._exit_text(-11) == "signal 11 (SIGSEGV)"
-    assert product._exit_text(-40) == "signal 40 (no name)"
+    assert product.exit_text(-11) == "signal 11 (SIGSEGV)"
+    assert product.exit_text(-40) == "signal 40 (no name)"
 
 
 @needs_signals
