@@ -138,6 +138,7 @@ from stem_dataset.errors import (
     text_of_error,
     with_remedy,
 )
+from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
@@ -371,8 +372,6 @@ CREATE INDEX stems_key_bpm ON stems (key, bpm) WHERE key IS NOT NULL;
 }
 SCHEMA_VERSION = max(MIGRATIONS) + 1
 PATH_COLUMNS = frozenset({"original_file", "path"})
-
-log = logging.getLogger("prepare_dataset_sql")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1069,12 +1068,6 @@ class Verification:
 
 
 Account = Summary | ReEmbedding | Verification
-
-
-def printable(path: object) -> str:
-    """Return a path or message as text that neither breaks a line nor steers a terminal: odd characters escaped."""
-    text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def utc_now() -> str:
@@ -3966,23 +3959,6 @@ def architecture_of(state: Mapping[str, Any], path: Path) -> str:
     return ARCHITECTURE_BY_WIDTH[width]
 
 
-class _LogLines(io.TextIOBase):
-    """A text stream whose lines go to the log, at debug level."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            log.debug("%s", printable(text.strip()), extra={"file_only": True})
-        return len(text)
-
-
-@contextlib.contextmanager
-def prints_to_log() -> Iterator[None]:
-    """Send what libraries print to the log. Our own bar and log lines hold the real stderr, and go there."""
-    lines = _LogLines()
-    with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
-        yield
-
-
 def full_window(waveform: Float32) -> Float32:
     """Return `waveform` as laion_clap prepares it: in int16 steps, whole copies ("repeatpad"), zeros to 480,000."""
     length = len(waveform)
@@ -5398,72 +5374,6 @@ def hold_outputs(config: Config) -> Iterator[None]:
             except OSError as error:
                 raise RunStopped(f"{printable(output)}: not writable: {with_remedy(error)}") from None
         yield
-
-
-class FileLog(logging.FileHandler):
-    """The log file. A full disk costs the log, not the run."""
-
-    gave_up = False
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        if not self.gave_up:
-            self.gave_up = True
-            why = with_remedy(sys.exc_info()[1] or ValueError())
-            log.warning("%s cannot be written: %s", printable(self.baseFilename), why, extra={"console_only": True})
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not hasattr(record, "console_only") and bool(super().filter(record))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-class ConsoleLog(logging.Handler):
-    """Short lines on stderr, above the bar. A closed terminal costs the lines, not the run."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.stream = sys.stderr  # the real one, also while `prints_to_log` has replaced it
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not hasattr(record, "file_only"):
-            prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-            with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-                tqdm.write(prefix + self.format(record), file=self.stream)
-
-
-@contextlib.contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Append everything to the log file, other packages' warnings and the error that ends the run included."""
-    try:
-        handler = FileLog(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise RunStopped(f"{printable(path)}: the log cannot be written: {with_remedy(error)}") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(processName)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.captureWarnings(True)
-    try:
-        yield
-    except Exception as error:
-        log.debug("the run ends with %s: %s", type(error).__name__, error, exc_info=True, extra={"file_only": True})
-        raise
-    finally:
-        logging.captureWarnings(False)
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-@contextlib.contextmanager
-def log_to_console(level: int) -> Iterator[None]:
-    """Show our own log lines from `level` on."""
-    handler = ConsoleLog(level)
-    log.setLevel(logging.DEBUG)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
