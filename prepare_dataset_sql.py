@@ -180,6 +180,7 @@ from stem_dataset.errors import (
 )
 from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
 from stem_dataset.resources import inference_threads, usable_cores, usable_workers, worker_memory_bytes
+from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
@@ -464,138 +465,6 @@ class SameBytes:
 
     any_id: str  # the newest; '': there is none
     gone: list[str]  # those whose own file is gone, the oldest last
-
-
-@dataclass
-class Summary:
-    """The account of a run: every file found is in exactly one of the counts."""
-
-    run_id: str
-    found: int = 0
-    already_done: int = 0
-    inserted: int = 0
-    copied: int = 0  # of the inserted: their bytes are another row's
-    moved: int = 0  # ... of a row whose own file is gone, which they took over
-    vectors_kept: int = 0  # ... or changed in what is no sound
-    quarantined: int = 0
-    failed: int = 0
-    left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
-    ignored: Counter[str] = field(default_factory=Counter)
-    vanished: int = 0  # rows under the input whose file is gone
-    unseen: list[str] = field(default_factory=list)  # files and folders that could not be looked at
-    seconds: float = 0.0
-
-    @property
-    def sum_closes(self) -> bool:
-        """Whether every file found has its one outcome."""
-        parts = self.already_done + self.inserted + self.quarantined + self.failed + self.left
-        return self.found == parts + self.ignored.total()
-
-    @property
-    def files_per_s(self) -> float:
-        """Files brought to an outcome by this run, a second."""
-        return (self.inserted + self.quarantined + self.failed) / self.seconds if self.seconds else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return {**dataclasses.asdict(self), "ignored": dict(self.ignored), "files_per_s": round(self.files_per_s, 3)}
-
-    def __str__(self) -> str:
-        ignored = f"{self.ignored.total()} ignored"
-        if self.ignored:
-            ignored += " (" + ", ".join(f"{count} {reason}" for reason, count in sorted(self.ignored.items())) + ")"
-        ways = {"copied": self.copied, "moved": self.moved, "with their former vectors": self.vectors_kept}
-        without_clap = ", ".join(f"{count} {way}" for way, count in ways.items() if count)
-        inserted = f"{self.inserted} inserted" + (f" ({without_clap})" if without_clap else "")
-        left = f", {self.left} left for the next run" if self.left else ""
-        vanished = f"; the files of {self.vanished} rows are gone" if self.vanished else ""
-        return (
-            f"found {self.found}: {self.already_done} already done, {inserted}, "
-            f"{self.quarantined} quarantined, {self.failed} failed, {ignored}{left}{vanished}; "
-            f"{self.seconds:.1f} s, {self.files_per_s:.1f} files/s"
-        )
-
-
-@dataclass
-class ReEmbedding:
-    """The account of --re-embed: every row is in exactly one of the counts."""
-
-    run_id: str
-    rows: int = 0
-    re_embedded: int = 0
-    already_done: int = 0
-    failed: int = 0
-    left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
-    seconds: float = 0.0
-
-    @property
-    def sum_closes(self) -> bool:
-        """Whether every row has its one outcome."""
-        return self.rows == self.re_embedded + self.already_done + self.failed + self.left
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        left = f", {self.left} left for the next --re-embed" if self.left else ""
-        return (
-            f"{self.rows} rows: re-embedded {self.re_embedded}, already of this model {self.already_done}, "
-            f"failed {self.failed}{left}; {self.seconds:.1f} s"
-        )
-
-
-@dataclass
-class Verification:
-    """The account of --verify-vectors: every row is checked, unreadable, of another model, or left."""
-
-    run_id: str
-    replaces: bool = False  # with --re-embed
-    rows: int = 0
-    checked: int = 0
-    differ: int = 0  # of the checked
-    replaced: int = 0  # of those that differ
-    unreadable: int = 0  # neither WAV nor original can be used, or CLAP gives no vector for them
-    other_models: int = 0
-    left: int = 0  # not in the sample, or not reached: --limit, Ctrl-C, a stopped run
-    seconds: float = 0.0
-
-    @property
-    def sum_closes(self) -> bool:
-        """Whether every row has its one outcome."""
-        parts = self.checked + self.unreadable + self.other_models + self.left
-        return self.rows == parts and self.checked >= self.differ >= self.replaced
-
-    @property
-    def failed(self) -> int:
-        """Rows that still hold a wrong vector, or may hold one."""
-        return self.differ - self.replaced + self.unreadable
-
-    @property
-    def next_step(self) -> str:
-        """What the user is to do about wrong vectors; '' where there is nothing to do."""
-        if self.differ == 0 or (self.differ == self.replaced and self.left == 0):
-            return ""
-        holds = "holds wrong vectors" if self.differ > self.replaced else "may hold more wrong vectors"
-        rest = f" ({self.left} rows are not checked yet)" if self.left else ""
-        return (
-            f"the database {holds}: run --verify-vectors all --re-embed, with the same other flags. It checks all rows"
-            f"{rest} and replaces the vectors that differ"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rows} rows: {self.checked} checked, {self.differ} differ, {self.replaced} replaced, "
-            f"{self.unreadable} unreadable, {self.other_models} of other models, {self.left} not checked; "
-            f"{self.seconds:.1f} s"
-        )
-
-
-Account = Summary | ReEmbedding | Verification
 
 
 # ---------------------------------------------------------------------------------------------------------------------
