@@ -180,6 +180,7 @@ from stem_dataset.errors import (
 )
 from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
 from stem_dataset.resources import inference_threads, usable_cores, usable_workers, worker_memory_bytes
+from stem_dataset.signals import STOP_SIGNALS, TICK_S, StopSignals, signals_blocked
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,13 +225,9 @@ FULL_SCALE = 0.99  # from here on samples may be clipped: 127/128, the top of 8 
 DEAD_CHANNEL_PEAK = 10 ** (-80 / 20)  # 0.0001: a little over what dither leaves in 16 bits
 
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
-TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
 HUB_PROBE_S = 5.0
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# The block above the imports says it in the same words.
-INTERRUPTED_TEXT = "interrupted: what was committed stays; run again to go on"
 # Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
 FILES_A_GROUP = 40  # go to a Dask worker that embeds what it decodes: batches of its own, with a proof in each
@@ -2162,27 +2159,6 @@ def start_worker(log_file: str, memory_bytes: int | None) -> None:
     threadpoolctl.threadpool_limits(1)
     if memory_bytes is not None:
         limit_memory(memory_bytes)
-
-
-@contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Let a process that is started within inherit a mask that holds stop signals back (POSIX only).
-
-    Ctrl-C and a closed terminal reach the whole process group. Python's fork server would end with a traceback while it
-    imports, and a worker likewise until `start_worker` has run; the resource tracker ignores all but SIGHUP.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: there a worker may print a traceback as it starts
-        yield
-        return
-    import multiprocessing.resource_tracker
-
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the tracker's start has unblocked two of them
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def limit_memory(memory_bytes: int) -> None:
@@ -4761,48 +4737,6 @@ def hold_outputs(config: Config) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 # The conductor
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class StopSignals:
-    """Within it, the first Ctrl-C, SIGTERM or closed terminal sets `requested`, and the second ends at once.
-
-    One may be entered within another, `outer`: a signal that came to either stops what both enclose.
-    """
-
-    def __init__(self, outer: StopSignals | None = None) -> None:
-        self.outer = outer
-        self.requested = False
-        self.former: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            numbers = set(STOP_SIGNALS)
-            if "SIGHUP" in dir(signal) and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-                numbers.remove(signal.SIGHUP)  # nohup: the run is to outlive its terminal
-            self.former = {number: signal.signal(number, self._on_signal) for number in numbers}
-        if self.outer is not None and self.outer.requested:
-            self.requested = True
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Give the former handlers back. Once a signal has come, any error that ends the run becomes `Interrupted`: the
-        signal may have ended a process that the run needed, and what else is wrong will be found by the next run."""
-        for number, handler in self.former.items():
-            signal.signal(number, handler)
-        if self.requested and self.outer is not None:
-            self.outer.requested = True
-        if self.requested and isinstance(error, Exception) and not isinstance(error, Interrupted):
-            raise Interrupted(INTERRUPTED_TEXT) from error
-
-    def _on_signal(self, *_: object) -> None:
-        if self.requested:
-            os._exit(Interrupted.exit_code)  # the workers follow: they watch their parent
-        self.requested = True
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
-        if self.requested:
-            raise Interrupted(INTERRUPTED_TEXT)
 
 
 class DatasetPreparer:
