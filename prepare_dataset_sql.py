@@ -178,6 +178,15 @@ from stem_dataset.errors import (
     text_of_error,
     with_remedy,
 )
+from stem_dataset.files import (
+    check_unchanged,
+    is_inside,
+    open_regular,
+    sha256_of,
+    sha256_of_path,
+    size_and_mtime_ns,
+    sync_folder,
+)
 from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
 from stem_dataset.resources import inference_threads, usable_cores, usable_workers, worker_memory_bytes
 from stem_dataset.signals import STOP_SIGNALS, TICK_S, StopSignals, signals_blocked
@@ -517,11 +526,6 @@ def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile 
     return None
 
 
-def size_and_mtime_ns(status: os.stat_result) -> tuple[int, int]:
-    """Return what tells that a file is unchanged. SQLite's integers end in the year 2262, times of files later."""
-    return status.st_size, min(status.st_mtime_ns, 2**63 - 1)
-
-
 def _ignore(summary: Summary, reason: str) -> None:
     summary.found += 1
     summary.ignored[reason] += 1
@@ -594,11 +598,6 @@ def is_gone(path: str) -> bool:
     except OSError:  # it may be there, for all we know
         pass
     return False
-
-
-def is_inside(path: str, folder: str) -> bool:
-    """Whether the real path `path` is `folder` or lies in it."""
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -789,18 +788,6 @@ def _unpacked(pcm: bytes) -> Float32:
     for byte in range(SAMPLE_BYTES):  # into the upper three of four: keeps the sign, and is 256 times too large
         steps.view(np.uint8).reshape(-1, 4)[:, byte + 1] = three_bytes[:, byte]
     return steps.astype(np.float32) / np.float32(256 * SAMPLE_STEPS)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlive a power cut, where the file system can. Windows has no such call and needs none
-    (NTFS journals names). Never raises: the rename is done, and a caller would take it for not done."""
-    if os.name == "posix":
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
@@ -1877,30 +1864,6 @@ def read_entry(json_path: str | Path) -> QuarantineEntry | None:
         return None
 
 
-def open_regular(path: str) -> IO[bytes]:
-    """Open a file for reading. What became a FIFO since it was found would block us for ever, a device never end."""
-
-    def without_waiting(path: str, flags: int) -> int:
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has neither that nor FIFOs
-
-    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115  # the caller closes it
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise MachineFault("it is no regular file any more; run again when it is")
-
-
-def sha256_of(file: IO[bytes]) -> str:
-    """Return the hex sha256 of an open file from its start."""
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO[bytes] is what it reads
-
-
-def sha256_of_path(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return sha256_of(file)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # One file, in a worker process
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1974,13 +1937,6 @@ def log_quarantined(entry: QuarantineEntry) -> None:
         printable(entry.error_text),
         extra={"quarantine_json": str(json_path_of(Path(entry.path)))},
     )
-
-
-def check_unchanged(file: IO[bytes], found: FoundFile) -> None:
-    """Raise if the file is still being written: its samples and the row's size would not belong together."""
-    status = os.fstat(file.fileno())
-    if size_and_mtime_ns(status) != (found.size_bytes, found.mtime_ns):
-        raise MachineFault("it changed after it was found; run again when it is complete")
 
 
 def _metadata(
