@@ -82,7 +82,6 @@ import shutil
 import signal
 import sqlite3
 import stat
-import subprocess
 import sys
 import tempfile
 import threading
@@ -151,6 +150,7 @@ from stem_dataset.datatypes import (
     text_of,
     utc_now,
 )
+from stem_dataset.drives import DEAD_DRIVE_TEXT, STAT_S, answers, is_gone, refuse_network_drive
 from stem_dataset.errors import (
     PROGRAM_ERRORS,
     REPORT_TEXT,
@@ -243,8 +243,6 @@ FILES_A_GROUP = 40  # go to a Dask worker that embeds what it decodes: batches o
 CONNECT_S = 10.0  # within which a Dask scheduler answers, and has a first worker
 WORKERLESS_S = 60.0  # a cluster so long without workers will get none any more
 CHECK_S = 300.0  # for a Dask worker's look at itself, which may compile CLAP
-STAT_S = 5.0  # a drive that does not tell a file's size within that time hangs
-DEAD_DRIVE_TEXT = f"its drive hangs: no answer within {STAT_S:g} s"
 BACKSTOP_S = 10.0  # a worker so much over its file's time, whose own timer did not end it, is killed
 WORKER_START_S = 60.0  # it takes 2; as a rule less
 KILL_S = 5.0  # after which a process that was killed and is still there waits in the kernel
@@ -583,21 +581,6 @@ def _reason_to_ignore_link(link: str, root: str) -> str | None:
     if not stat.S_ISREG(mode):
         return "not a regular file"
     return "link to a file inside" if is_inside(os.path.realpath(link), root) else None
-
-
-def is_gone(path: str) -> bool:
-    """Whether there is nothing at `path`. Raises TimeoutError for a drive that hangs: it is asked in a thread, since
-    who waits for it waits in the kernel."""
-    asked = ThreadPoolExecutor(1).submit(os.lstat, path)
-    try:
-        asked.result(STAT_S)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except TimeoutError:
-        raise
-    except OSError:  # it may be there, for all we know
-        pass
-    return False
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2061,20 +2044,6 @@ def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
 def time_limit_s(found: FoundFile, job: Job) -> float:
     """Return how long one file may take: the configured limit and a second a megabyte."""
     return job.config.file_timeout_s + found.size_bytes / 1e6
-
-
-def answers(path: str) -> bool:
-    """Whether the file system answers a `stat` of `path` within `STAT_S`, be it with an error: a dead network share
-    does not, and whoever asks it waits in the kernel, where not even SIGKILL need end it. Hence a process, left behind
-    then: a thread would keep this one from ending."""
-    command = [sys.executable, "-SIc", "import os, sys; os.path.exists(sys.argv[1])", path]
-    asked = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        asked.wait(STAT_S)
-    except subprocess.TimeoutExpired:
-        asked.kill()
-        return False
-    return True
 
 
 def self_test(job: Job) -> str | None:
@@ -4101,64 +4070,6 @@ def check_database(path: Path) -> bool:
     if tables and not (version and {"stems", "quarantined"} <= tables):  # many programs have a schema 1
         raise UsageError(f"{printable(path)}: is the database of another program; choose another --database")
     return bool(tables)  # none yet: a run was killed, or is, between making the file and its tables
-
-
-# As Linux's /proc/self/mountinfo and macOS's `mount` call them. Not what one machine alone sees, whoever serves it:
-# virtiofs (to a virtual machine), fuseblk (NTFS), overlay; nor what FUSE serves under other names.
-NETWORK_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb2 smb3 smbfs ncpfs 9p afs afpfs webdav davfs coda ceph glusterfs lustre beegfs gpfs orangefs "
-    "pvfs2 vboxsf vmhgfs prl_fs fuse.sshfs fuse.glusterfs fuse.ceph fuse.ceph-fuse fuse.smbnetfs fuse.rclone "
-    "fuse.s3fs fuse.gcsfuse fuse.goofys fuse.juicefs fuse.vmhgfs-fuse fuse.afpfs fuse.curlftpfs".split()
-)
-MOUNTINFO_LINE = re.compile(r"\S+ \S+ \S+ \S+ (?P<folder>\S+) .* - (?P<type>\S+) ")  # man 5 proc
-MOUNT_LINE = re.compile(r".+? on (?P<folder>/.*) \((?P<type>\w+)")  # //me@nas/music on /Volumes/music (smbfs, …)
-
-
-def refuse_network_drive(database: Path, proc: Path = Path("/proc")) -> None:
-    """Raise `UsageError` where `database` lies, or would, on a network file system; nothing is touched.
-
-    In WAL mode SQLite keeps the WAL's index in shared memory, which machines do not share: two that open the database
-    would damage it (https://www.sqlite.org/wal.html), and some of these file systems fail with one alone.
-    """
-    file_system = network_file_system(os.path.realpath(database), proc)
-    if file_system is not None:
-        raise UsageError(
-            f"{printable(database)}: lies on a network file system ({file_system}), where SQLite cannot keep it: its "
-            "write-ahead log (WAL) needs memory that all its readers share, and machines share none. No file was "
-            "touched. Give a --database on a local disk; --input, --stems, --quarantine and --log-file may be remote"
-        )
-
-
-def network_file_system(path: str, proc: Path) -> str | None:
-    """Return the type of the file system that holds the real path `path`, or would, if it is one of the network's."""
-    if sys.platform == "win32":
-        import ctypes
-
-        remote = 4  # DRIVE_REMOTE: \\server\share, or a drive's letter that stands for one
-        root = os.path.splitdrive(path)[0] + "\\"
-        return "a network drive" if ctypes.windll.kernel32.GetDriveTypeW(root) == remote else None
-    try:
-        if (proc / "self" / "mountinfo").exists():
-            text = (proc / "self" / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-            kind = file_system_of(path, text, MOUNTINFO_LINE)
-        else:
-            mount = subprocess.run(["/sbin/mount"], capture_output=True, timeout=STAT_S, check=True)
-            kind = file_system_of(path, os.fsdecode(mount.stdout), MOUNT_LINE)
-    except (OSError, subprocess.SubprocessError) as error:  # whatever it is then, it may well be local
-        log.debug("what file system holds %s is not known: %s", printable(path), error)
-        return None
-    return kind if kind in NETWORK_FILE_SYSTEMS else None
-
-
-def file_system_of(path: str, mounts: str, line_form: re.Pattern[str]) -> str | None:
-    """Return the type of the file system that holds the real path `path` by a system's list of mounts: that of the
-    longest mount point, the last of several at one."""
-    found: tuple[int, str] | None = None
-    for match in filter(None, map(line_form.match, mounts.split("\n"))):
-        folder = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), match["folder"])  # a space is \040
-        if is_inside(path, folder) and (found is None or len(folder) >= found[0]):
-            found = len(folder), match["type"]
-    return found[1] if found else None
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
