@@ -154,7 +154,6 @@ from stem_dataset.drives import DEAD_DRIVE_TEXT, STAT_S, answers, is_gone, refus
 from stem_dataset.errors import (
     PROGRAM_ERRORS,
     REPORT_TEXT,
-    AlreadyRunning,
     BadVector,
     FaultKind,
     Interrupted,
@@ -188,6 +187,15 @@ from stem_dataset.files import (
     sync_folder,
 )
 from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
+from stem_dataset.output_folders import (
+    SCRATCH,
+    hold_outputs,
+    make_folders,
+    scratch_folder,
+    stem_id_of,
+    token_of,
+    wav_path,
+)
 from stem_dataset.resources import inference_threads, usable_cores, usable_workers, worker_memory_bytes
 from stem_dataset.signals import STOP_SIGNALS, TICK_S, StopSignals, signals_blocked
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
@@ -260,8 +268,6 @@ WORKER_IMPORTS = [
     "pyloudnorm",
     "librosa.filters",
 ]
-SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
-LOCK_NAME = ".prepare_dataset.lock"
 NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
 
 READABLE_SUFFIXES = frozenset(
@@ -1897,11 +1903,6 @@ def hash_file(found: FoundFile, job: Job) -> str:
         raise as_fault(error, found) from None
 
 
-def scratch_folder(stems: Path | None, quarantine: Path) -> Path:
-    """Return where half-finished WAVs are; emptied when a run starts. On the WAVs' own file system, for the rename."""
-    return (stems or quarantine) / SCRATCH
-
-
 def as_fault(error: Exception, found: FoundFile) -> MachineFault:
     """Log an error that is not the file's, and return it in a form that survives pickling."""
     text = text_of_error(error)
@@ -1973,11 +1974,6 @@ def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetad
     )
 
 
-def wav_path(stems: Path, stem_id: str) -> str:
-    """Return where the WAV of a stem is: in one of 256 folders, since a million names in one are slow on some disks."""
-    return str(stems / stem_id[:2] / f"{stem_id}.wav")
-
-
 def link_wav(source: str, target: str, scratch_folder: Path) -> None:
     """Give the WAV `source` a second name, so that a copy costs no space and outlives it; where the file system knows
     no such links, or holds no more of them, copy it."""
@@ -1994,11 +1990,6 @@ def link_wav(source: str, target: str, scratch_folder: Path) -> None:
             os.fsync(file.fileno())
         os.replace(scratch, target)
     sync_folder(Path(target).parent)
-
-
-def stem_id_of(original_file: str, digest: str) -> str:
-    """Return the one identity of a stem: where it is and what it holds. The same original always gives the same."""
-    return hashlib.sha256(os.fsencode(original_file) + b"\0" + digest.encode("ascii")).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2487,11 +2478,6 @@ def worker_problem(job: Job, versions: Versions) -> str | None:
         except OSError as error:
             return f"it cannot write to {printable(folder)}, or that is not the driver's: {with_remedy(error)}"
     return self_test(job) or _engine_problem(job)
-
-
-def token_of(folder: Path, run_id: str) -> Path:
-    """Return the file by which a Dask worker knows the driver's output folder."""
-    return folder / f".prepare_dataset.{run_id}.token"
 
 
 @functools.lru_cache(maxsize=1)
@@ -4554,51 +4540,6 @@ def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: st
     """Return `percent` of `rowids`, drawn uniformly: at least 200 (or all, where there are fewer), at most `limit`."""
     size = min(max(LEAST_SAMPLE, math.ceil(len(rowids) * percent / 100)), len(rowids), limit or len(rowids))
     return sorted(random.Random(seed).sample(rowids, size)) if size < len(rowids) else rowids
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Around a run: folders, locks, logs
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def make_folders(config: Config) -> None:
-    """Create the output folders; raises `RunStopped` where that cannot be."""
-    for folder in filter(None, (config.log_file.parent, config.database.parent, config.stems, config.quarantine)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if folder == config.log_file.parent:  # the log may be there, and it alone may be written to
-                continue
-            with tempfile.TemporaryFile(dir=folder):  # else every file would fail, one by one
-                pass
-        except OSError as error:
-            text = f"{printable(folder)}: this output folder cannot be made or written to: {with_remedy(error)}"
-            raise RunStopped(f"{text}; no file was touched") from None
-
-
-@contextlib.contextmanager
-def hold_outputs(config: Config) -> Iterator[None]:
-    """Lock database, stems and quarantine against another run; raises `AlreadyRunning` with the one that is held.
-
-    The operating system drops the locks of a process that dies; the files stay, and say who held them last.
-    """
-    import filelock
-
-    held = {config.database: config.database.with_name(config.database.name + ".lock")}
-    held |= {folder: folder / LOCK_NAME for folder in (config.stems, config.quarantine) if folder}
-    with contextlib.ExitStack() as stack:
-        for output, lock_file in held.items():
-            try:
-                stack.enter_context(filelock.FileLock(lock_file, timeout=0))
-                with contextlib.suppress(OSError):  # Windows lets nobody write to a locked file
-                    lock_file.write_text(str(os.getpid()), encoding="ascii")
-            except filelock.Timeout:
-                holder = lock_file.read_text(encoding="ascii") if os.name == "posix" else "unknown"
-                raise AlreadyRunning(
-                    f"{printable(output)} is in the hands of another run (process {holder}): wait for it"
-                ) from None
-            except OSError as error:
-                raise RunStopped(f"{printable(output)}: not writable: {with_remedy(error)}") from None
-        yield
 
 
 # ---------------------------------------------------------------------------------------------------------------------
