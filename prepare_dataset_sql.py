@@ -50,7 +50,6 @@ if __name__ == "__main__":
             signal.signal(_number, _end_at_once)
 
 import argparse
-import bisect
 import contextlib
 import copy
 import dataclasses
@@ -85,7 +84,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import unicodedata
 import uuid
 import warnings
@@ -196,6 +194,16 @@ from stem_dataset.output_folders import (
     token_of,
     wav_path,
 )
+from stem_dataset.quarantine import (
+    finish_move,
+    half_copy_of,
+    is_same_file,
+    json_path_of,
+    log_quarantined,
+    put_back,
+    quarantine_file,
+    read_entry,
+)
 from stem_dataset.resources import inference_threads, usable_cores, usable_workers, worker_memory_bytes
 from stem_dataset.signals import STOP_SIGNALS, TICK_S, StopSignals, signals_blocked
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
@@ -268,7 +276,6 @@ WORKER_IMPORTS = [
     "pyloudnorm",
     "librosa.filters",
 ]
-NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
 
 
 HUB_REPOSITORY = "lukewys/laion_clap"
@@ -1564,179 +1571,6 @@ def decibels(amplitude: float | None) -> float | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Quarantine: JSON first, then the move, so that a crash between them can be repaired
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: str) -> QuarantineEntry:
-    """Move a broken file into `folder` as ERROR_<ExceptionName>_<name>, with a JSON beside it.
-
-    Raises OSError, with the file where it was, if the folder cannot take it. Where only the source cannot be removed (a
-    read-only library), the copy and the entry stand.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open_regular(found.path) as file:
-        digest = sha256_of(file)
-        check_unchanged(file, found)  # half a file, still being copied in, is not a broken one
-    path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
-    entry = QuarantineEntry(
-        path=str(path),
-        original_file=found.path,
-        error={
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-        },
-        quarantined_at=utc_now(),
-        size_bytes=found.size_bytes,
-        mtime_ns=found.mtime_ns,
-        sha256=digest,
-        run_id=run_id,
-        link_target=os.readlink(found.path) if os.path.islink(found.path) else None,
-        former=found.former,
-    )
-    try:
-        with json_file:
-            json_file.write(json.dumps(dataclasses.asdict(entry), indent=1))
-            json_file.flush()
-            os.fsync(json_file.fileno())
-        _move(Path(found.path), path, entry)
-    except BaseException:
-        if not os.path.lexists(path):  # else it has been moved, and the JSON alone knows from where
-            json_path_of(path).unlink(missing_ok=True)
-        raise
-    return entry
-
-
-def json_path_of(quarantined: Path) -> Path:
-    """Return where the JSON of a quarantined file is."""
-    return quarantined.with_name(quarantined.name + ".json")
-
-
-def _claim_name(folder: Path, prefix: str, name: str) -> tuple[Path, IO[str]]:
-    """Return a free path in `folder` and its JSON, opened: creating that exclusively is what claims the name."""
-    while True:
-        path = free_path(folder, prefix, name)
-        with contextlib.suppress(FileExistsError):  # another worker was faster
-            return path, open(json_path_of(path), "x", encoding="ascii")
-
-
-def free_path(folder: Path, prefix: str, name: str) -> Path:
-    """Return a path that nothing has, nor its JSON: `name` with `prefix`, else numbered ~2, ~3, …
-
-    Taken numbers mostly come without gaps, so the first free one is found by doubling and bisection: 50,000 broken
-    untitled.wav would look for a name 1.25 billion times, one by one.
-    """
-    stem, suffix = os.path.splitext(name)
-
-    def numbered(number: int) -> Path:
-        tail = (f"~{number}" if number > 1 else "") + suffix
-        budget = NAME_BYTES - len(os.fsencode(prefix + tail + ".json"))
-        return folder / (prefix + _cut(stem, budget) + tail)
-
-    def is_free(number: int) -> bool:
-        path = numbered(number)
-        return not os.path.lexists(path) and not os.path.lexists(json_path_of(path))
-
-    free = 1
-    while not is_free(free):
-        free *= 2
-    return numbered(1 + bisect.bisect_left(range(1, free), True, key=is_free))
-
-
-def _cut(text: str, max_bytes: int) -> str:
-    """Shorten `text` to `max_bytes` as the file system counts them, at a character's border."""
-    while len(os.fsencode(text)) > max_bytes:
-        text = text[:-1]
-    return text
-
-
-def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
-    """Move `source` to `target`, which does not exist: by renaming, else copy, sync, compare, unlink."""
-    if entry.link_target is not None:  # a relative link would point nowhere from here
-        os.symlink(os.path.realpath(source), target)
-        remove_source(source)
-        return
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        _copy_across(source, target, entry.sha256)
-        remove_source(source)
-    sync_folder(target.parent)
-
-
-def _copy_across(source: Path, target: Path, sha256: str) -> None:
-    """Copy `source` to `target` on another file system; `target` appears whole or not at all."""
-    scratch = half_copy_of(target)
-    scratch.unlink(missing_ok=True)  # of a killed run; it may be read-only already
-    try:
-        shutil.copyfile(source, scratch)
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        shutil.copystat(source, scratch)  # after the sync: a read-only file cannot be opened for it
-        if sha256_of_path(scratch) != sha256:
-            raise OSError(errno.EIO, "the copy in quarantine differs from its source", str(source))
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def half_copy_of(target: Path) -> Path:
-    """Return where the copy is made that becomes `target`: in the same place again after a kill, which leaves it."""
-    return target.parent / f".{hashlib.sha256(os.fsencode(target)).hexdigest()[:32]}.tmp"
-
-
-def remove_source(source: Path) -> None:
-    """Remove what has been copied to quarantine; a read-only library keeps it, and the entry makes us skip it."""
-    try:
-        source.unlink()
-    except OSError as error:
-        log.warning(
-            "%s: copied to quarantine, but cannot be removed here: %s", printable(source), printable(with_remedy(error))
-        )
-
-
-def finish_move(entry: QuarantineEntry) -> None:
-    """Remove the original where somebody was killed between copying it to quarantine and removing it."""
-    if is_same_file(Path(entry.original_file), entry):
-        remove_source(Path(entry.original_file))
-
-
-def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
-    """Whether `path` is, unchanged, the very file or link that was copied to quarantine."""
-    if path.is_symlink() or entry.link_target is not None:
-        return path.is_symlink() and os.readlink(path) == entry.link_target
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    unchanged = size_and_mtime_ns(status) == (entry.size_bytes, entry.mtime_ns)
-    return unchanged and sha256_of_path(path) == entry.sha256
-
-
-def put_back(quarantined: Path, original: Path, entry: QuarantineEntry) -> None:
-    """Undo `_move`; there is nothing at `original`."""
-    original.parent.mkdir(parents=True, exist_ok=True)
-    if entry.link_target is None:
-        _move(quarantined, original, entry)
-    else:
-        os.symlink(entry.link_target, original)
-        quarantined.unlink()
-
-
-def read_entry(json_path: str | Path) -> QuarantineEntry | None:
-    """Return what a quarantine JSON says, or None where it is not one of ours or was cut off by a crash."""
-    try:
-        content = json.loads(Path(json_path).read_text(encoding="ascii"))
-        former = content.pop("former")
-        return QuarantineEntry(**content, former=FormerRow(**former) if former else None)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # One file, in a worker process
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -1794,16 +1628,6 @@ def as_fault(error: Exception, found: FoundFile) -> MachineFault:
     log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
     log.debug("%s: traceback", printable(found.path), exc_info=error)
     return MachineFault(text, kind_of(error))
-
-
-def log_quarantined(entry: QuarantineEntry) -> None:
-    log.error(
-        "%s: quarantined as %s: %s",
-        printable(entry.original_file),
-        printable(os.path.basename(entry.path)),
-        printable(entry.error_text),
-        extra={"quarantine_json": str(json_path_of(Path(entry.path)))},
-    )
 
 
 def _metadata(
