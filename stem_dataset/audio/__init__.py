@@ -1,0 +1,1 @@
+"""Bytes in, 48 kHz, mono and 24 bit out."""
