@@ -106,6 +106,7 @@ from tqdm import tqdm
 from stem_dataset import PROGRAM_FOLDER, __version__
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
+from stem_dataset.audio.windowing import WINDOW_SAMPLES, WINDOW_STEPS, Waveforms, cut_windows, waveform_of, window_rule
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -211,10 +212,8 @@ from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-WINDOW_SAMPLES = 10 * SAMPLE_RATE_HZ  # 480,000: CLAP sees exactly ten seconds
 CLAP_N_FFT = 1_024  # samples of a frame of its spectrogram, in every checkpoint
 CLAP_HOP = 480  # samples between two frames
-WINDOW_STEPS = 32_767  # CLAP quantises to int16 itself; handing it those steps changes nothing
 UNIT_NORM_TOLERANCE = 1e-3
 OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
 BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
@@ -464,34 +463,6 @@ class SameBytes:
 
     any_id: str  # the newest; '': there is none
     gone: list[str]  # those whose own file is gone, the oldest last
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Audio: from any file libsndfile reads to 48 kHz, mono, 24 bit
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def window_starts(length: int, max_windows: int) -> list[int]:
-    """Return where CLAP's windows of a file of `length` samples begin: evenly spread, from the samples' count alone.
-
-    Up to 480,000 samples: one window, handed over at its own length. Longer: n = min(max_windows, ceil(length /
-    480000)) windows of exactly 480,000, window i at i * (length - 480000) // (n - 1).
-    """
-    count = max(1, min(max_windows, math.ceil(length / WINDOW_SAMPLES)))
-    return [i * (length - WINDOW_SAMPLES) // max(1, count - 1) for i in range(count)]
-
-
-def window_rule(max_windows: int) -> str:
-    """Return the name of `window_starts`' rule, under which windows of one file are the same."""
-    return f"{WINDOW_SAMPLES // SAMPLE_RATE_HZ}s-max{max_windows}"
-
-
-def cut_windows(audio: StoredAudio, max_windows: int) -> list[Int16]:
-    """Return CLAP's windows in int16 steps of 1/32767, quantised as laion_clap does it: by truncation."""
-    return [
-        (audio.samples(start, min(start + WINDOW_SAMPLES, audio.length)) * np.float32(WINDOW_STEPS)).astype(np.int16)
-        for start in window_starts(audio.length, max_windows)
-    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3263,20 +3234,6 @@ def refuse_broken(vector: Float32) -> Float32:
     return vector
 
 
-class Waveforms(Sequence[Float32]):
-    """Windows as laion_clap takes them, each made when it is asked for: all at once take twice the memory they have."""
-
-    def __init__(self, windows: Sequence[Int16]) -> None:
-        self.windows = windows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return a waveform, or for a slice `Waveforms`."""
-        return Waveforms(self.windows[index]) if isinstance(index, slice) else waveform_of(self.windows[index])
-
-
 def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     try:
         vectors = np.array(model.get_audio_embedding_from_data(Waveforms(windows)), dtype=np.float32)
@@ -3292,11 +3249,6 @@ def well_formed(vectors: Float32) -> npt.NDArray[np.bool_]:
     """Whether each row of (..., 512) is finite and of unit length to 1e-3 (a NaN or infinity spoils the length)."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
     return np.asarray(np.abs(lengths - 1) <= UNIT_NORM_TOLERANCE)
-
-
-def waveform_of(window: Int16) -> Float32:
-    """Return a window in [-1, 1], as laion_clap takes it."""
-    return window.astype(np.float32) / np.float32(WINDOW_STEPS)
 
 
 def reference_signal() -> Int16:
