@@ -1,0 +1,1 @@
+"""What a sound is: tempo, key, category, features."""
