@@ -84,7 +84,6 @@ import sys
 import tempfile
 import threading
 import time
-import unicodedata
 import uuid
 import warnings
 import zipfile
@@ -121,7 +120,6 @@ from stem_dataset.config import (
 from stem_dataset.datatypes import (
     EMBEDDING_BYTES,
     EMBEDDING_SIZE,
-    LOOP_CATEGORY,
     SAMPLE_RATE_HZ,
     UNKNOWN_CATEGORY,
     Description,
@@ -185,6 +183,7 @@ from stem_dataset.files import (
 )
 from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
 from stem_dataset.music.features import HOP, NO_ENERGY, PITCH_BIN_HZ, PITCH_CLASS_STEPS, analyse, decibels
+from stem_dataset.music.filenames import NOTE_NAMES, first_known, read_name
 from stem_dataset.output_folders import (
     SCRATCH,
     hold_outputs,
@@ -461,131 +460,6 @@ class SameBytes:
 # ---------------------------------------------------------------------------------------------------------------------
 # What it means: pure functions of names, measurements and settings
 # ---------------------------------------------------------------------------------------------------------------------
-
-# -- names ------------------------------------------------------------------------------------------------------------
-
-# Sample packs state a tempo as '120bpm', '87.5 BPM', 'bpm_174'; any other number from 30 to 300 may be one. Of a number
-# on either side it is the one that can be a tempo: 'Drums 01 BPM 120'. '120-130bpm' states two.
-TEMPO = r"((?:0?[3-9]\d|[12]\d\d)(?:[.,]\d{1,3})?|300)"
-STATED_BPM = re.compile(rf"(?:(?<![\d.,-]){TEMPO}-)?(?<![\d.,]){TEMPO}[ _-]*bpm|(?<![a-z])bpm[ _-]*{TEMPO}(?!\d)")
-BARE_NUMBER = re.compile(rf"(?<![a-z\d.,#-]){TEMPO}(?![a-z\d#])")
-MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
-# 'Am', 'F#m', 'Bbmin', 'C# minor', 'Eb_maj', 'gmin'; 'FM' (the synthesis) and 'am' (the word) are no keys, nor are the
-# notes 'C3' and 'F#'. Behind a small letter a word that means the mode must follow: 'gmin', 'c_minor'; but 'a minor'
-# may be English.
-ACCIDENTAL = r"(?P<accidental>#|b|s|♯|♭|[ _-]?(?i:sharp|flat))"
-KEY_PATTERNS = (
-    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)(?!#|[^\W_])"),
-    re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G]){ACCIDENTAL}?[ _-]?{MODE}(?!#|[^\W_])"),
-    re.compile(rf"(?<![A-Za-z0-9#])(?!a[ _-]m)(?P<note>[a-g]){ACCIDENTAL}?[ _-]?{MODE}(?!#|[^\W_])"),
-)
-KEY_OF = re.compile(rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)?(?!#|[^\W_])")
-WORDS_ROUND_AM = re.compile(r"(?i:\bi|\bwho|\bwhat|\bwhere) $|^ (?i:i|here|not|the|so|a)\b")
-NOTE_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
-LOOP_WORDS = frozenset("loop loops break breaks breakbeat breakbeats".split())
-ONE_SHOT_WORDS = frozenset("oneshot oneshots shot shots hit hits single singles".split())
-
-
-def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> NameFacts:
-    """Return what the names in `path` under `root` say: of each fact what the file's own name says, else the nearest
-    folder's; what is above `root` is not asked."""
-    parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)[::-1]
-    return NameFacts(
-        stated_bpm=first_known(map(_stated_bpm, parts)),
-        numbers=tuple(itertools.chain.from_iterable(map(_numbers, parts))),
-        key=first_known(map(_key_in, parts)),
-        category=first_known(_category_in(part, categories) for part in parts),
-        is_loop=first_known(map(_is_loop_in, parts)),
-    )
-
-
-def first_known(values: Iterable[T | None]) -> T | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _stated_bpm(name: str) -> float | None:
-    found = itertools.chain.from_iterable(STATED_BPM.findall(name.lower()))
-    tempi = {float(number.replace(",", ".")) for number in found if number}
-    return tempi.pop() if len(tempi) == 1 else None
-
-
-def _numbers(name: str) -> list[float]:
-    return [float(number.replace(",", ".")) for number in BARE_NUMBER.findall(name.lower())]
-
-
-def _key_in(name: str) -> str | None:
-    """Return the one key that is named, with a sharp where the name has a flat; None where several are."""
-    keys = set()
-    found = [match for pattern in KEY_PATTERNS for match in pattern.finditer(name)]
-    for match in found or KEY_OF.finditer(name):
-        words_around = name[: match.start()], name[match.end() :]
-        if match[0] == "Am" and any(WORDS_ROUND_AM.search(words) for words in words_around):
-            continue
-        step = NOTE_STEPS[match["note"].upper()] + _accidental_steps(match["accidental"] or "")
-        keys.add(NOTE_NAMES[step % 12] + ("m" if match["minor"] else ""))
-    return keys.pop() if len(keys) == 1 else None
-
-
-def _accidental_steps(accidental: str) -> int:
-    if not accidental:
-        return 0
-    return -1 if accidental in "b♭" or accidental.lower().endswith("flat") else 1
-
-
-def _is_loop_in(name: str) -> bool | None:
-    words = set(_words(name))
-    is_loop, is_one_shot = bool(words & LOOP_WORDS), bool(words & ONE_SHOT_WORDS)
-    return is_loop if is_loop != is_one_shot else None  # 'Loops and One Shots' tells neither
-
-
-def _category_in(name: str, categories: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the category of which a word is in `name`: 'Kicks', 'BD_02', 'kickDrum', but not 'sidekick'.
-
-    Phrases come before words ('bass drum' is no bass), words before numbers and codes of two letters ('808 snare' is no
-    bass, 'OH_Perc' no open hat), and the word loop last; among equals the first category. What stands under 'unknown'
-    is passed over ('future bass' is a style), and beside it no code is believed ('CH1 recording').
-    """
-    text = f" {' '.join(_words(name))} "
-    is_passed_over = False
-    for rank, category, keyword in _ranked_keywords(
-        tuple((category, *words) for category, words in categories.items())
-    ):
-        if keyword not in text or (is_passed_over and rank == CODE_RANK):
-            continue
-        if category != UNKNOWN_CATEGORY:
-            return category
-        text = text.replace(keyword, " ")
-        is_passed_over = True
-    return None
-
-
-CODE_RANK, LOOP_RANK = 0, -1
-
-
-@functools.lru_cache(maxsize=2)
-def _ranked_keywords(categories: tuple[tuple[str, ...], ...]) -> list[tuple[int, str, str]]:
-    """Return (rank, category, keyword between blanks) in the order in which they are asked; words also as plurals."""
-    ranked = []
-    for category, *keywords in categories:
-        for keyword in keywords:
-            words = _words(keyword)
-            phrase = " ".join(words)
-            if len(phrase) <= 2 or phrase.isdigit():
-                ranked.append((CODE_RANK, category, f" {phrase} "))
-            else:
-                rank = LOOP_RANK if category == LOOP_CATEGORY else len(words)
-                ranked += [(rank, category, f" {phrase} "), (rank, category, f" {phrase}s ")]
-    return sorted(ranked, key=lambda entry: -entry[0])
-
-
-def _words(name: str) -> list[str]:
-    """Split 'HiHat_open02' into ['hi', 'hat', 'open', '02']."""
-    name = unicodedata.normalize("NFC", name)  # macOS may write ö as two characters
-    kinds = "".join("A" if c.isupper() else "a" if c.isalpha() else "9" if c.isdigit() else " " for c in name)
-    words = [name[slice(*match.span())].lower() for match in re.finditer(r"A+(?!a)|(?<!a)aAa+|A?a+|9+", kinds)]
-    return [part for word in words for part in GLUED_LOOP.sub(r"\1 \2", word).split()]
 
 
 # -- tempo ------------------------------------------------------------------------------------------------------------
