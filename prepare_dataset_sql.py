@@ -127,7 +127,6 @@ from stem_dataset.datatypes import (
     FormerRow,
     FoundFile,
     Int16,
-    Measurements,
     NameFacts,
     NewVector,
     ProcessedFile,
@@ -139,7 +138,6 @@ from stem_dataset.datatypes import (
     StemRecord,
     StoredStem,
     T,
-    Tempo,
     Windowed,
     storable,
     text_of,
@@ -180,10 +178,10 @@ from stem_dataset.files import (
     sync_folder,
 )
 from stem_dataset.logs import log, log_to_console, log_to_file, printable, prints_to_log
-from stem_dataset.music.features import analyse, decibels
-from stem_dataset.music.filenames import first_known, read_name
-from stem_dataset.music.key import hear_keys, judge_key, single_pitch_hz
-from stem_dataset.music.tempo import MIN_RHYTHM_S, hear_rhythm, judge_tempo, regularity_at, tempo_candidates
+from stem_dataset.music.describe import describe, listen
+from stem_dataset.music.features import analyse
+from stem_dataset.music.filenames import read_name
+from stem_dataset.music.tempo import MIN_RHYTHM_S
 from stem_dataset.output_folders import (
     SCRATCH,
     hold_outputs,
@@ -455,66 +453,6 @@ class SameBytes:
 
     any_id: str  # the newest; '': there is none
     gone: list[str]  # those whose own file is gone, the oldest last
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What it means: pure functions of names, measurements and settings
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-# -- quality and the whole --------------------------------------------------------------------------------------------
-
-
-def listen(measured: Measurements, source: SourceFormat, config: Config) -> dict[str, Any]:
-    """Return the features that a file has whatever it is called: what was measured, what it may be heard as, and its
-    quality issues. A row holds them, so that a copy of the file under another name needs no second look."""
-    tempi = tempo_candidates(measured.onsets, config.tempo_center_bpm) if measured.duration_s >= MIN_RHYTHM_S else []
-    return {
-        **measured.features,
-        "tempo_candidates": [[round(value, 4) for value in dataclasses.astuple(tempo)] for tempo in tempi],
-        "key_confidences": [round(float(confidence), 4) for confidence in hear_keys(measured.pitch_classes)],
-        "pitch_hz": single_pitch_hz(measured),
-        "quality_issues": quality_issues(source, measured.features, config),
-    }
-
-
-def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) -> Description:
-    """Return all that is judged of a file from its names and the features that `listen` made of it."""
-    rhythm = hear_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
-    bpm, bpm_source = judge_tempo(name, rhythm)
-    key, key_confidence, key_source = judge_key(name, features["key_confidences"], features["pitch_hz"], duration_s)
-    judged = {
-        "is_loop": rhythm.is_loop,
-        "bpm_source": bpm_source,
-        "bpm_confidence": regularity_at(bpm, rhythm),
-        "key_source": key_source,
-        "key_confidence": key_confidence,
-        "category_source": "name" if name.category else None,
-    }
-    category = name.category or UNKNOWN_CATEGORY
-    return Description(bpm, key, category, {**features, **judged}, not features["quality_issues"])
-
-
-def quality_issues(source: SourceFormat, features: Mapping[str, float | None], config: Config) -> list[str]:
-    """Return why a valid file needs a listen before it is used, in words that a query can ask for; [] if nothing does.
-
-    truncated: the container says that more should be there · too_short, too_quiet, clipped, dc_offset: beyond the
-    setting (`min_duration_s`, `min_loudness_lufs`, `max_clipped_share`, `max_dc_offset`) · silent: not one sample other
-    than 0 · dead_channel: one peaks under -80 dBFS, another does not.
-    """
-    # No loudness is defined for less than 0.4 s: there the RMS level stands in, which is the same for a tone of 1 kHz.
-    # Of a long file the RMS may be that of silent parts alone; a level of its peak is better than none.
-    level = first_known([features["loudness_lufs"], decibels(features["rms"]), features["peak_dbfs"]])
-    checks = {
-        "truncated": source.truncated,
-        "too_short": source.duration_s < config.min_duration_s,
-        "silent": level is None,
-        "too_quiet": level is not None and level < config.min_loudness_lufs,
-        "clipped": source.clipped_share > config.max_clipped_share,
-        "dc_offset": abs(source.dc_offset) > config.max_dc_offset,
-        "dead_channel": source.dead_channel,
-    }
-    return [issue for issue, found in checks.items() if found]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
