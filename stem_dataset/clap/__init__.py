@@ -1,0 +1,1 @@
+"""The model: weights, engines, vectors, and what is read off them."""

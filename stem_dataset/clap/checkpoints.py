@@ -1,0 +1,182 @@
+"""Which CLAP checkpoint is used, whether it is what it says, and the cache of what is made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import uuid
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stem_dataset.audio.windowing import window_rule
+from stem_dataset.datatypes import storable
+from stem_dataset.errors import UsageError, WeightsMissing
+from stem_dataset.files import sha256_of_path
+from stem_dataset.logs import log, printable
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published CLAP checkpoint of `HUB_REPOSITORY`."""
+
+    name: str
+    architecture: str  # laion_clap's `amodel`
+    sha256: str
+    size_bytes: int | None  # None: not known
+
+
+CHECKPOINTS = {
+    name: Checkpoint(name, architecture, sha256, int(size_bytes) or None)
+    for name, architecture, size_bytes, sha256 in (
+        line.split()
+        for line in """
+        630k-audioset-best HTSAT-tiny 1863587645 8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037
+        630k-best HTSAT-tiny 0 e02951eae3c9955db546c50086059e6457188ec39446858f2bddbcb4b56b1cb3
+        music_audioset_epoch_15_esc_90.14 HTSAT-base 2352471003 \
+            fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd
+        music_speech_audioset_epoch_15_esc_89.98 HTSAT-base 2352471003 \
+            51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006
+        """.strip().splitlines()
+    )
+}
+
+# The patch embedding's width tells the two architectures apart in a file that is not one of the above.
+ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
+PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which checkpoint a run uses."""
+
+    name: str
+    sha256: str
+    file: Path | None  # None: comes from the hub's cache
+    architecture: str | None  # None: told from the file itself
+
+    @property
+    def is_published(self) -> bool:
+        """Whether they are a published checkpoint's: what others make of a text says nothing about a sound."""
+        return self.sha256 in {known.sha256 for known in CHECKPOINTS.values()}
+
+    def embedding_model(self, max_windows: int, precision: str) -> str:
+        """Return the text under which vectors are comparable."""
+        return f"{self.name}@{self.sha256[:12]}/{precision}/{window_rule(max_windows)}"
+
+
+class ModelCache:
+    """What earlier runs made of the weights, so that a start needs neither torch nor two gigabytes read: the hashes of
+    files, compiled towers, the vectors of texts. It can be removed at any time, and is made anew."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is None:
+            import platformdirs
+
+            folder = platformdirs.user_cache_path("prepare_dataset_sql", appauthor=False)
+        self.folder = folder
+
+    def folder_of(self, weights: Weights) -> Path:
+        """Return where everything made of one checkpoint is."""
+        return self.folder / weights.sha256[:12]
+
+    def sha256_of(self, file: Path) -> str:
+        """Return the hex sha256 of `file`, as it was noted if size and mtime are still those."""
+        status = file.stat()
+        note_file = self.folder / "sha256.json"
+        name, mark = str(file.resolve()), [status.st_size, status.st_mtime_ns]
+        notes = read_json(note_file)
+        note = notes.get(name)
+        if isinstance(note, dict) and note.get("size_and_mtime_ns") == mark and "sha256" in note:
+            return str(note["sha256"])
+        digest = sha256_of_path(file)
+        notes[name] = {"size_and_mtime_ns": mark, "sha256": digest}
+        self.keep(note_file, json.dumps(notes, indent=1).encode())
+        return digest
+
+    def keep(self, path: Path, content: bytes) -> None:
+        """Write `content` to `path` whole or not at all. A cache that cannot be written costs time, not the run."""
+        scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(content)
+            os.replace(scratch, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # 'not a directory' where a file is in the folder's place
+                scratch.unlink()
+            log.warning("the model cache cannot be written, so the next start is slower: %s", printable(error))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; what is missing or damaged is as if it were empty."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
+    """Tell a published checkpoint's name from a file, and hash the file. Nothing is unpickled or downloaded.
+
+    Raises `UsageError` for an unknown name or a file that is not what its name says, `WeightsMissing` for a file that
+    is not there or cut off.
+    """
+    file = Path(checkpoint).expanduser()
+    if checkpoint in CHECKPOINTS:
+        known = CHECKPOINTS[checkpoint]
+        return Weights(known.name, known.sha256, None, known.architecture)
+    if file.is_file():
+        return _identify_file(file, cache)
+    if file.is_dir():
+        raise UsageError(f"--checkpoint {printable(file)}: a folder, and no published checkpoint; give the file in it")
+    if file.suffix == ".pt" or len(file.parts) > 1:
+        raise WeightsMissing(f"--checkpoint {printable(file)}: no such file. Published ones: {', '.join(CHECKPOINTS)}")
+    nearest = difflib.get_close_matches(checkpoint, CHECKPOINTS, n=1, cutoff=0)[0]
+    raise UsageError(
+        f"--checkpoint {checkpoint!r}: neither a file nor a published checkpoint; did you mean {nearest!r}?"
+    )
+
+
+def _identify_file(file: Path, cache: ModelCache) -> Weights:
+    """Tell a published checkpoint from one that is cut off, misnamed, modified or unknown."""
+    try:
+        digest = cache.sha256_of(file)
+        is_cut_off = _is_cut_off(file)
+    except OSError as error:
+        raise WeightsMissing(f"--checkpoint {printable(file)}: cannot be read: {error}") from None
+    by_name = CHECKPOINTS.get(file.stem)
+    by_content = next((known for known in CHECKPOINTS.values() if known.sha256 == digest), None)
+    if by_content is not None and by_name not in (None, by_content):
+        raise UsageError(
+            f"{printable(file)}: wrong pairing: the name says {file.stem}, the content is {by_content.name} "
+            f"({by_content.architecture}); rename it to {by_content.name}.pt"
+        )
+    if by_content is not None:
+        return Weights(by_content.name, digest, file, by_content.architecture)
+    if is_cut_off:
+        whole = f" of {by_name.size_bytes:,}" if by_name and by_name.size_bytes else ""
+        size = f"{file.stat().st_size:,}{whole} bytes"
+        raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; get it again")
+    _warn_of_odd_weights(file, digest, by_name)
+    return Weights(storable(file.stem), digest, file, None)
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Whether `file` is empty, or begins as torch's zip archive and lacks its end, where the list of contents is."""
+    with open(file, "rb") as opened:
+        return b"PK\x03\x04".startswith(opened.read(4)) and not zipfile.is_zipfile(opened)
+
+
+def _warn_of_odd_weights(file: Path, digest: str, by_name: Checkpoint | None) -> None:
+    if by_name is None:
+        log.warning("%s is none of the published checkpoints: its vectors compare only with its own", printable(file))
+    else:
+        log.warning(
+            "%s is a modified %s: its sha256 is %s…, the published one's %s…; perhaps another tool has re-saved it. "
+            "Its vectors compare only with its own",
+            *(printable(file), by_name.name, digest[:12], by_name.sha256[:12]),
+        )
