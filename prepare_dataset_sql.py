@@ -114,6 +114,7 @@ from stem_dataset.clap.checkpoints import (
     identify_weights,
     read_json,
 )
+from stem_dataset.clap.download import fetch_weights
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -236,7 +237,6 @@ LEAST_SAMPLE = 200  # rows
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
-HUB_PROBE_S = 5.0
 # Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
 FILES_A_GROUP = 40  # go to a Dask worker that embeds what it decodes: batches of its own, with a proof in each
@@ -262,17 +262,6 @@ WORKER_IMPORTS = [
 ]
 
 
-HUB_REPOSITORY = "lukewys/laion_clap"
-HUB_REVISION = "b3708341862f581175dba5c356a4ebf74a9b6651"
-# laion_clap asks for the default revision of these three, whatever checkpoint is used; only roberta-base is run.
-TEXT_MODEL_FILES = {
-    "bert-base-uncased": ("config.json", "vocab.txt"),
-    "roberta-base": ("config.json", "vocab.json", "merges.txt", "model.safetensors"),
-    "facebook/bart-base": ("config.json", "vocab.json", "merges.txt"),
-}
-
-
-DOWNLOAD_SIZES = {"HTSAT-tiny": "1.9 GB", "HTSAT-base": "2.4 GB"}
 # What a GPU's driver leaves on the machine: NVIDIA's on Linux, in WSL, on a Jetson and on Windows, and AMD's.
 GPU_DRIVER_TRACES = (
     *("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"),
@@ -1267,156 +1256,6 @@ class ClusterPool(WorkerPool):
             self.client.close(timeout=STAT_S)
         for token in self.tokens:
             token.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# CLAP, the weights: which checkpoint, whether it is what it says, and where it is
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a model repository."""
-
-    repository: str
-    name: str
-    revision: str
-    sha256: str | None = None  # None: its name in the cache tells, if anything does
-    size_text: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.repository}/{self.name}" + (f" ({self.size_text})" if self.size_text else "")
-
-
-def fetch_weights(weights: Weights, cache: ModelCache) -> Path:
-    """Return the checkpoint's path, with every file that laion_clap wants in the hub's cache and verified.
-
-    What is missing is downloaded; afterwards the hub's client is offline, so that no run depends on the network.
-    Raises `WeightsMissing`, with all that is missing and the ways out.
-    """
-    os.environ["HF_HUB_DISABLE_XET"] = "1"  # one protocol, the one that is tested
-    import huggingface_hub
-
-    try:
-        paths = {file: cached_path(file, cache) for file in _wanted_files(weights)}
-        missing = [file for file, path in paths.items() if path is None]
-        if missing:
-            _probe_hub(missing)
-            paths |= {file: _download(file, missing, cache) for file in missing}
-    except OSError as error:  # a read-only cache, with something to mend in it
-        raise WeightsMissing(f"the hub's cache cannot be used: {error}; HF_HUB_CACHE moves it") from None
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read from the environment at the client's import
-    path = weights.file or list(paths.values())[-1]
-    assert path is not None  # every wanted file is in the cache by now
-    return path
-
-
-def _wanted_files(weights: Weights) -> list[HubFile]:
-    """Return the files that laion_clap asks the hub's cache for, the checkpoint last."""
-    wanted = [HubFile(repository, name, "main") for repository, names in TEXT_MODEL_FILES.items() for name in names]
-    if weights.file is None:
-        size_text = DOWNLOAD_SIZES[CHECKPOINTS[weights.name].architecture]
-        wanted.append(HubFile(HUB_REPOSITORY, f"{weights.name}.pt", HUB_REVISION, weights.sha256, size_text))
-    return wanted
-
-
-def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
-    """Return where `file` is in the hub's cache, or None. One with a wrong hash is removed: the client takes it."""
-    import huggingface_hub
-
-    path = huggingface_hub.try_to_load_from_cache(file.repository, file.name, revision=file.revision)
-    if not isinstance(path, str):
-        return None
-    if _is_intact(Path(path), file.sha256, cache):
-        return Path(path)
-    log.warning("%s has a wrong hash and is removed from the cache", printable(path))
-    Path(path).resolve().unlink(missing_ok=True)
-    Path(path).unlink(missing_ok=True)
-    return None
-
-
-def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
-    """Compare a cached file with its known hash, else with the one that its blob is named by: sha256 for large files,
-    git's sha1 for small ones. A cache without links (Windows, a copied one) tells no hash."""
-    blob = path.resolve().name
-    is_named_by_hash = path.is_symlink() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob)
-    expected = sha256 or (blob if is_named_by_hash else None)
-    if expected is None:
-        return True
-    if len(expected) == 64:
-        return cache.sha256_of(path) == expected
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == expected
-
-
-def _probe_hub(missing: Sequence[HubFile]) -> None:
-    """Raise `WeightsMissing` if the hub does not answer one HEAD: its client retries for 23 s a file."""
-    import httpx2
-    import huggingface_hub
-
-    endpoint = huggingface_hub.constants.ENDPOINT
-    if huggingface_hub.constants.is_offline_mode():
-        raise WeightsMissing(_missing_text(missing, "HF_HUB_OFFLINE is set, so nothing is downloaded"))
-    try:
-        response = huggingface_hub.get_session().head(endpoint, timeout=HUB_PROBE_S)
-    except (OSError, httpx2.HTTPError) as error:
-        raise WeightsMissing(_missing_text(missing, f"{endpoint} does not answer: {error}")) from None
-    if response.status_code >= 500:
-        raise WeightsMissing(_missing_text(missing, f"{endpoint} answers {response.status_code}"))
-
-
-def _download(file: HubFile, missing: Sequence[HubFile], cache: ModelCache) -> Path:
-    """Download one file into the hub's cache, verify it there and return its path; raises `WeightsMissing`."""
-    import httpx2
-    import huggingface_hub
-
-    log.info("downloading %s", file)
-    _remove_unfinished_downloads(file.repository)
-    try:
-        huggingface_hub.hf_hub_download(file.repository, file.name, revision=file.revision)
-    except (OSError, httpx2.HTTPError) as error:
-        why = f"{file} cannot be downloaded: {type(error).__name__}: {error}"
-        raise WeightsMissing(_missing_text(missing, why)) from None
-    path = cached_path(file, cache)
-    if path is None:
-        raise WeightsMissing(_missing_text(missing, f"{file} came with a wrong hash and was removed; run again"))
-    return path
-
-
-def _remove_unfinished_downloads(repository: str) -> None:
-    """Remove what killed downloads left: the client starts again from 0 under another name and keeps them for ever.
-
-    One that another process is still writing holds its lock, and stays.
-    """
-    import filelock
-    import huggingface_hub
-
-    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    folder = huggingface_hub.file_download.repo_folder_name(repo_id=repository, repo_type="model")
-    for unfinished in (cache / folder / "blobs").glob("*.incomplete"):
-        lock_file = cache / ".locks" / folder / f"{unfinished.name.split('.')[0]}.lock"
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(filelock.Timeout), filelock.FileLock(lock_file, timeout=0):
-            unfinished.unlink(missing_ok=True)
-
-
-def _missing_text(missing: Sequence[HubFile], why: str) -> str:
-    import huggingface_hub
-
-    cache = huggingface_hub.constants.HF_HUB_CACHE
-    return "\n".join(
-        [
-            f"The CLAP weights are not complete here: {why}. No file was touched. Missing:",
-            *(f"  {file}, revision {file.revision}" for file in missing),
-            f"They would go to {cache} (HF_HUB_CACHE moves it). Ways out:",
-            "  - run once where the hub can be reached; what has been downloaded is kept",
-            "  - have the checkpoint already? --checkpoint FILE (the text model's files are still needed)",
-            "  - fill the cache on another machine (run this there) and copy that folder here",
-            "  - for a trial without weights: python fixtures/make_clap.py DIR, then HF_HUB_CACHE=DIR/hub and",
-            "    --checkpoint DIR/stand-in.pt (its vectors mean nothing)",
-        ]
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
