@@ -70,7 +70,6 @@ import multiprocessing
 import multiprocessing.connection
 import operator
 import os
-import pickle
 import platform
 import queue
 import random
@@ -85,7 +84,6 @@ import threading
 import time
 import uuid
 import warnings
-import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -105,16 +103,9 @@ from stem_dataset import PROGRAM_FOLDER, __version__
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
 from stem_dataset.audio.windowing import WINDOW_SAMPLES, WINDOW_STEPS, Waveforms, cut_windows, waveform_of, window_rule
-from stem_dataset.clap.checkpoints import (
-    ARCHITECTURE_BY_WIDTH,
-    CHECKPOINTS,
-    PATCH_EMBEDDING,
-    ModelCache,
-    Weights,
-    identify_weights,
-    read_json,
-)
+from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights, read_json
 from stem_dataset.clap.download import fetch_weights
+from stem_dataset.clap.safe_load import architecture_of, read_checkpoint, refuse_damage
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -1427,94 +1418,6 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
     module.model.eval()
     module.architecture, module.is_stand_in = architecture, is_stand_in
     return module
-
-
-def refuse_damage(path: Path) -> None:
-    """Raise `WeightsMissing` where a checksum in torch's zip archive is wrong: torch itself does not look at them."""
-    if not zipfile.is_zipfile(path):
-        return  # torch's old format has none
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = archive.testzip()
-    except Exception as error:  # zlib.error, BadZipFile, RuntimeError, …
-        if _is_the_machines(error):
-            raise
-        raise WeightsMissing(f"{printable(path)}: damaged: {_reason_of(error)}; get it again") from None
-    if entry is not None:
-        raise WeightsMissing(f"{printable(path)}: damaged: the checksum of {printable(entry)} is wrong; get it again")
-
-
-def _is_the_machines(error: Exception) -> bool:
-    """Whether reading a checkpoint failed for want of memory or by a failing disk: then it need not be got again."""
-    if isinstance(error, OSError):
-        return error.errno not in (None, errno.EINVAL)  # damage sends torch and zipfile to odd places of the file
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's RuntimeError
-
-
-# A pickle that asks for more than tensors and numbers, in the words of torch's safe unpickler.
-NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|allowlisted|must be imported")
-
-
-def read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
-    """Return the weights in `path` by laion_clap's names, and whether it is a stand-in without training. Only tensors
-    and numbers are unpickled: a checkpoint can hold code, and `CLAP_Module.load_ckpt` would run it."""
-    try:
-        content = _unpickle(path, trust)
-        state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except Exception as error:  # a damaged file raises nearly anything: struct.error, UnicodeDecodeError, …
-        if _is_the_machines(error):
-            raise
-        text = f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {_reason_of(error)}"
-        if isinstance(error, pickle.UnpicklingError) and NEEDS_CODE.search(str(error)):
-            text += ". Loading it may run code that it holds; if you trust who made it: --trust-checkpoint"
-        raise WeightsMissing(text) from None
-    state.pop("text_branch.embeddings.position_ids", None)  # today's transformers does not know it
-    return state, "stand-in" in str(content.get("name"))
-
-
-def _unpickle(path: Path, trust: bool) -> Any:
-    import torch
-
-    scalars: list[Any] = [
-        np.core.multiarray.scalar,  # type: ignore[attr-defined]
-        np.dtype,
-        np.dtypes.Int64DType,
-        np.dtypes.Float64DType,
-    ]
-    try:
-        with torch.serialization.safe_globals(scalars):  # the published checkpoints hold numpy scalars
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not trust:
-            raise
-        log.warning(
-            "%s: loaded with whatever code it holds, as --trust-checkpoint says: %s",
-            *(printable(path), _reason_of(error)),
-        )
-        return torch.load(path, map_location="cpu", weights_only=False)
-
-
-def _reason_of(error: Exception) -> str:
-    """Return what torch found, in one line, without its advice to load the file with weights_only=False."""
-    advice = ("Weights only load failed", "Please file an issue", "Check the documentation")
-    lines = [line.strip() for line in str(error).splitlines()]
-    found = [line for line in lines if line and not line.startswith(advice)]
-    return f"{type(error).__name__}: {printable(found[0])}" if found else type(error).__name__
-
-
-def architecture_of(state: Mapping[str, Any], path: Path) -> str:
-    """Return laion_clap's `amodel` of a checkpoint that is none of the published ones."""
-    if any(".fusion_model." in name for name in state):
-        raise WeightsMissing(
-            f"{printable(path)}: wrong pairing: a checkpoint for enable_fusion=True, which has other windows than the "
-            f"four that can be used: {', '.join(CHECKPOINTS)}"
-        )
-    shape = getattr(state.get(PATCH_EMBEDDING), "shape", None)
-    width = shape[0] if shape else None
-    if width not in ARCHITECTURE_BY_WIDTH:
-        known = ", ".join(ARCHITECTURE_BY_WIDTH.values())
-        raise WeightsMissing(f"{printable(path)}: holds no audio tower of a known architecture ({known})")
-    return ARCHITECTURE_BY_WIDTH[width]
 
 
 def full_window(waveform: Float32) -> Float32:
