@@ -113,6 +113,15 @@ from stem_dataset.clap.audio_tower import (
 from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights, read_json
 from stem_dataset.clap.download import fetch_weights
 from stem_dataset.clap.safe_load import architecture_of, read_checkpoint, refuse_damage
+from stem_dataset.clap.vectors import (
+    BAD_VECTOR_TEXT,
+    blob_of,
+    cosine_distance,
+    cosine_distance_of,
+    cosine_of,
+    refuse_broken,
+    well_formed,
+)
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -217,9 +226,7 @@ from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-UNIT_NORM_TOLERANCE = 1e-3
 OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
-BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit length, also when embedded alone"
 # 1 - cosine of two engines' vectors for the reference signal, at most. Two that are each within `LEAST_COSINE` of stock
 # laion_clap are within four times that of each other (the angles add up).
 REFERENCE_TOLERANCE = {"f32": 1e-5, "bf16": 4e-4}
@@ -1641,13 +1648,6 @@ def first_difference(
     return "whole, which was right when it was computed once more"
 
 
-def cosine_distance_of(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Return 1 - cosine of two vectors, computed in float64; NaN where one is not finite or is zero."""
-    x, y = np.array(a, np.float64), np.array(b, np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(1 - x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
-
-
 def processor_name() -> str:
     """Return what the system calls this machine's processor."""
     with contextlib.suppress(OSError):  # not Linux
@@ -1966,13 +1966,6 @@ def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     return vectors
 
 
-def refuse_broken(vector: Float32) -> Float32:
-    """Return the vector, (512,), of `reference_signal`; raises `RunStopped` where it is not well-formed."""
-    if not well_formed(vector):
-        raise RunStopped("CLAP is broken: its vector for a reference signal is not finite or not of unit length")
-    return vector
-
-
 def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     try:
         vectors = np.array(model.get_audio_embedding_from_data(Waveforms(windows)), dtype=np.float32)
@@ -1984,31 +1977,10 @@ def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     return vectors
 
 
-def well_formed(vectors: Float32) -> npt.NDArray[np.bool_]:
-    """Whether each row of (..., 512) is finite and of unit length to 1e-3 (a NaN or infinity spoils the length)."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
-    return np.asarray(np.abs(lengths - 1) <= UNIT_NORM_TOLERANCE)
-
-
 def reference_signal() -> Int16:
     """Return ten seconds made from integers alone: no decoder and no random numbers can change it."""
     steps = np.arange(WINDOW_SAMPLES, dtype=np.int64)
     return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)
-
-
-def cosine_distance(a: bytes, b: bytes) -> float:
-    """Return 1 - cosine of two vectors as the database keeps them."""
-    return cosine_distance_of(np.frombuffer(a, "<f4"), np.frombuffer(b, "<f4"))
-
-
-def cosine_of(a: bytes, b: bytes) -> float:
-    """Return the cosine of two vectors as the database keeps them; NaN where one is zero or not finite."""
-    return 1 - cosine_distance(a, b)
-
-
-def blob_of(vector: Float32) -> bytes:
-    """Return a vector, (512,), as the database keeps it: little-endian float32."""
-    return vector.astype("<f4").tobytes()
 
 
 Batched = TypeVar("Batched", bound=Windowed)
