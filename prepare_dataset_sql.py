@@ -58,7 +58,6 @@ import faulthandler
 import functools
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import io
 import itertools
@@ -70,7 +69,6 @@ import multiprocessing
 import multiprocessing.connection
 import operator
 import os
-import platform
 import queue
 import random
 import re
@@ -91,7 +89,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -112,16 +110,22 @@ from stem_dataset.clap.audio_tower import (
 )
 from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights, read_json
 from stem_dataset.clap.download import fetch_weights
-from stem_dataset.clap.safe_load import architecture_of, read_checkpoint, refuse_damage
-from stem_dataset.clap.vectors import (
-    BAD_VECTOR_TEXT,
-    blob_of,
-    cosine_distance,
-    cosine_distance_of,
-    cosine_of,
-    refuse_broken,
-    well_formed,
+from stem_dataset.clap.engine import (
+    ClapModel,
+    CpuEngine,
+    Engine,
+    ModelLoader,
+    TextVectors,
+    UnprovedVectors,
+    check_engine,
+    first_difference,
+    library_versions,
+    reference_signal,
+    reference_window,
+    sampled,
 )
+from stem_dataset.clap.safe_load import architecture_of, read_checkpoint, refuse_damage
+from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, blob_of, cosine_distance, cosine_of, refuse_broken, well_formed
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -139,7 +143,6 @@ from stem_dataset.datatypes import (
     UNKNOWN_CATEGORY,
     Description,
     Float32,
-    Float64,
     FormerRow,
     FoundFile,
     Int16,
@@ -272,8 +275,6 @@ GPU_DRIVER_TRACES = (
 )
 CUDA_BATCH_WINDOWS = 49  # about 60 MB a window in f32: 3 GB; 96 windows and the reference signal fill two batches
 PROOF_SHARE = 0.03  # of the time, at most, that the streams of an engine on a CPU spend on proofs
-LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
-AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
 
 SCHEMA = f"""
 CREATE TABLE stems (
@@ -1266,27 +1267,6 @@ class ClusterPool(WorkerPool):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class ClapModel(Protocol):
-    """What the run needs of CLAP: the two methods of laion_clap's `CLAP_Module`, and who computes them."""
-
-    engine: str  # 'openvino/cpu', 'torch/cuda', 'torch/cpu'
-    architecture: str
-    versions: dict[str, str]  # of the libraries that make the vectors
-
-    @property
-    def reference(self) -> Float32:
-        """Its vector, (512,), of `reference_signal`, when it was loaded."""
-
-    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of 1 to 480,000 samples."""
-
-    def get_text_embedding(self, x: Sequence[str]) -> Float32:
-        """Return (N, 512) float32 of unit length for N texts."""
-
-
-ModelLoader = Callable[[Weights, Config], ClapModel]
-
-
 def load_clap(weights: Weights, config: Config) -> ClapModel:
     """Return the engine for `config.device` and `config.precision`, with the weights downloaded if need be.
 
@@ -1315,15 +1295,6 @@ def build_engine(weights: Weights, config: Config) -> Engine:
     engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
     check_engine(engine, stock_reference(module))
     return engine
-
-
-class UnprovedVectors(Exception):
-    """A stream of an engine did not give laion_clap's vector of the reference signal."""
-
-    def __init__(self, finding: str, way_out: str) -> None:
-        super().__init__(f"{finding}. {way_out}")
-        self.finding = finding
-        self.way_out = way_out
 
 
 class ProvedClap:
@@ -1400,11 +1371,6 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cud
     return "cpu"
 
 
-def library_versions(*names: str) -> dict[str, str]:
-    """Return the versions of installed packages without importing them."""
-    return {name: importlib.metadata.version(name) for name in names}
-
-
 def warn_of_stand_in(is_stand_in: bool, weights: Weights) -> None:
     if is_stand_in:
         log.warning("%s is an untrained stand-in for CLAP: its vectors mean nothing", printable(weights.name))
@@ -1430,137 +1396,6 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
     module.model.eval()
     module.architecture, module.is_stand_in = architecture, is_stand_in
     return module
-
-
-class TextVectors:
-    """CLAP's vectors of texts, each in a file with its hash, so that torch is loaded only for texts that are new."""
-
-    def __init__(self, folder: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
-        self.folder = folder
-        self.cache = cache
-        self.load = functools.cache(load)  # returns a CLAP_Module: ten seconds, which the next new text need not wait
-
-    def of(self, texts: Sequence[str]) -> Float32:
-        """Return (N, 512) float32 of unit length."""
-        vectors = {text: self._kept(text) for text in texts}
-        missing = [text for text, vector in vectors.items() if vector is None]
-        for text, vector in zip(missing, self._embed(missing), strict=True):
-            content = blob_of(vector)
-            self.cache.keep(self._file_of(text), content + hashlib.sha256(content).digest())
-            vectors[text] = vector
-        return np.array([vectors[text] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
-
-    def _file_of(self, text: str) -> Path:
-        return self.folder / f"{hashlib.sha256(storable(text).encode()).hexdigest()}.f32"
-
-    def _kept(self, text: str) -> Float32 | None:
-        try:
-            content = self._file_of(text).read_bytes()
-        except OSError:
-            return None
-        vector, digest = content[:EMBEDDING_BYTES], content[EMBEDDING_BYTES:]
-        return np.frombuffer(vector, "<f4") if hashlib.sha256(vector).digest() == digest else None
-
-    def _embed(self, texts: Sequence[str]) -> list[Float32]:
-        if not texts:
-            return []
-        import torch
-
-        module = self.load()
-        with torch.inference_mode(), prints_to_log():
-            return [module.get_text_embedding([storable(text)])[0] for text in texts]
-
-
-class Engine:
-    """What the engines share: who they are, the proof of each stream, and the vectors of texts.
-
-    A stream is what computes windows one after the other: a compiled model and its request, or a thread of torch.
-    """
-
-    engine: str  # '<library>/<device>'
-    reference: Float32  # this engine's vector, (512,), of `reference_signal`; set by `check_engine`
-    stock: Float64  # laion_clap's own
-
-    def __init__(self, architecture: str, precision: str, texts: TextVectors) -> None:
-        self.architecture = architecture
-        self.precision = precision
-        self.texts = texts
-        self.versions = library_versions(self.engine.split("/")[0], "laion-clap", *AUDIO_LIBRARIES)
-
-    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`. Raises `UnprovedVectors` where a stream's vector of the reference signal is wrong after it
-        has computed its share of `x`."""
-        vectors, proofs = self.embed(x)
-        self.check(proofs)
-        return vectors
-
-    def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """Return the vectors of `x`, (N, 512), and each stream's of the reference signal, (streams, 512), computed
-        after its share of `x`."""
-        raise NotImplementedError
-
-    def check(self, proofs: Float32) -> None:
-        """Raise `UnprovedVectors` where one of `proofs`, (streams, 512), is not stock laion_clap's vector."""
-        cosines = proofs.astype(np.float64) @ self.stock
-        stream = int(np.argmin(np.where(np.isnan(cosines), -np.inf, cosines)))
-        least = LEAST_COSINE[self.precision]
-        if not cosines[stream] >= least:  # a NaN is no agreement
-            raise UnprovedVectors(
-                f"{self.engine} {json.dumps(self.versions)} does not give laion_clap's vectors on this processor "
-                f"({processor_name()}): stream {stream + 1} of {len(proofs)} has a cosine of {cosines[stream]:.7f} for "
-                f"the reference signal, and at least {least} is asked in {self.precision}; the first part of the model "
-                f"that differs is the {self.first_wrong_part(stream)}",
-                self.way_out(),
-            )
-
-    def first_wrong_part(self, stream: int) -> str:
-        """Return which of `TOWER_PARTS` is the first whose output a stream computes wrongly."""
-        raise NotImplementedError
-
-    def way_out(self) -> str:
-        """Return what a user of this machine can do where this engine is wrong."""
-        if self.precision == "bf16":
-            return "Use --precision f32"
-        if self.engine == "torch/cuda":
-            return "Use --device cpu"
-        if self.engine == "openvino/cpu":
-            return "Without openvino (`pip uninstall openvino`) CLAP runs on torch, which is slower"
-        return "Install what requirements.txt pins: pip install -r requirements.txt"
-
-    def get_text_embedding(self, x: Sequence[str]) -> Float32:
-        """See `ClapModel`."""
-        return self.texts.of(x)
-
-
-class CpuEngine(Engine):
-    """An engine whose streams each take a window at a time, in a thread of their own."""
-
-    streams: Sequence[Callable[[Float32], Float32]]  # a full window (480000,) to its vector (512,)
-
-    @functools.cached_property
-    def threads(self) -> ThreadPoolExecutor:
-        """One thread for each stream."""
-        return ThreadPoolExecutor(len(self.streams))
-
-    def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """See `Engine`. A vector does not depend on the list, and memory does not grow with it."""
-        vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
-        rows = iter(range(len(x)))  # shared by the threads: the GIL makes each step of it atomic
-
-        def work(stream: Callable[[Float32], Float32]) -> Float32:
-            for row in rows:
-                vectors[row] = stream(full_window(x[row]))
-            return stream(reference_window())
-
-        futures = [self.threads.submit(work, stream) for stream in self.streams]
-        wait(futures)  # also where a window is refused: the next call finds each stream at rest
-        return vectors, np.stack([future.result() for future in futures])
-
-
-@functools.cache
-def reference_window() -> Float32:
-    """Return the reference signal, (480000,), as `full_window` prepares it."""
-    return full_window(waveform_of(reference_signal()))
 
 
 class OpenVinoStream:
@@ -1630,31 +1465,6 @@ def stream_count(threads: int, batch_windows: int) -> int:
     Streams of one thread are the fastest (two of them are a tenth faster than one of two threads).
     """
     return max(1, min(threads, int(PROOF_SHARE * batch_windows)))
-
-
-def sampled(output: npt.ArrayLike) -> list[float]:
-    """Return up to about 1,000 numbers of what a part of the tower gave, by which it is compared."""
-    numbers = np.asarray(output, np.float64).ravel()
-    return [float(number) for number in numbers[:: max(1, numbers.size // 1_000)]]
-
-
-def first_difference(
-    outputs: Iterable[tuple[str, npt.ArrayLike]], expected: Mapping[str, Sequence[float]], precision: str
-) -> str:
-    """Return the name of the first of `outputs` that has another direction than `expected`, as `sampled` has them."""
-    for name, output in outputs:
-        if not 1 - cosine_distance_of(sampled(output), expected[name]) >= LEAST_COSINE[precision]:
-            return name
-    return "whole, which was right when it was computed once more"
-
-
-def processor_name() -> str:
-    """Return what the system calls this machine's processor."""
-    with contextlib.suppress(OSError):  # not Linux
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def import_openvino() -> Any:
@@ -1775,15 +1585,6 @@ def stock_reference(module: Any) -> Float32:
     if not well_formed(vector):
         raise WeightsMissing("the checkpoint's weights give no finite vector for a reference signal: get it again")
     return vector
-
-
-def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
-    """Note the engine's vector of the reference signal; raise `UnprovedVectors` where a stream's is not `stock`,
-    (512,), which stock laion_clap gave."""
-    engine.stock = np.array(stock, np.float64)
-    _, proofs = engine.embed([])
-    engine.reference = proofs[0]
-    engine.check(proofs)
 
 
 def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None:
@@ -1975,12 +1776,6 @@ def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
     if vectors.shape != (len(windows), EMBEDDING_SIZE):
         raise RunStopped(f"CLAP is broken: it answered {len(windows)} windows with an array of shape {vectors.shape}")
     return vectors
-
-
-def reference_signal() -> Int16:
-    """Return ten seconds made from integers alone: no decoder and no random numbers can change it."""
-    steps = np.arange(WINDOW_SAMPLES, dtype=np.int64)
-    return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)
 
 
 Batched = TypeVar("Batched", bound=Windowed)
