@@ -1,0 +1,236 @@
+"""CLAP compiled by OpenVINO for this CPU, and the compiled tower that the model cache keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stem_dataset.audio.windowing import WINDOW_SAMPLES
+from stem_dataset.clap.audio_tower import TOWER_PARTS, audio_tower, power_spectrum, tower_parts
+from stem_dataset.clap.checkpoints import ModelCache, Weights, read_json
+from stem_dataset.clap.engine import (
+    CpuEngine,
+    TextVectors,
+    check_engine,
+    first_difference,
+    library_versions,
+    reference_window,
+    sampled,
+)
+from stem_dataset.clap.torch_engine import load_module, stock_reference, warn_of_stand_in
+from stem_dataset.config import Config
+from stem_dataset.datatypes import Float32
+from stem_dataset.errors import UsageError
+from stem_dataset.files import sha256_of_path
+from stem_dataset.logs import log, printable, prints_to_log
+from stem_dataset.resources import inference_threads
+
+PROOF_SHARE = 0.03  # of the time, at most, that the streams of an engine on a CPU spend on proofs
+
+
+class OpenVinoStream:
+    """The parts of the audio tower compiled for some of the cores, with one request each."""
+
+    def __init__(self, core: Any, tower: Sequence[Any], precision: str, threads: int) -> None:
+        """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`.
+
+        Each stream has compiled models of its own. With NUM_STREAMS > 1 OpenVINO builds one graph for each stream of a
+        model at the same time, and the graphs share a cache of repacked weights whose keys hold memory addresses: one
+        of two streams computed another function in about 2 of 100 starts (2026.4.1; benchmarks/stress_engine.py).
+        """
+        self.requests = []
+        for name, part in zip(TOWER_PARTS, tower, strict=True):
+            options = {
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": threads,
+                "ENABLE_CPU_PINNING": False,  # pinned, a thread waits for a worker on its core while others are free
+                # f32 has to be asked for: by itself OpenVINO takes bf16 or f16 where the processor has it. Only the
+                # transformer may run in bf16: with the spectrogram in bf16 the cosine with f32 falls below 0.9999.
+                "INFERENCE_PRECISION_HINT": precision if name == "transformer" else "f32",
+            }
+            self.requests.append(core.compile_model(part, "CPU", options).create_infer_request())
+        self.frequencies = tower[0].input(0).shape[-1]
+
+    def outputs(self, window: Float32) -> Iterator[Float32]:
+        """Yield what each part makes of a full window, (480000,)."""
+        value = power_spectrum(window, self.frequencies)[None, None]
+        for request in self.requests:
+            request.infer({0: value})
+            value = request.get_output_tensor().data
+            yield value
+
+    def __call__(self, window: Float32) -> Float32:
+        """Return the vector, (512,), of a full window."""
+        *_, vectors = self.outputs(window)
+        vector: Float32 = vectors[0].copy()
+        return vector
+
+
+class OpenVinoClap(CpuEngine):
+    """The audio tower compiled for this CPU."""
+
+    engine = "openvino/cpu"
+
+    def __init__(self, tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors) -> None:
+        """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`, for the cores that this process may use."""
+        super().__init__(card["architecture"], config.precision, texts)
+        self.expected_parts = card["reference_parts"]
+        core = import_openvino().Core()
+        threads = inference_threads()
+        count = stream_count(threads, config.batch_windows)
+        shares = [len(range(first, threads, count)) for first in range(count)]  # 5 threads for 2 streams: 3 and 2
+        self.streams = [OpenVinoStream(core, tower, config.precision, share) for share in shares]
+        # Two threads that make their first call into OpenVINO's bindings at the same moment can dead-lock there.
+        self.streams[0](reference_window())
+
+    def first_wrong_part(self, stream: int) -> str:
+        """See `Engine`. The parts are computed again, so a fault that comes and goes may not be met."""
+        outputs = self.streams[stream].outputs(reference_window())  # type: ignore[attr-defined]
+        return first_difference(zip(TOWER_PARTS, outputs, strict=True), self.expected_parts, self.precision)
+
+
+def stream_count(threads: int, batch_windows: int) -> int:
+    """Return how many streams share `threads`: as many as keep the proof of each with each batch within `PROOF_SHARE`.
+
+    Streams of one thread are the fastest (two of them are a tenth faster than one of two threads).
+    """
+    return max(1, min(threads, int(PROOF_SHARE * batch_windows)))
+
+
+def import_openvino() -> Any:
+    """Import openvino without the telemetry package that it would import: it has a stub for where that is missing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: 'not to be found'
+    import openvino
+
+    return openvino
+
+
+def check_bf16(precision: str) -> None:
+    """Raise `UsageError` where this CPU would only imitate bf16, before half a minute is spent on a tower for it; say
+    so where it has bf16 and is not asked for it."""
+    has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and not has_bf16:
+        raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
+    if precision == "f32" and has_bf16:
+        log.info(
+            "--precision bf16 is about twice as fast on this processor; its vectors are not comparable with f32 vectors"
+        )
+
+
+def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
+    """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
+    check_bf16(config.precision)
+    folder = cache.folder_of(weights) / tower_name()
+    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
+    card = read_tower(folder, weights)
+    if card is not None:
+        core = import_openvino().Core()
+        tower = [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS]
+        return checked_openvino(tower, card, config, texts, weights)
+    if os.path.lexists(folder):  # False where Path.exists raises: a name too long, a folder that may not be read
+        log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
+    log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
+    tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
+    engine = checked_openvino(tower, card, config, texts, weights)
+    keep_tower(folder, tower, card)
+    return engine
+
+
+def checked_openvino(
+    tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors, weights: Weights
+) -> OpenVinoClap:
+    """Return the engine on `tower`, each of whose streams has been proved."""
+    warn_of_stand_in(card["is_stand_in"], weights)
+    engine = OpenVinoClap(tower, card, config, texts)
+    check_engine(engine, card["reference_vector"])
+    return engine
+
+
+TOWER_FILES = tuple(f"{name}.{suffix}" for name in TOWER_PARTS for suffix in ("xml", "bin"))
+TOWER_CARD = "tower.json"  # what the files are made of, their hashes, stock laion_clap's reference vector; written last
+TOWER_RECIPE = 3  # to be raised when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes
+
+
+def tower_name() -> str:
+    """Return the folder of a tower: one for each set of versions, since Windows replaces no file that is in use."""
+    versions = library_versions("openvino", "laion-clap")
+    return "-".join(["openvino", versions["openvino"], "clap", versions["laion-clap"], str(TOWER_RECIPE)])
+
+
+def tower_key(weights: Weights) -> dict[str, Any]:
+    """Return all that decides what a compiled tower is, but the architecture, which the checkpoint decides."""
+    versions = library_versions("openvino", "laion-clap")
+    return {"checkpoint_sha256": weights.sha256, "window_samples": WINDOW_SAMPLES, "recipe": TOWER_RECIPE, **versions}
+
+
+def read_tower(folder: Path, weights: Weights) -> dict[str, Any] | None:
+    """Return the card of the tower in `folder`, or None where any of it is missing, damaged or for something else."""
+    card = read_json(folder / TOWER_CARD)
+    if card != sealed(card) or card.get("key") != tower_key(weights):
+        return None
+    if weights.architecture not in (None, card["architecture"]):
+        return None
+    try:
+        intact = all(sha256_of_path(folder / name) == card["sha256"][name] for name in TOWER_FILES)
+    except OSError:
+        return None
+    return card if intact else None
+
+
+def sealed(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `card` with the hash of all the rest of it: one flipped digit of the reference vector would otherwise
+    make a good tower look like another model's, at every start."""
+    rest = {name: value for name, value in card.items() if name != "seal"}
+    return rest | {"seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
+    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card
+    without the files' hashes. The card has what torch makes of the reference signal, part by part."""
+    openvino = import_openvino()
+    import torch
+
+    tower: list[Any] = []
+    outputs: dict[str, list[float]] = {}
+    with prints_to_log(), warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer warns of every assert on a shape; ours is fixed
+        whole = audio_tower(module, "f32")
+        value = torch.from_numpy(power_spectrum(reference_window(), len(whole.mel))[None, None])
+        for name, part in tower_parts(whole).items():
+            # check_trace would compute it three times more; `check_engine` compares the vectors with laion_clap's own.
+            traced = torch.jit.trace(part, value, check_trace=False)  # type: ignore[no-untyped-call]
+            tower.append(openvino.convert_model(traced, example_input=value, input=list(value.shape)))
+            value = part(value)
+            outputs[name] = sampled(value.numpy())
+    facts = {"architecture": module.architecture, "is_stand_in": module.is_stand_in, "reference_parts": outputs}
+    return tower, {"key": tower_key(weights), **facts, "reference_vector": stock_reference(module).tolist()}
+
+
+def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None:
+    """Save a tower beside its checkpoint's other things, the card last, each file whole or not at all."""
+    import filelock
+
+    scratch = folder.with_name(".tower.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(".tower.lock")):  # so whatever is in scratch, a killed run left: 120 MB
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                for name, part in zip(TOWER_PARTS, tower, strict=True):
+                    import_openvino().save_model(part, scratch / f"{name}.xml", compress_to_fp16=False)
+                hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
+                (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
+                for name in (*TOWER_FILES, TOWER_CARD):
+                    os.replace(scratch / name, folder / name)
+            finally:  # before the lock is given away: after it, this would be the next one's
+                shutil.rmtree(scratch, ignore_errors=True)
+    except (OSError, RuntimeError) as error:  # openvino raises the latter where it cannot write
+        log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))
