@@ -1,0 +1,79 @@
+"""What CLAP's vectors say of a stem: its tags, and its category where the names tell none."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from stem_dataset.clap.embed import file_vector
+from stem_dataset.clap.engine import ClapModel
+from stem_dataset.clap.vectors import well_formed
+from stem_dataset.config import TAGS
+from stem_dataset.datatypes import EMBEDDING_SIZE, UNKNOWN_CATEGORY, Float32, StemMetadata, StoredStem, storable
+from stem_dataset.errors import RunStopped
+
+
+@dataclass(frozen=True)
+class Palette:
+    """What stems may be told to be: names, and the vectors, (N, 512), of what CLAP reads for them."""
+
+    names: Sequence[str]
+    vectors: Float32
+
+
+NO_PALETTE = Palette((), np.empty((0, EMBEDDING_SIZE), np.float32))
+
+
+def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Palette:
+    """Return the names in `prompts`, each with the mean of its prompts' vectors, normalised again.
+
+    That is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). The
+    prompts in config.yaml have the form of laion_clap/evaluate/eval_zeroshot_classification.py, "This is a sound of
+    {label}." Raises `RunStopped` where the vectors are not well-formed.
+    """
+    if not prompts:
+        return NO_PALETTE
+    texts = list(itertools.chain.from_iterable(prompts.values()))
+    vectors = np.asarray(model.get_text_embedding(texts), np.float32)
+    if vectors.shape != (len(texts), EMBEDDING_SIZE) or not well_formed(vectors).all():
+        raise RunStopped(f"CLAP is broken: its vectors of {len(texts)} texts are not all finite and of unit length")
+    parts = np.split(vectors, np.cumsum([len(texts) for texts in prompts.values()])[:-1])
+    return Palette(list(prompts), np.stack([file_vector(part) for part in parts]))
+
+
+def nearest_texts(vector: Float32, palette: Palette) -> list[tuple[str, float]]:
+    """Return the names of `palette` with the cosines of their vectors and `vector`, (512,), all of unit length: the
+    nearest first, of equals the one that comes first in the palette."""
+    cosines = (palette.vectors.astype(np.float64) * vector).sum(axis=1)  # equal rows give equal sums, unlike with @
+    return [(palette.names[row], float(cosines[row])) for row in np.argsort(-cosines, kind="stable")]
+
+
+Described = TypeVar("Described", StemMetadata, StoredStem)
+
+
+def described_by_clap(stem: Described, vector: Float32, tags: Palette, categories: Palette) -> Described:
+    """Return `stem` with the tags nearest to its `vector`, (512,), and, unless a name tells it, the nearest category.
+
+    A stem whose quality is not ok gets neither. `features` tell the category's source ("name", "clap" or null) and,
+    where it is CLAP's, its cosine (else null).
+    """
+    if not stem.quality_ok:
+        tags = categories = NO_PALETTE
+    features = json.loads(stem.features)
+    told: tuple[str, str | None, float | None] = (stem.category, "name", None)
+    if stem.category == UNKNOWN_CATEGORY or features.get("category_source") == "clap":
+        by_clap = [(name, "clap", cosine) for name, cosine in nearest_texts(vector, categories)]
+        told = by_clap[0] if by_clap else (UNKNOWN_CATEGORY, None, None)
+    category, source, cosine = told
+    return dataclasses.replace(
+        stem,
+        category=category,
+        tags=storable(json.dumps([tag for tag, _ in nearest_texts(vector, tags)[:TAGS]], ensure_ascii=False)),
+        features=json.dumps({**features, "category_source": source, "category_cosine": cosine}),
+    )
