@@ -57,7 +57,6 @@ import faulthandler
 import functools
 import hashlib
 import importlib
-import importlib.util
 import io
 import itertools
 import json
@@ -99,26 +98,9 @@ from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedA
 from stem_dataset.audio.windowing import cut_windows, window_rule
 from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
 from stem_dataset.clap.embed import batches, embed_windows, file_vectors
-from stem_dataset.clap.engine import (
-    ClapModel,
-    Engine,
-    ModelLoader,
-    TextVectors,
-    UnprovedVectors,
-    check_engine,
-    library_versions,
-)
+from stem_dataset.clap.engine import ClapModel, ModelLoader, library_versions
 from stem_dataset.clap.labels import NO_PALETTE, Described, Palette, described_by_clap, embed_palette
-from stem_dataset.clap.openvino_engine import load_openvino
-from stem_dataset.clap.torch_engine import (
-    TorchCpuClap,
-    TorchCudaClap,
-    choose_device,
-    load_module,
-    refuse_imitated_bf16,
-    stock_reference,
-    warn_of_stand_in,
-)
+from stem_dataset.clap.session import REFERENCE_TOLERANCE, load_clap
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, blob_of, cosine_distance, cosine_of, refuse_broken
 from stem_dataset.config import (
     CONFIG_FIELDS,
@@ -213,9 +195,6 @@ from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 
 
 OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
-# 1 - cosine of two engines' vectors for the reference signal, at most. Two that are each within `LEAST_COSINE` of stock
-# laion_clap are within four times that of each other (the angles add up).
-REFERENCE_TOLERANCE = {"f32": 1e-5, "bf16": 4e-4}
 # A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
 # far above it, in bf16 too.
 VERIFIED_COSINE = 0.999_9
@@ -1235,92 +1214,6 @@ class ClusterPool(WorkerPool):
             self.client.close(timeout=STAT_S)
         for token in self.tokens:
             token.unlink(missing_ok=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# CLAP, the engines: the audio tower compiled with OpenVINO on a CPU, on torch elsewhere
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def load_clap(weights: Weights, config: Config) -> ClapModel:
-    """Return the engine for `config.device` and `config.precision`, with the weights downloaded if need be.
-
-    Raises `UsageError` for a device or precision that this machine lacks, `WeightsMissing` where there is no CLAP
-    checkpoint to load, `RunStopped` where the engine's vectors are not laion_clap's, also when it is built again.
-    """
-    return ProvedClap(lambda: build_engine(weights, config))
-
-
-def build_engine(weights: Weights, config: Config) -> Engine:
-    """Return a new engine, each of whose streams has given laion_clap's vector of the reference signal.
-
-    Raises what `load_clap` raises, but `UnprovedVectors` where a stream gave another vector.
-    """
-    cache = ModelCache(config.model_cache)
-    device = choose_device(config.device)
-    if device == "cpu" and importlib.util.find_spec("openvino") is not None:
-        return load_openvino(weights, config, cache)
-    if device == "cpu":
-        log.warning("openvino is not installed (not every platform has its wheel): CLAP runs on torch, which is slower")
-    if config.precision == "bf16":
-        refuse_imitated_bf16(device)
-    module = load_module(weights, config, device)
-    warn_of_stand_in(module.is_stand_in, weights)
-    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: module)
-    engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
-    check_engine(engine, stock_reference(module))
-    return engine
-
-
-class ProvedClap:
-    """A `ClapModel` that answers with proved vectors alone.
-
-    Where a stream fails its proof, the engine is built again, once, and the whole call is computed again: OpenVINO
-    2026.4.1 was seen to compile a stream that computes another function. A second failure is `RunStopped`.
-    """
-
-    def __init__(self, build: Callable[[], Engine]) -> None:
-        self.build = build
-        self.was_rebuilt = False
-        try:
-            self.current = build()
-        except UnprovedVectors as failure:
-            self._rebuild(failure, "No file was touched")
-
-    engine = property(lambda self: self.current.engine)
-    architecture = property(lambda self: self.current.architecture)
-    versions = property(lambda self: self.current.versions)
-    reference = property(lambda self: self.current.reference)
-    texts = property(lambda self: self.current.texts)
-
-    def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`."""
-        harm = "Nothing of this batch was written, and what was committed stays"
-        try:
-            return self.current.get_audio_embedding_from_data(x)
-        except UnprovedVectors as failure:
-            self._rebuild(failure, harm)
-        try:
-            return self.current.get_audio_embedding_from_data(x)
-        except UnprovedVectors as failure:
-            raise self._stopped(failure, harm) from None
-
-    def get_text_embedding(self, x: Sequence[str]) -> Float32:
-        """See `ClapModel`."""
-        return self.current.get_text_embedding(x)
-
-    def _rebuild(self, failure: UnprovedVectors, harm: str) -> None:
-        if self.was_rebuilt:
-            raise self._stopped(failure, harm) from None
-        self.was_rebuilt = True
-        log.warning("%s. The engine is built again, and its batch is computed again", printable(failure.finding))
-        try:
-            self.current = self.build()
-        except UnprovedVectors as again:
-            raise self._stopped(again, harm) from None
-
-    def _stopped(self, failure: UnprovedVectors, harm: str) -> RunStopped:
-        return RunStopped(f"{failure.finding}, also after the engine was built again. {harm}. {failure.way_out}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
