@@ -65,7 +65,6 @@ import logging.handlers
 import math
 import multiprocessing
 import multiprocessing.connection
-import operator
 import os
 import queue
 import random
@@ -112,8 +111,20 @@ from stem_dataset.config import (
     refuse_nothing,
 )
 from stem_dataset.database.migrations import MIGRATIONS, sql_statements
+from stem_dataset.database.schema import (
+    METADATA_OF,
+    NEW_COLUMNS,
+    OUTDATED,
+    PATH_COLUMNS,
+    PATH_PLACES,
+    PROVENANCE_COLUMNS,
+    RECORD_OF,
+    SCHEMA,
+    SCHEMA_VERSION,
+    STEM_COLUMNS,
+    STORED_COLUMNS,
+)
 from stem_dataset.datatypes import (
-    EMBEDDING_BYTES,
     UNKNOWN_CATEGORY,
     Description,
     Float32,
@@ -194,7 +205,6 @@ from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
 # A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
 # far above it, in bf16 too.
 VERIFIED_COSINE = 0.999_9
@@ -230,61 +240,6 @@ WORKER_IMPORTS = [
 ]
 
 
-SCHEMA = f"""
-CREATE TABLE stems (
-  id              TEXT PRIMARY KEY,           -- sha256(original_file NUL sha256)[:16] at first import, then fixed
-  original_file   TEXT NOT NULL UNIQUE,       -- absolute path, byte for byte as the file system has it
-  path            TEXT,                       -- standardised WAV; NULL when none is written
-  sha256          TEXT NOT NULL,              -- of the original's bytes
-  samples_sha256  TEXT NOT NULL,              -- of the standardised samples, as 24-bit little-endian PCM
-  size_bytes      INTEGER NOT NULL,
-  mtime_ns        INTEGER NOT NULL,
-  duration_s      REAL NOT NULL,
-  sample_rate_hz  INTEGER NOT NULL,           -- of the original
-  channels        INTEGER NOT NULL,           -- of the original
-  bpm             REAL,                       -- NULL where there is none, never 0
-  key             TEXT,                       -- 'C#m', 'F', …; NULL where there is none
-  category        TEXT NOT NULL,
-  tags            TEXT NOT NULL,              -- JSON array
-  features        TEXT NOT NULL,              -- JSON object
-  quality_ok      INTEGER NOT NULL CHECK (quality_ok IN (0, 1)),
-  user_rating     INTEGER,
-  imported_at     TEXT NOT NULL,              -- ISO 8601, UTC; the last time the row was written
-  clap_embedding  BLOB NOT NULL CHECK (length(clap_embedding) = {EMBEDDING_BYTES}),  -- little-endian float32
-  embedding_model TEXT NOT NULL               -- '<checkpoint>@<sha256, 12 digits>/<precision>/<window rule>'
-) STRICT;
--- The resume query reads this index alone; without it, it reads every row with its vector (4 kB a stem).
-CREATE INDEX stems_resume ON stems (original_file, size_bytes, mtime_ns);
--- Whose bytes a new file has: asked for each that shares its size with another; else it reads every row, of 4 kB.
-CREATE INDEX stems_sha256 ON stems (sha256);
--- Of the README's questions: those for a category's stems, at a tempo or at any,
-CREATE INDEX stems_category_bpm ON stems (category, bpm);
--- and that for stems of a few keys at a tempo.
-CREATE INDEX stems_key_bpm ON stems (key, bpm) WHERE key IS NOT NULL;
-CREATE TABLE quarantined (
-  original_file TEXT PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, quarantine_path TEXT,
-  error TEXT NOT NULL, quarantined_at TEXT NOT NULL
-) STRICT;
--- What --restore-quarantine keeps of a row until its file is imported again.
-CREATE TABLE restored (original_file TEXT PRIMARY KEY, id TEXT NOT NULL, user_rating INTEGER) STRICT;
-CREATE TABLE provenance (                     -- each engine and set of versions that wrote vectors of a model
-  embedding_model   TEXT NOT NULL,            -- as in stems
-  engine            TEXT NOT NULL,            -- what computed, and where: 'torch/cpu'
-  versions          TEXT NOT NULL,            -- of its libraries, JSON object with sorted names
-  checkpoint        TEXT NOT NULL,            -- the weights' name
-  checkpoint_sha256 TEXT NOT NULL,            -- of their file; only 12 digits where a database of schema 1 was migrated
-  architecture      TEXT,                     -- NULL where migrated
-  precision         TEXT NOT NULL,
-  window_rule       TEXT NOT NULL,
-  reference_vector  BLOB CHECK (length(reference_vector) = {EMBEDDING_BYTES}),  -- of reference_signal(); NULL: migrated
-  first_used_at     TEXT NOT NULL,            -- ISO 8601, UTC
-  PRIMARY KEY (embedding_model, engine, versions)
-) STRICT;
-"""
-SCHEMA_VERSION = max(MIGRATIONS) + 1
-PATH_COLUMNS = frozenset({"original_file", "path"})
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Data types: one for each stage of a file's life
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,16 +257,6 @@ class Job:
     run_id: str
     weights: Weights | None = None  # of the CLAP that the worker embeds with; None: it does not
     reference_vector: bytes | None = None  # the driver's, which the worker's must agree with
-
-
-STORED_COLUMNS = [c.name for c in dataclasses.fields(StoredStem)]
-NEW_COLUMNS = [c.name for c in dataclasses.fields(NewVector)[1:]]
-PROVENANCE_COLUMNS = [c.name for c in dataclasses.fields(Provenance)]
-METADATA_COLUMNS = [c.name for c in dataclasses.fields(StemMetadata)]
-RECORD_COLUMNS = [c.name for c in dataclasses.fields(StemRecord)[1:]]
-STEM_COLUMNS = [*METADATA_COLUMNS, *RECORD_COLUMNS]
-PATH_PLACES = [STEM_COLUMNS.index(column) for column in PATH_COLUMNS]
-METADATA_OF, RECORD_OF = operator.attrgetter(*METADATA_COLUMNS), operator.attrgetter(*RECORD_COLUMNS)
 
 
 @dataclass(slots=True)
