@@ -118,7 +118,6 @@ from stem_dataset.datatypes import (
     Float32,
     FoundFile,
     Int16,
-    NameFacts,
     NewVector,
     ProcessedFile,
     Provenance,
@@ -134,6 +133,7 @@ from stem_dataset.datatypes import (
 )
 from stem_dataset.discover import discover
 from stem_dataset.drives import DEAD_DRIVE_TEXT, STAT_S, answers, is_gone, refuse_network_drive
+from stem_dataset.duplicates import SameBytes, link_wav, renamed
 from stem_dataset.errors import (
     PROGRAM_ERRORS,
     REPORT_TEXT,
@@ -156,7 +156,7 @@ from stem_dataset.errors import (
     text_of_error,
     with_remedy,
 )
-from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of, size_and_mtime_ns, sync_folder
+from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of, size_and_mtime_ns
 from stem_dataset.logs import log, log_to_console, log_to_file, printable
 from stem_dataset.music.describe import describe, listen
 from stem_dataset.music.features import analyse
@@ -264,14 +264,6 @@ class Flight:
     begun_s: float | None = None  # on the monotonic clock, when a worker surely had it
 
 
-@dataclass(frozen=True, slots=True)
-class SameBytes:
-    """The rows of files with the same bytes, by id."""
-
-    any_id: str  # the newest; '': there is none
-    gone: list[str]  # those whose own file is gone, the oldest last
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # One file, in a worker process
 # ---------------------------------------------------------------------------------------------------------------------
@@ -360,45 +352,6 @@ def _metadata(
         features=json.dumps(description.features),
         quality_ok=int(description.quality_ok),
     )
-
-
-def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetadata:
-    """Return the row of a file that has the same bytes as `stem`'s: what depends on names is judged by its own."""
-    former = json.loads(stem.features)
-    description = describe(names, former, stem.duration_s)
-    category, features = description.category, description.features
-    if names.category is None and former["category_source"] == "clap":
-        category, features = stem.category, {**features, "category_source": "clap"}
-    else:
-        features["category_cosine"] = None
-    return dataclasses.replace(
-        stem,
-        original_file=found.path,
-        size_bytes=found.size_bytes,
-        mtime_ns=found.mtime_ns,
-        bpm=description.bpm,
-        key=description.key,
-        category=category,
-        features=json.dumps(features),
-    )
-
-
-def link_wav(source: str, target: str, scratch_folder: Path) -> None:
-    """Give the WAV `source` a second name, so that a copy costs no space and outlives it; where the file system knows
-    no such links, or holds no more of them, copy it."""
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileExistsError:  # of a killed run: the same bytes, by its name
-        return
-    except OSError:
-        scratch_folder.mkdir(exist_ok=True)
-        scratch = scratch_folder / os.path.basename(target)
-        shutil.copyfile(source, scratch)
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(scratch, target)
-    sync_folder(Path(target).parent)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
