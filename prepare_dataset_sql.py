@@ -82,7 +82,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -121,7 +120,6 @@ from stem_dataset.datatypes import (
     NewVector,
     ProcessedFile,
     Provenance,
-    QuarantineEntry,
     ReadStem,
     SourceFormat,
     StemMetadata,
@@ -152,7 +150,6 @@ from stem_dataset.errors import (
     blaming_the_program,
     is_machine_fault,
     is_memory_error,
-    kind_of,
     text_of_error,
     with_remedy,
 )
@@ -175,7 +172,6 @@ from stem_dataset.quarantine import (
     finish_move,
     half_copy_of,
     is_same_file,
-    json_path_of,
     log_quarantined,
     put_back,
     quarantine_file,
@@ -184,6 +180,19 @@ from stem_dataset.quarantine import (
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import STOP_SIGNALS, TICK_S, StopSignals, signals_blocked
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
+from stem_dataset.workers.tasks import (
+    OUTSIDE_SIGNALS,
+    Flight,
+    Job,
+    TaskReport,
+    Work,
+    as_fault,
+    exit_text,
+    quarantine_report,
+    quarantined_by,
+    quarantined_report,
+    time_limit_s,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
@@ -199,8 +208,6 @@ LEAST_SAMPLE = 200  # rows
 
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
-# Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
-OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
 FILES_A_GROUP = 40  # go to a Dask worker that embeds what it decodes: batches of its own, with a proof in each
 CONNECT_S = 10.0  # within which a Dask scheduler answers, and has a first worker
 WORKERLESS_S = 60.0  # a cluster so long without workers will get none any more
@@ -219,49 +226,6 @@ WORKER_IMPORTS = [
     "pyloudnorm",
     "librosa.filters",
 ]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Data types: one for each stage of a file's life
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a worker needs to know beside the file."""
-
-    root: str
-    stems: Path | None
-    quarantine: Path
-    worker_memory_bytes: int | None  # None: no limit
-    config: Config = field(hash=False)
-    run_id: str
-    weights: Weights | None = None  # of the CLAP that the worker embeds with; None: it does not
-    reference_vector: bytes | None = None  # the driver's, which the worker's must agree with
-
-
-@dataclass(slots=True)
-class TaskReport:
-    """What came of one file in a worker: a `ProcessedFile`, a hash, a fault, too much memory, or a quarantined file."""
-
-    found: FoundFile
-    processed: ProcessedFile | None = None
-    sha256: str | None = None  # where that was all that was asked for
-    fault: MachineFault | None = None
-    quarantine_json: str | None = None
-    memory_error: str | None = None  # it hit the worker's limit, and is to be tried again alone
-    log_records: list[logging.LogRecord] = field(default_factory=list)
-
-
-Work = Callable[[FoundFile, Job], ProcessedFile | str | None]  # what is done to a file in a worker
-
-
-@dataclass(slots=True)
-class Flight:
-    """Files in the pool's hands, which go to a worker together: one, unless it embeds them too."""
-
-    files: list[FoundFile]
-    begun_s: float | None = None  # on the monotonic clock, when a worker surely had it
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,16 +276,6 @@ def hash_file(found: FoundFile, job: Job) -> str:
             return digest
     except Exception as error:
         raise as_fault(error, found) from None
-
-
-def as_fault(error: Exception, found: FoundFile) -> MachineFault:
-    """Log an error that is not the file's, and return it in a form that survives pickling."""
-    text = text_of_error(error)
-    if isinstance(error, (ProgramFault, *PROGRAM_ERRORS)):
-        text += f"; {REPORT_TEXT}"
-    log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
-    log.debug("%s: traceback", printable(found.path), exc_info=error)
-    return MachineFault(text, kind_of(error))
 
 
 def _metadata(
@@ -392,11 +346,6 @@ def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
         report.log_records.append(lines.get())
         report.quarantine_json = getattr(report.log_records[-1], "quarantine_json", report.quarantine_json)
     return report
-
-
-def time_limit_s(found: FoundFile, job: Job) -> float:
-    """Return how long one file may take: the configured limit and a second a megabyte."""
-    return job.config.file_timeout_s + found.size_bytes / 1e6
 
 
 def self_test(job: Job) -> str | None:
@@ -723,34 +672,6 @@ class WorkerPool:
 
 def _is_broken(future: Future[Any]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
-
-
-def quarantined_by(job: Job) -> dict[str, QuarantineEntry]:
-    """Return what this run has moved to quarantine, by original file."""
-    entries = filter(None, map(read_entry, job.quarantine.glob("ERROR_*.json")))
-    return {e.original_file: e for e in entries if e.run_id == job.run_id and os.path.lexists(e.path)}
-
-
-def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskReport:
-    """Quarantine `found` from the parent, and report it as a worker would."""
-    try:
-        entry = quarantine_file(found, error, job.quarantine, job.run_id)
-    except (OSError, MachineFault) as why:
-        return TaskReport(found, fault=as_fault(why, found))
-    return quarantined_report(found, entry)
-
-
-def quarantined_report(found: FoundFile, entry: QuarantineEntry) -> TaskReport:
-    """Report a file that is in quarantine, as the worker would that moved it."""
-    log_quarantined(entry)
-    return TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
-
-
-def exit_text(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        names = {int(number): number.name for number in signal.Signals}  # real-time ones have none
-        return f"signal {-exit_code} ({names.get(-exit_code, 'no name')})"
-    return f"exit code {exit_code}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Processes that may die without taking the run along."""
