@@ -53,20 +53,16 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import faulthandler
 import functools
 import hashlib
 import importlib
-import io
 import itertools
 import json
 import logging
-import logging.handlers
 import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import queue
 import random
 import shlex
 import shutil
@@ -74,7 +70,6 @@ import signal
 import sqlite3
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from array import array
@@ -150,7 +145,6 @@ from stem_dataset.errors import (
     blaming_the_program,
     is_machine_fault,
     is_memory_error,
-    text_of_error,
     with_remedy,
 )
 from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of, size_and_mtime_ns
@@ -158,7 +152,6 @@ from stem_dataset.logs import log, log_to_console, log_to_file, printable
 from stem_dataset.music.describe import describe, listen
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
-from stem_dataset.music.tempo import MIN_RHYTHM_S
 from stem_dataset.output_folders import (
     SCRATCH,
     hold_outputs,
@@ -178,7 +171,7 @@ from stem_dataset.quarantine import (
     read_entry,
 )
 from stem_dataset.resources import usable_workers, worker_memory_bytes
-from stem_dataset.signals import STOP_SIGNALS, TICK_S, StopSignals, signals_blocked
+from stem_dataset.signals import TICK_S, StopSignals, signals_blocked
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 from stem_dataset.workers.tasks import (
     OUTSIDE_SIGNALS,
@@ -193,6 +186,7 @@ from stem_dataset.workers.tasks import (
     quarantined_report,
     time_limit_s,
 )
+from stem_dataset.workers.worker import hash_file, run_tasks, self_test, start_worker
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
@@ -267,17 +261,6 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
         return None
 
 
-def hash_file(found: FoundFile, job: Job) -> str:
-    """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
-    try:
-        with blaming_the_program(), open_regular(found.path) as file:
-            digest = sha256_of(file)
-            check_unchanged(file, found)
-            return digest
-    except Exception as error:
-        raise as_fault(error, found) from None
-
-
 def _metadata(
     found: FoundFile,
     job: Job,
@@ -311,102 +294,6 @@ def _metadata(
 # ---------------------------------------------------------------------------------------------------------------------
 # Workers: processes that may die without taking the run along
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
-    """Do `work` to each of `files` in a worker."""
-    return [run_task(work, found, job) for found in files]
-
-
-def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
-    """Run `_process_file` or `hash_file` in a worker, and send its log lines along with its result.
-
-    A queue shared by the workers would block them all for ever once one is killed while it writes to it.
-    """
-    report = TaskReport(found)
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handler = logging.handlers.QueueHandler(lines)
-    log.addHandler(handler)
-    # A thread's timer never fires while C code holds the GIL; this one ends the process from a thread of its own.
-    faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
-    try:
-        result = work(found, job)
-        if isinstance(result, str):
-            report.sha256 = result
-        else:
-            report.processed = result
-    except MachineFault as fault:
-        report.fault = fault
-    except MemoryError as error:
-        report.memory_error = str(error)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        log.removeHandler(handler)
-    while not lines.empty():
-        report.log_records.append(lines.get())
-        report.quarantine_json = getattr(report.log_records[-1], "quarantine_json", report.quarantine_json)
-    return report
-
-
-def self_test(job: Job) -> str | None:
-    """Return what is broken in this installation, or None: write and read back a tone as wav, flac, ogg and mp3, and
-    analyse it, once with its rhythm. Without this, a broken decoder would send a whole library to quarantine."""
-    rate_hz = 44_100
-    for container, duration_s in {"WAV": MIN_RHYTHM_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
-        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(duration_s * rate_hz)) / rate_hz)
-        try:
-            file = io.BytesIO()
-            soundfile.write(file, tone, rate_hz, format=container)
-            with StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
-                standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
-                analyse(audio)
-        except Exception as error:
-            return f"{container}: {text_of_error(error)}"
-        if not 0.4 < audio.peak < 0.6:
-            return f"{container}: a tone with a peak of 0.5 came back with {audio.peak:.3f}"
-    return None
-
-
-def start_worker(log_file: str, memory_bytes: int | None) -> None:
-    """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, no orphan stays, and no
-    more memory is taken than it may."""
-    import threadpoolctl
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `signals_blocked`
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(descriptor, 2)  # libmpg123 and cffi write to the C-level stderr, across the progress bar
-    os.close(descriptor)
-    faulthandler.enable()
-    log.setLevel(logging.DEBUG)
-    log.propagate = False
-    # One thread a worker: the workers are what keeps the cores busy. By hand, since numpy is loaded already.
-    threadpoolctl.threadpool_limits(1)
-    if memory_bytes is not None:
-        limit_memory(memory_bytes)
-
-
-def limit_memory(memory_bytes: int) -> None:
-    """Let this process take so much more than it has (Linux only): what is beyond ends in a MemoryError.
-
-    The limit is on addresses, and the program alone has 0.6 GB of them, mostly libraries and each thread's reserve.
-    """
-    import resource
-
-    np.ones((512, 512)) @ np.ones((512, 512))  # OpenBLAS takes its buffer at first use, and without room loops for ever
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _exit_with_parent() -> None:
-    """End this worker when its parent is gone, also by kill -9: forkserver and spawn workers live on for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 class WorkerPool:

@@ -1,0 +1,138 @@
+"""Inside a worker process: its start, its limits, its self-test, and one task after the other."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import logging
+import logging.handlers
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.datatypes import FoundFile
+from stem_dataset.errors import MachineFault, blaming_the_program, text_of_error
+from stem_dataset.files import check_unchanged, open_regular, sha256_of
+from stem_dataset.logs import log
+from stem_dataset.music.features import analyse
+from stem_dataset.music.tempo import MIN_RHYTHM_S
+from stem_dataset.output_folders import scratch_folder
+from stem_dataset.signals import STOP_SIGNALS
+from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, time_limit_s
+
+
+def hash_file(found: FoundFile, job: Job) -> str:
+    """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
+    try:
+        with blaming_the_program(), open_regular(found.path) as file:
+            digest = sha256_of(file)
+            check_unchanged(file, found)
+            return digest
+    except Exception as error:
+        raise as_fault(error, found) from None
+
+
+def run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
+    """Do `work` to each of `files` in a worker."""
+    return [run_task(work, found, job) for found in files]
+
+
+def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
+    """Run `_process_file` or `hash_file` in a worker, and send its log lines along with its result.
+
+    A queue shared by the workers would block them all for ever once one is killed while it writes to it.
+    """
+    report = TaskReport(found)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(lines)
+    log.addHandler(handler)
+    # A thread's timer never fires while C code holds the GIL; this one ends the process from a thread of its own.
+    faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
+    try:
+        result = work(found, job)
+        if isinstance(result, str):
+            report.sha256 = result
+        else:
+            report.processed = result
+    except MachineFault as fault:
+        report.fault = fault
+    except MemoryError as error:
+        report.memory_error = str(error)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        log.removeHandler(handler)
+    while not lines.empty():
+        report.log_records.append(lines.get())
+        report.quarantine_json = getattr(report.log_records[-1], "quarantine_json", report.quarantine_json)
+    return report
+
+
+def self_test(job: Job) -> str | None:
+    """Return what is broken in this installation, or None: write and read back a tone as wav, flac, ogg and mp3, and
+    analyse it, once with its rhythm. Without this, a broken decoder would send a whole library to quarantine."""
+    rate_hz = 44_100
+    for container, duration_s in {"WAV": MIN_RHYTHM_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
+        tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(duration_s * rate_hz)) / rate_hz)
+        try:
+            file = io.BytesIO()
+            soundfile.write(file, tone, rate_hz, format=container)
+            with StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
+                standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
+                analyse(audio)
+        except Exception as error:
+            return f"{container}: {text_of_error(error)}"
+        if not 0.4 < audio.peak < 0.6:
+            return f"{container}: a tone with a peak of 0.5 came back with {audio.peak:.3f}"
+    return None
+
+
+def start_worker(log_file: str, memory_bytes: int | None) -> None:
+    """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, no orphan stays, and no
+    more memory is taken than it may."""
+    import threadpoolctl
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `signals_blocked`
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(descriptor, 2)  # libmpg123 and cffi write to the C-level stderr, across the progress bar
+    os.close(descriptor)
+    faulthandler.enable()
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    # One thread a worker: the workers are what keeps the cores busy. By hand, since numpy is loaded already.
+    threadpoolctl.threadpool_limits(1)
+    if memory_bytes is not None:
+        limit_memory(memory_bytes)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Let this process take so much more than it has (Linux only): what is beyond ends in a MemoryError.
+
+    The limit is on addresses, and the program alone has 0.6 GB of them, mostly libraries and each thread's reserve.
+    """
+    import resource
+
+    np.ones((512, 512)) @ np.ones((512, 512))  # OpenBLAS takes its buffer at first use, and without room loops for ever
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _exit_with_parent() -> None:
+    """End this worker when its parent is gone, also by kill -9: forkserver and spawn workers live on for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
