@@ -1,0 +1,147 @@
+"""Inside a worker of a Dask cluster: whether it is fit, and its own CLAP where it embeds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from stem_dataset import PROGRAM_FOLDER, __version__
+from stem_dataset.clap.embed import batches, embed_windows, file_vectors
+from stem_dataset.clap.engine import ClapModel, library_versions
+from stem_dataset.clap.session import REFERENCE_TOLERANCE, load_clap
+from stem_dataset.clap.vectors import blob_of, cosine_distance, refuse_broken
+from stem_dataset.datatypes import FoundFile
+from stem_dataset.errors import PrepareError, UnfitWorker, UsageError, with_remedy
+from stem_dataset.files import size_and_mtime_ns
+from stem_dataset.logs import log, printable
+from stem_dataset.output_folders import token_of
+from stem_dataset.workers.tasks import Job, TaskReport, Work
+from stem_dataset.workers.worker import run_tasks, self_test
+
+PROGRAM = "prepare_dataset_sql"
+
+
+def import_distributed() -> Any:
+    """Return the module; raises `UsageError` where it is not installed. Its log lines go where all others go."""
+    try:
+        import distributed
+    except ImportError:
+        text = "--scheduler needs Dask, which is not installed: pip install -r requirements-cluster.txt"
+        raise UsageError(text) from None
+    logger = logging.getLogger("distributed")
+    logger.handlers.clear()
+    logger.propagate = True
+    return distributed
+
+
+def program_files() -> list[Path]:
+    """Return the files of this program: the script, and every module of the package, in the same order everywhere."""
+    modules = sorted((PROGRAM_FOLDER / "stem_dataset").rglob("*.py"), key=Path.as_posix)
+    return [PROGRAM_FOLDER / f"{PROGRAM}.py", *modules]
+
+
+@functools.cache
+def program_versions() -> tuple[tuple[str, str], ...]:
+    """Return what must be the same wherever files are decoded, this program's source included."""
+    source = hashlib.sha256(b"".join(path.read_bytes() for path in program_files())).hexdigest()
+    libraries = library_versions("soundfile", "librosa", "soxr", "numpy")
+    decoder = {"libsndfile": soundfile.__libsndfile_version__}
+    return (("prepare_dataset_sql", f"{__version__} ({source[:12]})"), *{**libraries, **decoder}.items())
+
+
+Versions = tuple[tuple[str, str], ...]
+
+
+def run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
+    """As `run_tasks`, in a Dask worker, which embeds what comes of the files if `job` says so. It looks at itself
+    first: it may have joined, or started again, in mid-run.
+
+    Raises `UnfitWorker` where it cannot do its part.
+    """
+    problem = worker_problem(job, versions)
+    if problem is not None:
+        raise UnfitWorker(import_distributed().get_worker().address, problem)
+    reports = run_tasks(work, group, job)
+    if job.weights is not None:
+        embed_here(reports, job)
+    return reports
+
+
+def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None:
+    """Return why this Dask worker cannot do its part, or None. `witness` is one of the files that it will be given."""
+    with contextlib.suppress(OSError):
+        if size_and_mtime_ns(os.stat(witness.path)) == (witness.size_bytes, witness.mtime_ns):
+            return worker_problem(job, versions)
+    return f"it does not see the input {printable(job.root)} as the driver does: mount the same disk under that path"
+
+
+@functools.lru_cache(maxsize=1)
+def worker_problem(job: Job, versions: Versions) -> str | None:
+    """Return why this Dask worker cannot do its part, or None; looked at once a run in each process."""
+    import threadpoolctl
+
+    distributed = import_distributed()
+    log.setLevel(logging.DEBUG)
+    threadpoolctl.threadpool_limits(1)
+    threads = distributed.get_worker().state.nthreads
+    if threads != 1:  # the timer that ends a file that hangs is the process's
+        return f"it has {threads} threads: start it with --nthreads 1, and one for each core"
+    ours = dict(program_versions())
+    others = [
+        f"{name} {ours[name]} where the driver has {version}" for name, version in versions if ours[name] != version
+    ]
+    if others:
+        return f"it has {', '.join(others)}: install the same on both"
+    for folder in filter(None, (job.stems, job.quarantine)):
+        try:
+            token_of(folder, job.run_id).stat()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            return f"it cannot write to {printable(folder)}, or that is not the driver's: {with_remedy(error)}"
+    return self_test(job) or _engine_problem(job)
+
+
+@functools.lru_cache(maxsize=1)
+def engine_here(job: Job) -> ClapModel:
+    """Return this Dask worker's CLAP, loaded once a run."""
+    assert job.weights is not None
+    return load_clap(job.weights, job.config)
+
+
+def _engine_problem(job: Job) -> str | None:
+    """Return how this Dask worker's CLAP differs from the driver's, if it is to embed."""
+    if job.weights is None or job.reference_vector is None:
+        return None
+    try:
+        vector = blob_of(refuse_broken(engine_here(job).reference))
+    except (PrepareError, RuntimeError, ImportError, AttributeError, MemoryError) as error:
+        return f"CLAP cannot be loaded there: {type(error).__name__}: {error}"
+    distance = cosine_distance(vector, job.reference_vector)
+    tolerance = REFERENCE_TOLERANCE[job.config.precision]
+    if distance <= tolerance:
+        return None
+    return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {tolerance:g}"
+
+
+def embed_here(reports: Sequence[TaskReport], job: Job) -> None:
+    """Put a vector in the place of the windows in `reports`."""
+    decoded = [report for report in reports if report.processed is not None]
+    for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):
+        windows = [window for processed in batch for window in processed.windows]
+        vectors = embed_windows(engine_here(job), windows)
+        blobs = file_vectors(vectors, [len(processed.windows) for processed in batch])
+        for report, vector in zip(decoded[: len(batch)], blobs, strict=True):
+            assert report.processed is not None
+            report.processed = dataclasses.replace(report.processed, windows=[], is_embedded=True, vector=vector)
+        del decoded[: len(batch)]
