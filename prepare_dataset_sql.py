@@ -52,9 +52,7 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import dataclasses
-import errno
 import functools
-import hashlib
 import importlib
 import itertools
 import json
@@ -82,7 +80,7 @@ from tqdm import tqdm
 
 from stem_dataset import __version__
 from stem_dataset.audio.standardise import standardise
-from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
+from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.audio.windowing import cut_windows, window_rule
 from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
 from stem_dataset.clap.embed import batches, embed_windows, file_vectors
@@ -90,6 +88,7 @@ from stem_dataset.clap.engine import ClapModel, ModelLoader
 from stem_dataset.clap.labels import NO_PALETTE, Described, Palette, described_by_clap, embed_palette
 from stem_dataset.clap.session import REFERENCE_TOLERANCE, load_clap
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, blob_of, cosine_distance, cosine_of, refuse_broken
+from stem_dataset.commands.stored_stems import advice_for, read_windows
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -107,7 +106,6 @@ from stem_dataset.datatypes import (
     Description,
     Float32,
     FoundFile,
-    Int16,
     NewVector,
     ProcessedFile,
     Provenance,
@@ -124,14 +122,11 @@ from stem_dataset.discover import discover
 from stem_dataset.drives import STAT_S, answers, is_gone, refuse_network_drive
 from stem_dataset.duplicates import SameBytes, link_wav, renamed
 from stem_dataset.errors import (
-    PROGRAM_ERRORS,
-    REPORT_TEXT,
     BadVector,
     FaultKind,
     Interrupted,
     MachineFault,
     PrepareError,
-    ProgramFault,
     RunStopped,
     UsageError,
     blaming_the_program,
@@ -139,7 +134,7 @@ from stem_dataset.errors import (
     is_memory_error,
     with_remedy,
 )
-from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of, size_and_mtime_ns
+from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of
 from stem_dataset.logs import log, log_to_console, log_to_file, printable
 from stem_dataset.music.describe import describe, listen
 from stem_dataset.music.features import analyse
@@ -259,66 +254,6 @@ def _metadata(
 # ---------------------------------------------------------------------------------------------------------------------
 # A stored stem, read once more for --re-embed and --verify-vectors
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-
-def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
-    """Return CLAP's windows of `stem`: from its WAV, else from its original, where that is still what was imported.
-
-    Raises `MachineFault`, with the reason for each, where neither can be used; `ProgramFault` where one can.
-    """
-    reasons = []
-    for read in (windows_of_wav, _windows_of_original):
-        try:
-            windows = read(stem, config)
-        except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
-            if is_memory_error(error):
-                raise MemoryError(f"no memory to read {stem.original_file}: {error}") from None
-            if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:
-                raise  # it says nothing about this stem, and would fail the others one by one
-            log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
-            if isinstance(error, ProgramFault):
-                raise
-            reasons.append(str(error) if isinstance(error, MachineFault) else f"{type(error).__name__}: {error}")
-            continue
-        if reasons and stem.path:
-            log.warning("%s: read from the original, since %s", printable(stem.original_file), printable(reasons[0]))
-        return windows
-    raise MachineFault("; ".join(reasons))
-
-
-def windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
-    if stem.path is None:
-        raise MachineFault("it has no WAV")
-    with open_regular(stem.path) as file:
-        length = (os.fstat(file.fileno()).st_size - WAV_HEADER_BYTES) // SAMPLE_BYTES
-        file.seek(WAV_HEADER_BYTES)
-        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] is what it reads
-        if digest.hexdigest() != stem.samples_sha256:
-            raise MachineFault(f"{stem.path} is damaged: its samples are not those that were imported")
-        with blaming_the_program():
-            return cut_windows(StoredAudio(file, length), config.max_windows)
-
-
-def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
-    with (
-        open_regular(stem.original_file) as file,
-        StandardisedAudio(scratch_folder(config.stems, config.quarantine)) as audio,
-    ):
-        status = os.fstat(file.fileno())
-        if sha256_of(file) != stem.sha256:
-            raise MachineFault("the original has changed since its import")
-        standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
-        check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
-        with blaming_the_program():
-            return cut_windows(audio, config.max_windows)
-
-
-def advice_for(fault: MachineFault, flag: str) -> str:
-    """Return what a user can do about a stem that `read_windows` cannot read."""
-    return REPORT_TEXT if isinstance(fault, ProgramFault) else f"bring back what is missing and run {flag} again"
 
 
 def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:

@@ -1,0 +1,84 @@
+"""Read the windows of stems whose rows are there, for --re-embed and --verify-vectors."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import os
+
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
+from stem_dataset.audio.windowing import cut_windows
+from stem_dataset.config import Config
+from stem_dataset.datatypes import FoundFile, Int16, StoredStem
+from stem_dataset.errors import (
+    PROGRAM_ERRORS,
+    REPORT_TEXT,
+    MachineFault,
+    ProgramFault,
+    blaming_the_program,
+    is_memory_error,
+)
+from stem_dataset.files import check_unchanged, open_regular, sha256_of, size_and_mtime_ns
+from stem_dataset.logs import log, printable
+from stem_dataset.output_folders import scratch_folder
+
+OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
+    """Return CLAP's windows of `stem`: from its WAV, else from its original, where that is still what was imported.
+
+    Raises `MachineFault`, with the reason for each, where neither can be used; `ProgramFault` where one can.
+    """
+    reasons = []
+    for read in (windows_of_wav, _windows_of_original):
+        try:
+            windows = read(stem, config)
+        except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
+            if is_memory_error(error):
+                raise MemoryError(f"no memory to read {stem.original_file}: {error}") from None
+            if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:
+                raise  # it says nothing about this stem, and would fail the others one by one
+            log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
+            if isinstance(error, ProgramFault):
+                raise
+            reasons.append(str(error) if isinstance(error, MachineFault) else f"{type(error).__name__}: {error}")
+            continue
+        if reasons and stem.path:
+            log.warning("%s: read from the original, since %s", printable(stem.original_file), printable(reasons[0]))
+        return windows
+    raise MachineFault("; ".join(reasons))
+
+
+def windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
+    if stem.path is None:
+        raise MachineFault("it has no WAV")
+    with open_regular(stem.path) as file:
+        length = (os.fstat(file.fileno()).st_size - WAV_HEADER_BYTES) // SAMPLE_BYTES
+        file.seek(WAV_HEADER_BYTES)
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] is what it reads
+        if digest.hexdigest() != stem.samples_sha256:
+            raise MachineFault(f"{stem.path} is damaged: its samples are not those that were imported")
+        with blaming_the_program():
+            return cut_windows(StoredAudio(file, length), config.max_windows)
+
+
+def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
+    with (
+        open_regular(stem.original_file) as file,
+        StandardisedAudio(scratch_folder(config.stems, config.quarantine)) as audio,
+    ):
+        status = os.fstat(file.fileno())
+        if sha256_of(file) != stem.sha256:
+            raise MachineFault("the original has changed since its import")
+        standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
+        check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
+        with blaming_the_program():
+            return cut_windows(audio, config.max_windows)
+
+
+def advice_for(fault: MachineFault, flag: str) -> str:
+    """Return what a user can do about a stem that `read_windows` cannot read."""
+    return REPORT_TEXT if isinstance(fault, ProgramFault) else f"bring back what is missing and run {flag} again"
