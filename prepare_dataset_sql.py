@@ -59,7 +59,6 @@ import json
 import logging
 import math
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -89,6 +88,7 @@ from stem_dataset.clap.labels import NO_PALETTE, Described, Palette, described_b
 from stem_dataset.clap.session import REFERENCE_TOLERANCE, load_clap
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, blob_of, cosine_distance, cosine_of, refuse_broken
 from stem_dataset.commands.stored_stems import advice_for, read_windows
+from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VERIFIED_COSINE, sample_of
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -171,13 +171,6 @@ from stem_dataset.workers.worker import hash_file
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-# A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
-# far above it, in bf16 too.
-VERIFIED_COSINE = 0.999_9
-SAMPLE_PERCENT = 5.0
-LEAST_SAMPLE = 200  # rows
-
-
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
 INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 
@@ -249,17 +242,6 @@ def _metadata(
         features=json.dumps(description.features),
         quality_ok=int(description.quality_ok),
     )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A stored stem, read once more for --re-embed and --verify-vectors
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:
-    """Return `percent` of `rowids`, drawn uniformly: at least 200 (or all, where there are fewer), at most `limit`."""
-    size = min(max(LEAST_SAMPLE, math.ceil(len(rowids) * percent / 100)), len(rowids), limit or len(rowids))
-    return sorted(random.Random(seed).sample(rowids, size)) if size < len(rowids) else rowids
 
 
 # ---------------------------------------------------------------------------------------------------------------------
