@@ -32,7 +32,18 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import prepare_dataset_sql as product
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.audio.windowing import WINDOW_SAMPLES, cut_windows, waveform_of
+from stem_dataset.clap.audio_tower import audio_tower, full_window
+from stem_dataset.clap.checkpoints import ModelCache, identify_weights
+from stem_dataset.clap.session import load_clap
+from stem_dataset.clap.torch_engine import load_module
+from stem_dataset.config import Config
+from stem_dataset.datatypes import EMBEDDING_SIZE, SAMPLE_RATE_HZ
+from stem_dataset.discover import READABLE_SUFFIXES
+from stem_dataset.errors import UsageError
+from stem_dataset.resources import usable_cores
 
 Float32 = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[Float32]], Float32]
@@ -41,28 +52,28 @@ Embed = Callable[[Sequence[Float32]], Float32]
 # ------------------------------------------------------------------------------------------------------ the ways
 
 
-def ours(config: product.Config) -> Embed:
-    cache = product.ModelCache(config.model_cache)
-    model = product.load_clap(product.identify_weights(config.checkpoint, cache), config)
+def ours(config: Config) -> Embed:
+    cache = ModelCache(config.model_cache)
+    model = load_clap(identify_weights(config.checkpoint, cache), config)
     return model.get_audio_embedding_from_data
 
 
-def stock_module(config: product.Config) -> Any:
-    weights = product.identify_weights(config.checkpoint, product.ModelCache(config.model_cache))
-    return product.load_module(weights, config, "cpu")  # CLAP_Module itself, with its weights
+def stock_module(config: Config) -> Any:
+    weights = identify_weights(config.checkpoint, ModelCache(config.model_cache))
+    return load_module(weights, config, "cpu")  # CLAP_Module itself, with its weights
 
 
-def stock_per_file(config: product.Config) -> Embed:
+def stock_per_file(config: Config) -> Embed:
     module = stock_module(config)
     return lambda x: np.concatenate([module.get_audio_embedding_from_data([window]) for window in x])
 
 
-def stock_single_call(config: product.Config) -> Embed:
+def stock_single_call(config: Config) -> Embed:
     module = stock_module(config)
     return lambda x: module.get_audio_embedding_from_data(list(x))
 
 
-def stock_inference_mode(config: product.Config) -> Embed:
+def stock_inference_mode(config: Config) -> Embed:
     import torch
 
     per_file = stock_per_file(config)
@@ -74,7 +85,7 @@ def stock_inference_mode(config: product.Config) -> Embed:
     return embed
 
 
-def of_transformers(config: product.Config) -> Embed:
+def of_transformers(config: Config) -> Embed:
     import torch
     from transformers import ClapAudioConfig, ClapAudioModelWithProjection, ClapFeatureExtractor
 
@@ -85,31 +96,31 @@ def of_transformers(config: product.Config) -> Embed:
         vectors = []
         with torch.inference_mode():
             for window in x:
-                features = extract(window, sampling_rate=product.SAMPLE_RATE_HZ, return_tensors="pt")
+                features = extract(window, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
                 vectors.append(model(input_features=features["input_features"]).audio_embeds.numpy())
         return np.concatenate(vectors)
 
     return embed
 
 
-def of_onnxruntime(config: product.Config) -> Embed:
+def of_onnxruntime(config: Config) -> Embed:
     import onnxruntime
     import torch
 
-    tower = product.audio_tower(stock_module(config), "f32")
+    tower = audio_tower(stock_module(config), "f32")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = str(Path(folder) / "tower.onnx")
-        torch.onnx.export(tower, (torch.zeros(1, product.WINDOW_SAMPLES),), file, dynamo=False, opset_version=17)
+        torch.onnx.export(tower, (torch.zeros(1, WINDOW_SAMPLES),), file, dynamo=False, opset_version=17)
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda x: np.concatenate([session.run(None, {name: product.full_window(window)[None]})[0] for window in x])
+    return lambda x: np.concatenate([session.run(None, {name: full_window(window)[None]})[0] for window in x])
 
 
-def on(device: Literal["cpu", "cuda"], precision: Literal["f32", "bf16"]) -> Callable[[product.Config], Embed]:
+def on(device: Literal["cpu", "cuda"], precision: Literal["f32", "bf16"]) -> Callable[[Config], Embed]:
     return lambda config: ours(dataclasses.replace(config, device=device, precision=precision))
 
 
-WAYS: dict[str, Callable[[product.Config], Embed]] = {
+WAYS: dict[str, Callable[[Config], Embed]] = {
     "ours, f32": on("cpu", "f32"),
     "ours, bf16": on("cpu", "bf16"),
     "ours, CUDA f32": on("cuda", "f32"),
@@ -131,7 +142,7 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
-def be_a_way(name: str, windows_file: str, config: product.Config) -> None:
+def be_a_way(name: str, windows_file: str, config: Config) -> None:
     """Load, say so, and embed all windows for each line on stdin; print the seconds of each time."""
     answers = sys.stdout
     try:
@@ -140,14 +151,14 @@ def be_a_way(name: str, windows_file: str, config: product.Config) -> None:
             windows = list(np.load(windows_file, allow_pickle=True))
             embed(windows[:2])  # warm
         answer: dict[str, Any] = {}
-    except (ImportError, product.UsageError) as error:
+    except (ImportError, UsageError) as error:
         answer = {"missing": f"{type(error).__name__}: {error}".splitlines()[0]}
     print(json.dumps(answer), file=answers, flush=True)
     for _ in sys.stdin if "missing" not in answer else ():
         started = time.perf_counter()
         vectors = embed(windows)
         seconds = time.perf_counter() - started
-        assert vectors.shape == (len(windows), product.EMBEDDING_SIZE)
+        assert vectors.shape == (len(windows), EMBEDDING_SIZE)
         print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}), file=answers, flush=True)
 
 
@@ -189,28 +200,28 @@ def cut_windows_of(folder: Path, count: int) -> list[Float32]:
     windows: list[Float32] = []
     with tempfile.TemporaryDirectory() as scratch:
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() not in product.READABLE_SUFFIXES or len(windows) >= count:
+            if path.suffix.lower() not in READABLE_SUFFIXES or len(windows) >= count:
                 continue
-            audio_to_be = product.StandardisedAudio(Path(scratch))
+            audio_to_be = StandardisedAudio(Path(scratch))
             with (
                 contextlib.suppress(Exception),
                 path.open("rb") as file,
                 audio_to_be as audio,
             ):  # a broken file has none
-                product.standardise(file, audio, 21_600.0)
-                windows += [product.waveform_of(window) for window in product.cut_windows(audio, 8)]
+                standardise(file, audio, 21_600.0)
+                windows += [waveform_of(window) for window in cut_windows(audio, 8)]
     return windows[:count]
 
 
-def window_gflop(config: product.Config) -> float:
+def window_gflop(config: Config) -> float:
     """Return what torch counts in the tower's forward pass of one window."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    tower = product.audio_tower(stock_module(config), "f32")
+    tower = audio_tower(stock_module(config), "f32")
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
-        tower(torch.zeros(1, product.WINDOW_SAMPLES))
+        tower(torch.zeros(1, WINDOW_SAMPLES))
     return counter.get_total_flops() / 1e9
 
 
@@ -236,7 +247,7 @@ def print_gpu_floors(gflop: float) -> None:
         return
     size = 8_192
     a = torch.rand(size, size, device="cuda")
-    pinned = torch.empty(64, product.WINDOW_SAMPLES, pin_memory=True)
+    pinned = torch.empty(64, WINDOW_SAMPLES, pin_memory=True)
 
     def seconds(call: Callable[[], object]) -> float:
         call()
@@ -273,7 +284,7 @@ def print_table(ways: dict[str, Way], windows: int, gflop: float, sgemm: float) 
     print(f"{gflop:.1f} GFLOP a window; sgemm on the same cores: {sgemm:.0f} GFLOP/s")
 
 
-def compare(options: argparse.Namespace, config: product.Config) -> None:
+def compare(options: argparse.Namespace, config: Config) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         windows = cut_windows_of(options.folder, options.windows)
         array = np.empty(len(windows), dtype=object)
@@ -288,7 +299,7 @@ def compare(options: argparse.Namespace, config: product.Config) -> None:
         for way in here:
             way.end()
     gflop = window_gflop(config)
-    print(f"{len(windows)} windows, {options.rounds} rounds, {product.usable_cores()} cores; median (least to most)")
+    print(f"{len(windows)} windows, {options.rounds} rounds, {usable_cores()} cores; median (least to most)")
     print_table(ways, len(windows), gflop, sgemm_gflops())
     print_gpu_floors(gflop)
 
@@ -305,8 +316,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--be", help=argparse.SUPPRESS)  # one of the ways, in its own process
     parser.add_argument("--windows-file", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.model_cache = options.model_cache or product.ModelCache(None).folder
-    config = product.Config(checkpoint=options.checkpoint, model_cache=options.model_cache)
+    options.model_cache = options.model_cache or ModelCache(None).folder
+    config = Config(checkpoint=options.checkpoint, model_cache=options.model_cache)
     if options.be:
         be_a_way(options.be, options.windows_file, config)
     else:

@@ -19,17 +19,20 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 sys.path.insert(0, str(REPOSITORY))
 
 import dask_cluster
-import prepare_dataset_sql as product
+from stem_dataset.config import Config
+from stem_dataset.datatypes import FoundFile, ProcessedFile, StemMetadata
+from stem_dataset.workers.dask_pool import ClusterPool
+from stem_dataset.workers.tasks import Job
 
 WORK_S = 0.02
 RESULT_MB = (0.2, 1.9)
 
 
-def sleep_and_answer(found: product.FoundFile, job: product.Job) -> product.ProcessedFile:
+def sleep_and_answer(found: FoundFile, job: Job) -> ProcessedFile:
     """Take as long as a file of a second, and return windows of `found.size_bytes` in all."""
     time.sleep(WORK_S)
-    stem = product.StemMetadata("", found.path, None, "", "", 1, 1, 1.0, 48_000, 1, None, None, "kick", "[]", "{}", 1)
-    return product.ProcessedFile(found, stem, [np.ones(found.size_bytes // 2, np.int16)])
+    stem = StemMetadata("", found.path, None, "", "", 1, 1, 1.0, 48_000, 1, None, None, "kick", "[]", "{}", 1)
+    return ProcessedFile(found, stem, [np.ones(found.size_bytes // 2, np.int16)])
 
 
 def bench_intake(folder: Path, options: argparse.Namespace) -> None:
@@ -50,12 +53,10 @@ def rate(folder: Path, address: str, size_bytes: int, results: int) -> float:
     witness = folder / "witness.wav"
     witness.write_bytes(b"a file that all see")
     status = witness.stat()
-    found = product.FoundFile(str(witness), status.st_size, status.st_mtime_ns)
+    found = FoundFile(str(witness), status.st_size, status.st_mtime_ns)
     (folder / "quarantine").mkdir(exist_ok=True)
-    job = product.Job(
-        str(folder), None, folder / "quarantine", None, product.Config(scheduler=address), f"{time.time()}"
-    )
-    pool = product.ClusterPool(address, found, job, folder / "log", lambda: None, lambda: None)
+    job = Job(str(folder), None, folder / "quarantine", None, Config(scheduler=address), f"{time.time()}")
+    pool = ClusterPool(address, found, job, folder / "log", lambda: None, lambda: None)
     with contextlib.closing(pool):
         problem = pool.self_test().result()
         if problem:
@@ -70,6 +71,6 @@ def rate(folder: Path, address: str, size_bytes: int, results: int) -> float:
         return (count - 1) / (time.monotonic() - begun_s)
 
 
-def files(found: product.FoundFile, size_bytes: int, count: int) -> Iterator[product.FoundFile]:
+def files(found: FoundFile, size_bytes: int, count: int) -> Iterator[FoundFile]:
     for number in range(count):
         yield dataclasses.replace(found, path=f"/{number}", size_bytes=size_bytes)

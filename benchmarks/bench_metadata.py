@@ -27,6 +27,9 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "fixtures")]
 
 from make_music import FORMS, GROUPS, TIMBRES, Example, whole_exam  # noqa: E402
 from make_stems import NOTES  # noqa: E402
+from stem_dataset.config import load_config  # noqa: E402
+from stem_dataset.datatypes import FoundFile  # noqa: E402
+from stem_dataset.output_folders import scratch_folder  # noqa: E402
 
 # Krumhansl, Cognitive Foundations of Musical Pitch (1990), p. 30: C major and C minor, from C upwards.
 KRUMHANSL_KESSLER = {
@@ -94,11 +97,11 @@ def ask_product(truth: Truth, folder: Path) -> Answer:
     outputs = {"database": "x.db", "quarantine": "quarantine", "log_file": "x.log"}
     flags: dict[str, Path | None] = {key: folder / "outputs" / name for key, name in outputs.items()}
     flags |= {"input": folder / truth.exam, "stems": None}
-    config = product.load_config(REPOSITORY / "config.yaml", flags)
+    config = load_config(REPOSITORY / "config.yaml", flags)
     job = product.DatasetPreparer(config, show_progress=False)._job
-    product.scratch_folder(job).mkdir(parents=True, exist_ok=True)
+    scratch_folder(job.stems, job.quarantine).mkdir(parents=True, exist_ok=True)
     status = Path(truth.file).stat()
-    processed = product._process_file(product.FoundFile(truth.file, status.st_size, status.st_mtime_ns), job)
+    processed = product._process_file(FoundFile(truth.file, status.st_size, status.st_mtime_ns), job)
     if processed is None:
         raise SystemExit(f"{truth.file}: quarantined; see the .json beside it (--keep DIR keeps it)")
     metadata = processed.metadata

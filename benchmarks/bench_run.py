@@ -30,7 +30,7 @@ BEFORE = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, librosa, torch, laion_clap
-from prepare_dataset_sql import READABLE_SUFFIXES
+from stem_dataset.discover import READABLE_SUFFIXES
 clap = laion_clap.CLAP_Module(enable_fusion=False)
 state = torch.load(sys.argv[2], map_location="cpu", weights_only=True)["state_dict"]
 state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -107,7 +107,7 @@ def measure(command: list[str], folder: Path) -> Measured:
 
 def copy_files(source: Path, target: Path, count: int | None) -> int:
     """Copy the first `count` audio files of `source` (all by default) with their folders; return how many."""
-    from prepare_dataset_sql import READABLE_SUFFIXES
+    from stem_dataset.discover import READABLE_SUFFIXES
 
     files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in READABLE_SUFFIXES][:count]
     for path in files:

@@ -35,13 +35,19 @@ from bench_run import REPOSITORY, measure
 sys.path.insert(0, str(REPOSITORY))
 
 import prepare_dataset_sql as product
+from stem_dataset.config import Config, load_config
+from stem_dataset.database.stems import Database
+from stem_dataset.datatypes import EMBEDDING_SIZE, Provenance, StemMetadata, StemRecord
+from stem_dataset.files import size_and_mtime_ns
+from stem_dataset.music.key import KEY_NAMES
+from stem_dataset.output_folders import stem_id_of
 
 PACKS = ("Cymatics - Titan", "Lo-Fi Techno 2", "Songwriter Vol 1", "Daybreak", "Footwork", "Modular Techno 2")
 FILES_A_FOLDER = 200  # as sample packs have them
 SEED = 2026
 IMPORTED_AT = "2026-01-01T00:00:00.000000+00:00"
 MODEL = "630k-audioset-best@b98aae5cf2fa/f32/10s-max8"
-PROVENANCE = product.Provenance(
+PROVENANCE = Provenance(
     embedding_model=MODEL,
     engine="none/benchmark",
     versions="{}",
@@ -50,7 +56,7 @@ PROVENANCE = product.Provenance(
     architecture="HTSAT-tiny",
     precision="f32",
     window_rule="10s-max8",
-    reference_vector=np.full(product.EMBEDDING_SIZE, product.EMBEDDING_SIZE**-0.5, "<f4").tobytes(),
+    reference_vector=np.full(EMBEDDING_SIZE, EMBEDDING_SIZE**-0.5, "<f4").tobytes(),
     first_used_at=IMPORTED_AT,
 )
 
@@ -60,7 +66,7 @@ PROVENANCE = product.Provenance(
 
 def paths(root: Path) -> Iterator[tuple[str, str]]:
     """Yield, without end, paths of 80 to 120 bytes in the order of the walk, with the category that each names."""
-    categories = sorted(product.load_config(REPOSITORY / "config.yaml", {}).categories)
+    categories = sorted(load_config(REPOSITORY / "config.yaml", {}).categories)
     for folder in range(10**9):
         pack, category = PACKS[folder % len(PACKS)], categories[folder % len(categories)]
         name = f"{root}/{folder // 1_000:04} Collection/{folder:07} {pack}/{category}"
@@ -68,25 +74,25 @@ def paths(root: Path) -> Iterator[tuple[str, str]]:
             yield f"{name}/{pack.replace(' ', '')}_{category}_{number:03}_dry.wav".ljust(80, "x"), category
 
 
-def rows(root: Path, count: int, batch: int) -> Iterator[list[product.StemRecord]]:
+def rows(root: Path, count: int, batch: int) -> Iterator[list[StemRecord]]:
     """Yield batches of invented rows that are as large as real ones; two rows may have the same features."""
     dice, vector_dice = random.Random(SEED), np.random.default_rng(SEED)
     kinds = [Kind(dice) for _ in range(2_000)]
     names = paths(root)
     for start in range(0, count, batch):
         size = min(batch, count - start)
-        vectors = vector_dice.standard_normal((size, product.EMBEDDING_SIZE), np.float32)
+        vectors = vector_dice.standard_normal((size, EMBEDDING_SIZE), np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         yield [
-            product.StemRecord(metadata(*next(names), dice.choice(kinds), dice), IMPORTED_AT, vector.tobytes(), MODEL)
+            StemRecord(metadata(*next(names), dice.choice(kinds), dice), IMPORTED_AT, vector.tobytes(), MODEL)
             for vector in vectors.astype("<f4")
         ]
 
 
-def metadata(path: str, category: str, kind: Kind, dice: random.Random) -> product.StemMetadata:
+def metadata(path: str, category: str, kind: Kind, dice: random.Random) -> StemMetadata:
     digest = dice.randbytes(32).hex()
-    stem_id = product.stem_id_of(path, digest)
-    return product.StemMetadata(
+    stem_id = stem_id_of(path, digest)
+    return StemMetadata(
         id=stem_id,
         original_file=path,
         path=f"/home/me/processed_database/stems/{stem_id[:2]}/{stem_id}.wav",
@@ -113,7 +119,7 @@ class Kind:
     def __init__(self, dice: random.Random) -> None:
         is_loop, has_key = dice.random() < 0.5, dice.random() < 0.5
         self.bpm = round(dice.gauss(125, 20), dice.randrange(2)) if is_loop else None  # whole ones: from names
-        self.key = dice.choice(product.KEY_NAMES) if has_key else None
+        self.key = dice.choice(KEY_NAMES) if has_key else None
         features: dict[str, Any] = {
             **{"spectral_centroid": dice.random() * 4e3, "zero_crossing_rate": dice.random(), "rms": dice.random()},
             **{"spectral_rolloff": dice.random() * 1e4, "spectral_bandwidth": dice.random() * 1e3},
@@ -137,7 +143,7 @@ def rounded(dice: random.Random, count: int) -> list[float]:
 
 def preparer_in(folder: Path) -> product.DatasetPreparer:
     """Return a preparer with an open database, as it is when the first batch has been embedded."""
-    config = product.Config(
+    config = Config(
         input=folder,
         database=folder / "stems.db",
         stems=folder / "stems",
@@ -145,7 +151,7 @@ def preparer_in(folder: Path) -> product.DatasetPreparer:
         log_file=folder / "log",
     )
     preparer = product.DatasetPreparer(config, show_progress=False)
-    preparer.database = product.Database(config.database)
+    preparer.database = Database(config.database)
     preparer.provenance, preparer.embedding_model = PROVENANCE, MODEL
     return preparer
 
@@ -273,7 +279,7 @@ def make_known_files(folder: Path, count: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.truncate(record.metadata.size_bytes)
-            size_bytes, mtime_ns = product.size_and_mtime_ns(path.stat())
+            size_bytes, mtime_ns = size_and_mtime_ns(path.stat())
             stem = dataclasses.replace(record.metadata, size_bytes=size_bytes, mtime_ns=mtime_ns)
             known.append(dataclasses.replace(record, metadata=stem))
         preparer.unsettled = {record.metadata.original_file for record in known}

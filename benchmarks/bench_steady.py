@@ -28,7 +28,13 @@ from bench_run import REPOSITORY, Measured, measure
 
 sys.path.insert(0, str(REPOSITORY))
 
-import prepare_dataset_sql as product
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.audio.windowing import cut_windows
+from stem_dataset.clap.checkpoints import ModelCache
+from stem_dataset.config import Config
+from stem_dataset.discover import READABLE_SUFFIXES
+from stem_dataset.resources import usable_cores
 
 # The tower alone, in a process of its own: prints the seconds of one call with all windows, after a warm-up.
 ALONE = """
@@ -63,7 +69,7 @@ def is_short(path: Path) -> bool:
 
 def fill(source: Path, target: Path, count: int) -> None:
     """Put `count` audio files into `target`: the short ones of `source`, again and again."""
-    files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in product.READABLE_SUFFIXES]
+    files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in READABLE_SUFFIXES]
     files = [path for path in files if is_short(path)]
     for number in range(count):
         path = files[number % len(files)]
@@ -104,9 +110,9 @@ def keep_windows(folder: Path) -> int:
         wavs = [folder / path for (path,) in connection.execute("SELECT path FROM stems ORDER BY path")]
     windows = []
     for wav in wavs:
-        with wav.open("rb") as file, product.StandardisedAudio(folder / "scratch") as audio:
-            product.standardise(file, audio, 21_600.0)
-            windows += product.cut_windows(audio, product.Config().max_windows)
+        with wav.open("rb") as file, StandardisedAudio(folder / "scratch") as audio:
+            standardise(file, audio, 21_600.0)
+            windows += cut_windows(audio, Config().max_windows)
     array = np.empty(len(windows), dtype=object)
     array[:] = windows
     np.save(folder / "windows.npy", array, allow_pickle=True)
@@ -141,7 +147,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
             "run: peak of the tree, GB": measured.peak_bytes / 1e9,
         }.items():
             figures.setdefault(name, []).append(value)
-    print(f"{options.files} files, {windows} windows, {product.usable_cores()} cores, {options.rounds} rounds; median")
+    print(f"{options.files} files, {windows} windows, {usable_cores()} cores, {options.rounds} rounds; median")
     for name, values in figures.items():
         print(f"{name:34} {statistics.median(values):8.3g}  ({min(values):.3g} to {max(values):.3g})")
 
@@ -167,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model-cache", type=Path, default=None)
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args(argv)
-    options.model_cache = (options.model_cache or product.ModelCache(None).folder).resolve()
+    options.model_cache = (options.model_cache or ModelCache(None).folder).resolve()
     if Path(options.checkpoint).is_file():
         options.checkpoint = str(Path(options.checkpoint).resolve())
     os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])

@@ -28,7 +28,22 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import prepare_dataset_sql as product
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.audio.windowing import cut_windows
+from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, identify_weights
+from stem_dataset.clap.embed import batches, embed_windows, file_vectors
+from stem_dataset.clap.engine import ClapModel
+from stem_dataset.clap.labels import Palette, embed_palette, nearest_texts
+from stem_dataset.clap.session import load_clap
+from stem_dataset.config import CONFIG_FIELDS, Config, load_config
+from stem_dataset.datatypes import Int16
+from stem_dataset.discover import discover
+from stem_dataset.errors import PrepareError, UsageError
+from stem_dataset.files import open_regular
+from stem_dataset.logs import printable
+from stem_dataset.music.filenames import read_name
+from stem_dataset.summary import Summary
 
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 COLUMNS = ("min", "5 %", "median", "95 %", "max")
@@ -40,7 +55,7 @@ class Decoded:
     """A file with its windows, as the program hands them to CLAP."""
 
     path: Path
-    windows: list[product.Int16]
+    windows: list[Int16]
 
 
 @dataclass(frozen=True)
@@ -65,14 +80,14 @@ class ZeroShot:
 # ------------------------------------------------------------------------------------------------------ the files
 
 
-def labels_of_names(path: Path, root: Path, config: product.Config) -> frozenset[str]:
+def labels_of_names(path: Path, root: Path, config: Config) -> frozenset[str]:
     """Return the category that the file's or its folders' names tell, and the tags that are words of them."""
     tables = [config.categories, *({tag: [tag]} for tag in config.tags)]
-    labels = {product.read_name(str(path), str(root), table).category for table in tables}
+    labels = {read_name(str(path), str(root), table).category for table in tables}
     return frozenset(label for label in labels if label is not None)
 
 
-def labels_of_folders(path: Path, root: Path, config: product.Config) -> frozenset[str]:
+def labels_of_folders(path: Path, root: Path, config: Config) -> frozenset[str]:
     """Return the names of the folders between `root` and the file."""
     return frozenset(part.lower().replace(" ", "_") for part in path.relative_to(root).parts[:-1])
 
@@ -80,27 +95,27 @@ def labels_of_folders(path: Path, root: Path, config: product.Config) -> frozens
 LABELS = {"names": labels_of_names, "folder": labels_of_folders}
 
 
-def decoded(folder: Path, config: product.Config) -> Iterator[Decoded]:
+def decoded(folder: Path, config: Config) -> Iterator[Decoded]:
     """Yield the folder's audio files, but for broken ones."""
-    found = sorted(Path(found.path) for found in product.discover(str(folder), frozenset(), product.Summary("")))
+    found = sorted(Path(found.path) for found in discover(str(folder), frozenset(), Summary("")))
     with tempfile.TemporaryDirectory() as scratch:
         for path in found:
             try:
-                with product.open_regular(str(path)) as file, product.StandardisedAudio(Path(scratch)) as audio:
-                    product.standardise(file, audio, config.max_duration_s)
-                    windows = product.cut_windows(audio, config.max_windows)
+                with open_regular(str(path)) as file, StandardisedAudio(Path(scratch)) as audio:
+                    standardise(file, audio, config.max_duration_s)
+                    windows = cut_windows(audio, config.max_windows)
             except Exception as error:
-                print(f"left out: {product.printable(path)}: {type(error).__name__}: {error}", file=sys.stderr)
+                print(f"left out: {printable(path)}: {type(error).__name__}: {error}", file=sys.stderr)
             else:
                 yield Decoded(path, windows)
 
 
-def labelled(model: product.ClapModel, folder: Path, labels: str, config: product.Config) -> list[Labelled]:
+def labelled(model: ClapModel, folder: Path, labels: str, config: Config) -> list[Labelled]:
     """Return all files of the folder with their vectors and labels."""
     files = []
-    for batch in product.batches(decoded(folder, config), config.batch_windows):
-        vectors = product.embed_windows(model, [window for file in batch for window in file.windows])
-        blobs = product.file_vectors(vectors, [len(file.windows) for file in batch])
+    for batch in batches(decoded(folder, config), config.batch_windows):
+        vectors = embed_windows(model, [window for file in batch for window in file.windows])
+        blobs = file_vectors(vectors, [len(file.windows) for file in batch])
         for file, blob in zip(batch, blobs, strict=True):
             if blob is not None:
                 vector = np.frombuffer(blob, "<f4")
@@ -119,25 +134,25 @@ def quantiles(cosines: Sequence[float]) -> str:
     return "".join(f"{value:8.3f}" for value in np.quantile(cosines, QUANTILES))
 
 
-def print_cosines(kind: str, palette: product.Palette, files: Sequence[Labelled]) -> None:
+def print_cosines(kind: str, palette: Palette, files: Sequence[Labelled]) -> None:
     """Print a row for each name of the palette: its cosines with the files that carry it, and with the others."""
     head = "".join(f"{column:>8}" for column in COLUMNS)
     print(f"\n{kind:14}{'with it':>8}{head}{'without':>10}{head}")
-    near = [dict(product.nearest_texts(file.vector, palette)) for file in files]
+    near = [dict(nearest_texts(file.vector, palette)) for file in files]
     for name in palette.names:
         carry = [cosine[name] for file, cosine in zip(files, near, strict=True) if name in file.labels]
         others = [cosine[name] for file, cosine in zip(files, near, strict=True) if name not in file.labels]
         print(f"{name:14}{len(carry):8}{quantiles(carry)}{len(others):10}{quantiles(others)}")
 
 
-def zero_shot(palette: product.Palette, files: Sequence[Labelled]) -> ZeroShot:
+def zero_shot(palette: Palette, files: Sequence[Labelled]) -> ZeroShot:
     """Compare the nearest categories with the labels; a file that carries several is right with any of them."""
     result = ZeroShot()
     for file in files:
         truth = [name for name in palette.names if name in file.labels]
         if not truth:
             continue
-        answers = [name for name, _ in product.nearest_texts(file.vector, palette)[:TOP]]
+        answers = [name for name, _ in nearest_texts(file.vector, palette)[:TOP]]
         result.files += 1
         result.first += answers[0] in truth
         result.among_top += any(answer in truth for answer in answers)
@@ -160,20 +175,20 @@ def print_zero_shot(result: ZeroShot) -> None:
 # ------------------------------------------------------------------------------------------------------ the program
 
 
-def calibrate(options: argparse.Namespace, config: product.Config) -> int:
-    cache = product.ModelCache(config.model_cache)
-    weights = product.identify_weights(config.checkpoint, cache)
+def calibrate(options: argparse.Namespace, config: Config) -> int:
+    cache = ModelCache(config.model_cache)
+    weights = identify_weights(config.checkpoint, cache)
     if not weights.is_published and not options.anyway:
         print(
-            f"{product.printable(config.checkpoint)} is no published checkpoint: its numbers would mean nothing, so "
-            "there is nothing to calibrate; give one of " + ", ".join(product.CHECKPOINTS) + ", or --anyway",
+            f"{printable(config.checkpoint)} is no published checkpoint: its numbers would mean nothing, so "
+            "there is nothing to calibrate; give one of " + ", ".join(CHECKPOINTS) + ", or --anyway",
             file=sys.stderr,
         )
-        return product.UsageError.exit_code
-    model = product.load_clap(weights, config)
-    categories, tags = (product.embed_palette(model, told) for told in (config.category_prompts, config.tags))
+        return UsageError.exit_code
+    model = load_clap(weights, config)
+    categories, tags = (embed_palette(model, told) for told in (config.category_prompts, config.tags))
     files = labelled(model, Path(os.path.realpath(options.folder)), options.labels, config)
-    print(f"{len(files)} files, labels by {options.labels}, checkpoint {product.printable(weights.name)}")
+    print(f"{len(files)} files, labels by {options.labels}, checkpoint {printable(weights.name)}")
     if not weights.is_published:
         print("NO PUBLISHED CHECKPOINT: these numbers show that the script runs, and mean nothing.")
     for kind, palette in (("category", categories), ("tag", tags)):
@@ -191,11 +206,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--labels", choices=tuple(LABELS), default="names", help="where the labels are")
     parser.add_argument("--anyway", action="store_true", help="also with a checkpoint that is not published")
     options = parser.parse_args(argv)
-    flags = {name: value for name, value in vars(options).items() if name in product.CONFIG_FIELDS}
+    flags = {name: value for name, value in vars(options).items() if name in CONFIG_FIELDS}
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        return calibrate(options, product.load_config(options.config, flags))
-    except product.PrepareError as error:
+        return calibrate(options, load_config(options.config, flags))
+    except PrepareError as error:
         print(error, file=sys.stderr)
         return error.exit_code
 

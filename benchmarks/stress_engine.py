@@ -32,37 +32,46 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import prepare_dataset_sql as product
+from stem_dataset.audio.windowing import waveform_of
+from stem_dataset.clap.audio_tower import TOWER_PARTS, power_spectrum
+from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
+from stem_dataset.clap.engine import reference_signal, reference_window
+from stem_dataset.clap.openvino_engine import import_openvino, read_tower, tower_name
+from stem_dataset.clap.session import build_engine
+from stem_dataset.config import Config
+from stem_dataset.logs import log
+from stem_dataset.resources import usable_cores
+from stem_dataset.workers.pool import WORKER_IMPORTS
 
 ROUNDS = 2  # of all streams, after the check that the engine makes of itself
 LEAST_COSINE = 0.999_99
 Float32 = npt.NDArray[np.float32]
 
 
-def by_program(config: product.Config, weights: product.Weights) -> list[float]:
+def by_program(config: Config, weights: Weights) -> list[float]:
     """Return the cosines of the program's engine."""
-    engine = product.build_engine(weights, config)
-    proofs = [engine.embed([product.waveform_of(product.reference_signal())] * 2) for _ in range(ROUNDS)]
+    engine = build_engine(weights, config)
+    proofs = [engine.embed([waveform_of(reference_signal())] * 2) for _ in range(ROUNDS)]
     return [
         float(cosine) for vectors, streams in proofs for cosine in np.concatenate([vectors, streams]) @ engine.stock
     ]
 
 
-def by_streams(config: product.Config, weights: product.Weights) -> list[float]:
+def by_streams(config: Config, weights: Weights) -> list[float]:
     """Return the cosines of one compiled model of the transformer with a stream for each core."""
-    openvino = product.import_openvino()
-    folder = product.ModelCache(config.model_cache).folder_of(weights) / product.tower_name()
-    card = product.read_tower(folder, weights)
+    openvino = import_openvino()
+    folder = ModelCache(config.model_cache).folder_of(weights) / tower_name()
+    card = read_tower(folder, weights)
     assert card is not None, "run the program once: it keeps the compiled tower"
     core = openvino.Core()
-    parts = [core.read_model(folder / f"{name}.xml") for name in product.TOWER_PARTS]
+    parts = [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS]
     lone = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     first, last = (core.compile_model(part, "CPU", lone) for part in (parts[0], parts[2]))
-    shared = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": product.usable_cores()}
+    shared = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": usable_cores()}
     transformer = core.compile_model(
         parts[1], "CPU", {**shared, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": "f32"}
     )
-    power = product.power_spectrum(product.reference_window(), parts[0].input(0).shape[-1])[None, None]
+    power = power_spectrum(reference_window(), parts[0].input(0).shape[-1])[None, None]
     image = np.array(first({0: power})[0])
     latents: list[Float32] = []
     requests = openvino.AsyncInferQueue(transformer)
@@ -73,22 +82,22 @@ def by_streams(config: product.Config, weights: product.Weights) -> list[float]:
     return [float(last({0: latent})[0][0] @ np.array(card["reference_vector"])) for latent in latents]
 
 
-WAYS: dict[str, Callable[[product.Config, product.Weights], list[float]]] = {
+WAYS: dict[str, Callable[[Config, Weights], list[float]]] = {
     "program": by_program,
     "streams": by_streams,
 }
 
 
-def be_a_start(way: str, config: product.Config) -> None:
+def be_a_start(way: str, config: Config) -> None:
     """Start a pool and an engine, as a run does, and print the cosines."""
-    product.log.setLevel("ERROR")
+    log.setLevel("ERROR")
     context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
-        context.set_forkserver_preload(product.WORKER_IMPORTS)
+        context.set_forkserver_preload(WORKER_IMPORTS)
     pool = ProcessPoolExecutor(2, context)
     for _ in range(4):
         pool.submit(sum, [1, 2])
-    weights = product.identify_weights(config.checkpoint, product.ModelCache(config.model_cache))
+    weights = identify_weights(config.checkpoint, ModelCache(config.model_cache))
     found: list[float] = []
     thread = threading.Thread(target=lambda: found.extend(WAYS[way](config, weights)))  # a run has a model thread
     thread.start()
@@ -109,7 +118,7 @@ def main() -> int:
     parser.add_argument("--way", choices=WAYS, default="program")
     parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    config = product.Config(
+    config = Config(
         checkpoint=options.checkpoint, model_cache=options.model_cache, device="cpu", precision=options.precision
     )
     if options.start:

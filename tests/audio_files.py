@@ -19,6 +19,8 @@ import soundfile
 
 import prepare_dataset_sql as product
 from fake_clap import FakeClap
+from stem_dataset.output_folders import LOCK_NAME, SCRATCH
+from stem_dataset.workers.pool import WorkerPool
 
 Float32 = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -166,7 +168,7 @@ def everything(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def file_names(folder: Path) -> list[str]:
     """Return the names in `folder`, sorted, but for lock files and the folder of unfinished files."""
-    return sorted(name for name in os.listdir(folder) if name not in (product.LOCK_NAME, product.SCRATCH))
+    return sorted(name for name in os.listdir(folder) if name not in (LOCK_NAME, SCRATCH))
 
 
 class InlineExecutor(Executor):
@@ -186,7 +188,7 @@ class InlineExecutor(Executor):
 
 def use_inline_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs in this process do the workers' part here too: fast, and within reach of `monkeypatch`."""
-    monkeypatch.setattr(product.WorkerPool, "_new_executor", lambda *_: InlineExecutor())
+    monkeypatch.setattr(WorkerPool, "_new_executor", lambda *_: InlineExecutor())
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)  # wants a real stderr
 
 

@@ -23,10 +23,14 @@ import soundfile
 
 import make_clap
 import make_stems
-import prepare_dataset_sql as product
 from fake_clap import FakeClap
-from prepare_dataset_sql import Config, DatasetPreparer, ReEmbedding, Summary, Verification, load_config, text_of
+from patching import replace_name
+from prepare_dataset_sql import DatasetPreparer
 from quick_analysis import plausible_measurements
+from stem_dataset.commands.verify import SAMPLE_PERCENT
+from stem_dataset.config import Config, load_config
+from stem_dataset.datatypes import text_of
+from stem_dataset.summary import ReEmbedding, Summary, Verification
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
@@ -195,7 +199,7 @@ class Workplace:
             assert preparer.re_embedding.sum_closes, preparer.re_embedding
 
     def verify(
-        self, model: Any = None, percent: float = product.SAMPLE_PERCENT, replaces: bool = False, **settings: Any
+        self, model: Any = None, percent: float = SAMPLE_PERCENT, replaces: bool = False, **settings: Any
     ) -> Verification:
         """Verify the vectors in this process with a fake model; the account's sum must close."""
         preparer = self._preparer(model, settings)
@@ -271,7 +275,7 @@ def full_workplace(stems: Path) -> Workplace:
 
 def use_quick_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs with inline workers measure nothing."""
-    monkeypatch.setattr(product, "analyse", plausible_measurements)
+    replace_name(monkeypatch, "analyse", plausible_measurements)
 
 
 def processes_of(place: Workplace) -> list[str]:

@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,20 +154,20 @@ def wait_for(log_file: Path, text: str) -> str:
 def dask_setup(worker: Any) -> None:
     """Let a worker that preloads this module do as driver.py does."""
     import driver
-    import prepare_dataset_sql as product
+    from patching import replace_for_good
 
-    product.load_clap = driver.load_fake
+    replace_for_good("load_clap", driver.load_fake)
     if "blind" in driver.FAULTS:
-        product.os.stat = refusing(os.stat, driver.FAULTS["blind"], errno.ENOENT)  # type: ignore[attr-defined]
+        os.stat = refusing(os.stat, driver.FAULTS["blind"], errno.ENOENT)
     if "read_only" in driver.FAULTS:
-        temporary = product.tempfile.TemporaryFile  # type: ignore[attr-defined]
+        temporary = tempfile.TemporaryFile
 
         def refuse(*_: Any, dir: Path, **__: Any) -> Any:
             if str(dir) == driver.FAULTS["read_only"]:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
             return temporary(dir=dir)
 
-        product.tempfile.TemporaryFile = refuse  # type: ignore[attr-defined]
+        tempfile.TemporaryFile = refuse  # type: ignore[assignment]
 
 
 def refusing(call: Any, folder: str, number: int) -> Any:
@@ -179,6 +180,6 @@ def refusing(call: Any, folder: str, number: int) -> Any:
 
 
 def version_there() -> str:
-    import prepare_dataset_sql as product
+    from patching import value_of
 
-    return product.__version__
+    return str(value_of("__version__"))

@@ -66,7 +66,15 @@ import soundfile
 
 import prepare_dataset_sql as product
 from fake_clap import FakeClap, OtherClap
+from patching import replace_for_good, value_of
 from quick_analysis import plausible_measurements
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.clap.checkpoints import Weights
+from stem_dataset.config import Config
+from stem_dataset.database.stems import Database
+from stem_dataset.datatypes import FoundFile, ProcessedFile, QuarantineEntry, SourceFormat
+from stem_dataset.workers.pool import WORKER_IMPORTS
+from stem_dataset.workers.tasks import Job
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("TEST_FAULTS", "{}"))
 WORKPLACE = Path(os.environ.get("TEST_WORKPLACE", "."))
@@ -74,9 +82,9 @@ WORKPLACE = Path(os.environ.get("TEST_WORKPLACE", "."))
 
 def install_file_faults() -> None:
     """Wrap the steps of `_process_file` that open and read a file."""
-    standardise = product.standardise
+    standardise: Callable[..., SourceFormat] = value_of("standardise")
 
-    def faulty_standardise(file: Any, *rest: Any, **options: Any) -> product.SourceFormat:
+    def faulty_standardise(file: Any, *rest: Any, **options: Any) -> SourceFormat:
         name = os.path.basename(str(getattr(file, "name", "")))
         time.sleep(FAULTS.get("slow_file_s", 0))
         if name in FAULTS.get("die", {}):
@@ -103,20 +111,18 @@ def install_file_faults() -> None:
             forbid_more_files()
         return standardise(file, *rest, **options)
 
-    product.standardise = faulty_standardise
+    replace_for_good("standardise", faulty_standardise)
 
 
 def fail_once(step: str, error: str) -> None:
     """Let the next call of a step of `_process_file` raise `error`."""
-    *owners, name = step.split(".")
-    owner = functools.reduce(getattr, owners, product)
-    sound = getattr(owner, name)
+    sound = value_of(step)
 
     def failing(*_: Any, **__: Any) -> None:
-        setattr(owner, name, sound)
+        replace_for_good(step, sound)
         raise {**vars(builtins), **vars(np.linalg)}[error](f"{step} is wrong")
 
-    setattr(owner, name, failing)
+    replace_for_good(step, failing)
 
 
 def forbid_more_files() -> None:
@@ -133,17 +139,17 @@ def install_half_a_result() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(process_file)  # by its name it is found in the worker
-    def file_whose_result_kills(found: product.FoundFile, job: product.Job) -> product.ProcessedFile | None:
+    def file_whose_result_kills(found: FoundFile, job: Job) -> ProcessedFile | None:
         processed = process_file(found, job)
         if os.path.basename(found.path) in FAULTS["die_sending"]:
             Connection._send = die_sending  # type: ignore[attr-defined]
         return processed
 
-    product._process_file = file_whose_result_kills
+    replace_for_good("_process_file", file_whose_result_kills)
 
 
 def install_deaf_drive() -> None:
-    answers = product.answers
+    answers: Callable[[str], bool] = value_of("answers")
 
     def deaf(path: str) -> bool:
         name = os.path.basename(path)
@@ -152,7 +158,7 @@ def install_deaf_drive() -> None:
         FAULTS["deaf"][name] -= 1
         return bool(FAULTS["deaf"][name] >= 0)
 
-    product.answers = deaf
+    replace_for_good("answers", deaf)
 
 
 def install_death_at_start() -> None:
@@ -201,15 +207,15 @@ class FailingFile:
 
 
 def install_output_faults() -> None:
-    quarantine_file = product.quarantine_file
+    quarantine_file: Callable[..., QuarantineEntry] = value_of("quarantine_file")
 
-    def deadly_quarantine_file(found: product.FoundFile, *rest: Any) -> product.QuarantineEntry:
+    def deadly_quarantine_file(found: FoundFile, *rest: Any) -> QuarantineEntry:
         entry = quarantine_file(found, *rest)
         if os.path.basename(found.path) in FAULTS.get("die_after", []):
             os.kill(os.getpid(), signal.SIGSEGV)
         return entry
 
-    product.quarantine_file = deadly_quarantine_file  # type: ignore[assignment]
+    replace_for_good("quarantine_file", deadly_quarantine_file)
     if "die_copied" in FAULTS:
 
         def no_rename(source: Any, target: Any) -> None:
@@ -220,22 +226,22 @@ def install_output_faults() -> None:
                 os.kill(os.getpid(), signal.SIGSEGV)
             remove_source(source)
 
-        remove_source = product.remove_source
+        remove_source = value_of("remove_source")
         os.rename = no_rename  # type: ignore[assignment]
-        product.remove_source = deadly_remove_source
+        replace_for_good("remove_source", deadly_remove_source)
     if "write_errno" in FAULTS:
 
-        def full_disk(self: product.StandardisedAudio, path: Path) -> None:
+        def full_disk(self: StandardisedAudio, path: Path) -> None:
             raise OSError(FAULTS["write_errno"], os.strerror(FAULTS["write_errno"]), str(path))
 
-        product.StandardisedAudio.publish = full_disk  # type: ignore[method-assign]
+        StandardisedAudio.publish = full_disk  # type: ignore[method-assign]
     if "commit" in FAULTS:
 
-        def failing_insert(self: product.Database, records: Any, provenance: Any) -> list[Path]:
+        def failing_insert(self: Database, records: Any, provenance: Any) -> list[Path]:
             with self.errors():
                 raise sqlite3.OperationalError(FAULTS["commit"])
 
-        product.Database.insert = failing_insert  # type: ignore[method-assign]
+        Database.insert = failing_insert  # type: ignore[method-assign]
 
 
 class DeadlyClap(OtherClap):
@@ -249,7 +255,7 @@ class DeadlyClap(OtherClap):
         return super().vector(window) * (np.nan if len(window) == FAULTS.get("bad_vector") else 1)
 
 
-def load_fake(weights: product.Weights, config: product.Config) -> FakeClap:
+def load_fake(weights: Weights, config: Config) -> FakeClap:
     engine, noise = FAULTS.get("engine", (FakeClap.engine, 0))
     model = DeadlyClap(noise, engine)
     model.seconds_a_call = FAULTS.get("slow_s", 0)
@@ -257,16 +263,16 @@ def load_fake(weights: product.Weights, config: product.Config) -> FakeClap:
 
 
 def install_kill_after_commit() -> None:
-    replace_vectors = product.Database.replace_vectors
+    replace_vectors = Database.replace_vectors
     commits = []
 
-    def deadly_replace_vectors(self: product.Database, vectors: Any, provenance: Any) -> None:
+    def deadly_replace_vectors(self: Database, vectors: Any, provenance: Any) -> None:
         replace_vectors(self, vectors, provenance)
         commits.append(1)
         if len(commits) == FAULTS["kill_after_commit"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    product.Database.replace_vectors = deadly_replace_vectors  # type: ignore[method-assign]
+    Database.replace_vectors = deadly_replace_vectors  # type: ignore[method-assign]
 
 
 SWAPS: dict[str, Callable[[Path], Any]] = {
@@ -288,7 +294,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 def install_swaps() -> None:
     steps = {"open": "open_regular", "decode": "standardise", "quarantine": "quarantine_file"}
     for moment, name in steps.items():
-        setattr(product, name, after_a_swap(moment, getattr(product, name)))
+        replace_for_good(name, after_a_swap(moment, value_of(name)))
 
 
 def after_a_swap(moment: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -307,9 +313,7 @@ def after_a_swap(moment: str, step: Callable[..., Any]) -> Callable[..., Any]:
 
 def install_kill_after() -> None:
     for dotted, last_call in FAULTS["kill_after"].items():
-        *owners, name = dotted.split(".")
-        owner = functools.reduce(getattr, owners, product)
-        setattr(owner, name, deadly_at(last_call, getattr(owner, name)))
+        replace_for_good(dotted, deadly_at(last_call, value_of(dotted)))
 
 
 def deadly_at(last_call: int, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -329,8 +333,8 @@ def main() -> int:
 
 
 if not FAULTS.get("measure", os.environ.get("CHAOS") == "long"):
-    product.analyse = plausible_measurements
-    product.WORKER_IMPORTS[:] = set(product.WORKER_IMPORTS) - {"librosa.filters", "pyloudnorm"}  # most of a short run
+    replace_for_good("analyse", plausible_measurements)
+    WORKER_IMPORTS[:] = set(WORKER_IMPORTS) - {"librosa.filters", "pyloudnorm"}  # most of a short run
 if "spawn" in FAULTS:
     spawn = multiprocessing.get_context("spawn")
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
@@ -339,7 +343,7 @@ if "die_sending" in FAULTS:
 if "deaf" in FAULTS:
     install_deaf_drive()
 for constant, value in FAULTS.get("constants", {}).items():
-    setattr(product, constant, value)
+    replace_for_good(constant, value)
 if "die_at_start" in FAULTS and __name__ == "__main__":  # the parent, which starts the workers
     install_death_at_start()
 if "kill_after_commit" in FAULTS:

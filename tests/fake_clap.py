@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prepare_dataset_sql import (
-    WINDOW_STEPS,
-    CpuEngine,
-    ModelCache,
-    TextVectors,
-    reference_signal,
-    reference_window,
-)
+from stem_dataset.audio.windowing import WINDOW_STEPS
+from stem_dataset.clap.checkpoints import ModelCache
+from stem_dataset.clap.engine import CpuEngine, TextVectors, reference_signal, reference_window
 
 
 class FakeClap:

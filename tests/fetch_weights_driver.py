@@ -19,27 +19,30 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import prepare_dataset_sql as product
+from patching import replace_for_good, value_of
+from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, identify_weights
+from stem_dataset.clap.download import fetch_weights
+from stem_dataset.errors import WeightsMissing
 
 HASHED: list[str] = []
 
 
 def count_hashing() -> None:
     """Note the name of every file that is hashed whole."""
-    sha256_of_path = product.sha256_of_path
+    sha256_of_path = value_of("sha256_of_path")
 
     def counting(path: str | Path) -> str:
         HASHED.append(Path(path).name)
-        return sha256_of_path(path)
+        return str(sha256_of_path(path))
 
-    product.sha256_of_path = counting
+    replace_for_good("sha256_of_path", counting)
 
 
 def fetch(checkpoint: str) -> dict[str, Any]:
     try:
-        cache = product.ModelCache(Path(os.environ["TEST_MODEL_CACHE"]))
-        path = product.fetch_weights(product.identify_weights(checkpoint, cache), cache)
-    except product.WeightsMissing as error:
+        cache = ModelCache(Path(os.environ["TEST_MODEL_CACHE"]))
+        path = fetch_weights(identify_weights(checkpoint, cache), cache)
+    except WeightsMissing as error:
         return {"missing": str(error)}
     import huggingface_hub
 
@@ -53,8 +56,8 @@ def fetch(checkpoint: str) -> dict[str, Any]:
 
 def main(checkpoint: str, sha256: str | None = None) -> None:
     if sha256 is not None:
-        published = product.CHECKPOINTS[checkpoint]
-        product.CHECKPOINTS[checkpoint] = dataclasses.replace(published, sha256=sha256)
+        published = CHECKPOINTS[checkpoint]
+        CHECKPOINTS[checkpoint] = dataclasses.replace(published, sha256=sha256)
     count_hashing()
     begun_s = time.monotonic()
     answer = fetch(checkpoint)

@@ -18,25 +18,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from librosa import feature
 
-import prepare_dataset_sql as product
 from audio_files import encode, use_inline_workers
 from conftest import REPOSITORY, Workplace
-from prepare_dataset_sql import (
+from patching import replace_name
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import KEPT_SAMPLES, StandardisedAudio
+from stem_dataset.config import load_config
+from stem_dataset.datatypes import Measurements, NameFacts, SourceFormat
+from stem_dataset.music.describe import describe, listen, quality_issues
+from stem_dataset.music.features import (
+    ANALYSIS_FRAMES,
+    BINS,
+    PITCH_CLASS_STEPS,
+    PITCH_FRAMES,
+    PITCH_HOP,
+    ROLLOFF_SHARE,
     LoudnessMeter,
-    Measurements,
-    NameFacts,
-    SourceFormat,
-    StandardisedAudio,
+    _mel_spectrum,
     analyse,
-    describe,
-    hear_keys,
-    load_config,
     onset_strengths,
-    quality_issues,
-    single_pitch_hz,
-    standardise,
-    tuned_chroma,
 )
+from stem_dataset.music.filenames import NOTE_NAMES
+from stem_dataset.music.key import KEY_NAMES, MIN_KEY_CONFIDENCE, hear_keys, single_pitch_hz, tuned_chroma
 from vectors import ROUNDING
 
 Float32 = npt.NDArray[np.float32]
@@ -132,7 +135,7 @@ def assert_like_librosa(samples: Float32, folder: Path) -> None:
     # The program sums up the magnitudes in float32: 41 in a group, and 25 groups. Rounded up to 70 times on either side
     # of the comparison, 85 % may be reached in the bin beside, where that is at its very edge.
     off = 2 * 70 * ROUNDING
-    least, most = (librosas_rolloff(exact, product.ROLLOFF_SHARE * (1 + sign * off)) for sign in (-1, 1))
+    least, most = (librosas_rolloff(exact, ROLLOFF_SHARE * (1 + sign * off)) for sign in (-1, 1))
     assert least * (1 - 1e-12) <= features.pop("spectral_rolloff") <= most * (1 + 1e-12)
     # A magnitude is rounded 3 times, in both sums of a weighted mean; the squares of an RMS 22 times, as numpy adds 512
     # in pairs, of which the root leaves half.
@@ -145,7 +148,7 @@ def test_features_of_a_short_file_equal_librosas(folder: Path) -> None:
 
 def test_features_of_a_file_of_several_blocks_equal_librosas(folder: Path) -> None:
     samples = music(66.3)
-    assert len(samples) > product.KEPT_SAMPLES > product.ANALYSIS_FRAMES * HOP
+    assert len(samples) > KEPT_SAMPLES > ANALYSIS_FRAMES * HOP
     assert_like_librosa(samples, folder)
 
 
@@ -163,7 +166,7 @@ def test_features_of_a_loud_hit_and_its_faint_tail_equal_librosas(folder: Path) 
 @given(length=st.integers(1, 12_000), block_frames=st.integers(1, 9))
 def test_features_equal_librosas_wherever_the_blocks_end(folder: Path, length: int, block_frames: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "ANALYSIS_FRAMES", block_frames)
+        replace_name(patch, "ANALYSIS_FRAMES", block_frames)
         assert_like_librosa(music(1)[-length:], folder)
 
 
@@ -189,7 +192,7 @@ def test_odd_audio_is_described_by_finite_numbers(folder: Path, samples: npt.Arr
     assert set(measured.features) == {*FIVE, "peak_dbfs", "loudness_lufs"}
     assert all(measured.features[name] is not None for name in (*FIVE, "peak_dbfs"))
     source = SourceFormat(RATE_HZ, 1, np.size(samples), False)
-    description = describe(NameFacts(), product.listen(measured, source, CONFIG), source.duration_s)
+    description = describe(NameFacts(), listen(measured, source, CONFIG), source.duration_s)
     json.dumps(description.features, allow_nan=False)  # raises for NaN and infinity
     assert (description.bpm, description.key) == (None, None)
 
@@ -211,12 +214,12 @@ class Ledger:
 
 
 def test_analysis_never_asks_for_more_than_a_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "ANALYSIS_FRAMES", 64)
+    replace_name(monkeypatch, "ANALYSIS_FRAMES", 64)
     with standardised(music(20), folder) as audio:
         ledger: Any = Ledger(audio)
         analyse(ledger)
     assert len(ledger.asked) > 20
-    assert max(ledger.asked) <= max(64 * HOP + N_FFT, (product.PITCH_FRAMES + 1) * product.PITCH_HOP)
+    assert max(ledger.asked) <= max(64 * HOP + N_FFT, (PITCH_FRAMES + 1) * PITCH_HOP)
 
 
 def test_of_a_long_file_a_bounded_part_is_analysed_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,11 +232,11 @@ def test_of_a_long_file_a_bounded_part_is_analysed_from_end_to_end(monkeypatch: 
         def samples(self, start: int, stop: int) -> Float32:
             self.starts.append(start)
             TenMinutes.read += stop - start
-            assert stop - start <= (product.PITCH_FRAMES + 1) * product.PITCH_HOP
+            assert stop - start <= (PITCH_FRAMES + 1) * PITCH_HOP
             return np.full(stop - start, 0.5, np.float32)
 
-    monkeypatch.setattr(product, "MAX_ANALYSIS_S", 30.0)
-    monkeypatch.setattr(product, "MAX_MUSIC_S", 4.0)
+    replace_name(monkeypatch, "MAX_ANALYSIS_S", 30.0)
+    replace_name(monkeypatch, "MAX_MUSIC_S", 4.0)
     measured = analyse(TenMinutes())  # type: ignore[arg-type]  # all that it uses
     assert measured.features["rms"] == pytest.approx(0.5, rel=0.01)  # a mean over the frames that were read, not of all
     assert TenMinutes.read <= (30 + 30 + 4 + 4) * 1.1 * RATE_HZ  # features, loudness, rhythm, harmony
@@ -242,12 +245,12 @@ def test_of_a_long_file_a_bounded_part_is_analysed_from_end_to_end(monkeypatch: 
     assert starts[-1] > TenMinutes.length - 25 * RATE_HZ
     assert measured.duration_s == 600
     assert len(measured.onsets[0]) == 4 * RATE_HZ // HOP
-    assert len(measured.pitches) == 1 + 4 * RATE_HZ // product.PITCH_HOP
+    assert len(measured.pitches) == 1 + 4 * RATE_HZ // PITCH_HOP
 
 
 def test_features_of_a_bounded_part_are_near_those_of_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = analysed(music(60), folder).features
-    monkeypatch.setattr(product, "MAX_ANALYSIS_S", 20.0)
+    replace_name(monkeypatch, "MAX_ANALYSIS_S", 20.0)
     part = analysed(music(60), folder).features
     assert part != whole
     assert part == pytest.approx(whole, rel=0.1)
@@ -299,7 +302,7 @@ def test_loudness_equals_pyloudnorms_where_half_a_step_is_left(half_steps: int) 
 def test_audio_that_ends_where_a_block_begins_is_measured(folder: Path, frames: int) -> None:
     """The last block has a frame of its own, whose middle is the end, and no sample."""
     samples = fading_noise(frames * HOP)
-    assert frames % product.ANALYSIS_FRAMES == 0
+    assert frames % ANALYSIS_FRAMES == 0
     assert analysed(samples, folder).features["loudness_lufs"] == pytest.approx(pyloudnorms(samples), abs=0.01)
 
 
@@ -348,10 +351,10 @@ def test_levels_are_those_of_the_mono_mix(folder: Path) -> None:
 
 
 def test_mel_spectrum_equals_librosas() -> None:
-    power = np.random.default_rng(0).random((7, product.BINS)).astype(np.float32)
+    power = np.random.default_rng(0).random((7, BINS)).astype(np.float32)
     librosas = feature.melspectrogram(S=power.T, sr=RATE_HZ, n_fft=N_FFT)
     # The widest band is a sum of 64 products, in whatever order: as many roundings on either side.
-    np.testing.assert_allclose(product._mel_spectrum(power), librosas.T, rtol=2 * 64 * ROUNDING)
+    np.testing.assert_allclose(_mel_spectrum(power), librosas.T, rtol=2 * 64 * ROUNDING)
 
 
 @pytest.mark.parametrize("frames", [3, 100])
@@ -359,8 +362,8 @@ def test_onsets_and_pitches_do_not_depend_on_the_blocks(
     folder: Path, frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = analysed(clicks(100, 5) + music(5), folder)
-    monkeypatch.setattr(product, "ANALYSIS_FRAMES", frames)
-    monkeypatch.setattr(product, "PITCH_FRAMES", frames)
+    replace_name(monkeypatch, "ANALYSIS_FRAMES", frames)
+    replace_name(monkeypatch, "PITCH_FRAMES", frames)
     parts = analysed(clicks(100, 5) + music(5), folder)
     # Another size of the block is another order of the 64 products in a band, and in that of the loudest, to which the
     # logarithm is scaled; an onset is the difference of two levels.
@@ -495,32 +498,32 @@ CADENCES = {
 @pytest.mark.parametrize("key", CADENCES)
 def test_a_detuned_cadence_keeps_its_key(folder: Path, key: str, cents: float) -> None:
     confidences = hear_keys(analysed(cadence(CADENCES[key], cents), folder).pitch_classes)
-    assert product.KEY_NAMES[int(confidences.argmax())] == key
-    assert confidences.max() > product.MIN_KEY_CONFIDENCE
+    assert KEY_NAMES[int(confidences.argmax())] == key
+    assert confidences.max() > MIN_KEY_CONFIDENCE
 
 
 @pytest.mark.parametrize("cents", range(-40, 50, 10))
 def test_a_detuned_note_falls_into_its_own_class(cents: int) -> None:
-    pitch_classes = np.zeros(product.PITCH_CLASS_STEPS)
+    pitch_classes = np.zeros(PITCH_CLASS_STEPS)
     pitch_classes[cents // 10] = 2.0  # from A on
     pitch_classes[30 + cents // 10] = 1.0  # C
     chroma, in_tune = tuned_chroma(pitch_classes)
     expected = {"A": 2.0, "C": 1.0}
-    assert chroma == pytest.approx([expected.get(note, 0.0) for note in product.NOTE_NAMES])
+    assert chroma == pytest.approx([expected.get(note, 0.0) for note in NOTE_NAMES])
     assert in_tune == pytest.approx(1)
 
 
 def test_what_lies_evenly_between_the_notes_is_in_no_tune() -> None:
-    assert tuned_chroma(np.ones(product.PITCH_CLASS_STEPS))[1] == pytest.approx(0, abs=1e-9)
-    assert not hear_keys(np.zeros(product.PITCH_CLASS_STEPS)).any()
-    assert hear_keys(np.ones(product.PITCH_CLASS_STEPS)).max() < 0.01
+    assert tuned_chroma(np.ones(PITCH_CLASS_STEPS))[1] == pytest.approx(0, abs=1e-9)
+    assert not hear_keys(np.zeros(PITCH_CLASS_STEPS)).any()
+    assert hear_keys(np.ones(PITCH_CLASS_STEPS)).max() < 0.01
 
 
 def test_pitch_classes_hold_the_notes_that_last_and_no_blip(folder: Path) -> None:
     held = analysed(sine(440, 2) + sine(440 * 2 ** (3 / 12), 2), folder).pitch_classes
     assert set(np.flatnonzero(held > 0.05 * held.max()) // 10) == {0, 3}
     blip = np.zeros(2 * RATE_HZ)
-    start = 5 * product.PITCH_HOP - 240  # in the middle of one frame, and at the edges of those beside it
+    start = 5 * PITCH_HOP - 240  # in the middle of one frame, and at the edges of those beside it
     blip[start : start + 480] = sine(440)[:480]
     assert analysed(blip, folder).pitch_classes.sum() < 0.01 * held.sum()
 
@@ -615,9 +618,9 @@ def test_the_least_loudness_is_the_users_to_set(folder: Path, seconds: float) ->
 def test_a_sound_between_the_parts_that_are_analysed_is_not_silence(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "MAX_ANALYSIS_S", 2.0)  # of 10 s: every fifth block
+    replace_name(monkeypatch, "MAX_ANALYSIS_S", 2.0)  # of 10 s: every fifth block
     late = np.zeros(10 * RATE_HZ)
-    at = product.ANALYSIS_FRAMES * HOP * 3 // 2
+    at = ANALYSIS_FRAMES * HOP * 3 // 2
     late[at : at + 1_000] = sine(997)[:1_000]
     assert issues(folder, wav(late)) == []
 

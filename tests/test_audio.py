@@ -40,22 +40,15 @@ from audio_files import (
 )
 from conftest import Workplace
 from fake_clap import FakeClap
-from prepare_dataset_sql import (
-    BrokenFile,
-    DatasetPreparer,
-    FoundFile,
-    MachineFault,
-    NoSamples,
-    NotFinite,
-    ProcessedFile,
-    SourceFormat,
-    StandardisedAudio,
-    TooLong,
-    cut_windows,
-    embed_windows,
-    standardise,
-    window_starts,
-)
+from patching import replace_name
+from prepare_dataset_sql import DatasetPreparer
+from stem_dataset.audio.decoders import BLOCK_S
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import KEPT_SAMPLES, StandardisedAudio
+from stem_dataset.audio.windowing import cut_windows, window_starts
+from stem_dataset.clap.embed import embed_windows
+from stem_dataset.datatypes import FoundFile, ProcessedFile, SourceFormat
+from stem_dataset.errors import BrokenFile, MachineFault, NoSamples, NotFinite, TooLong
 
 Float32 = npt.NDArray[np.float32]
 Steps = npt.NDArray[np.int64]
@@ -242,7 +235,7 @@ def beyond_the_middle(file: FailingFile, bytes_wanted: int) -> bool:
 def test_error_half_way_is_raised_and_never_a_shorter_file(
     decode: Decode, suffix: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "BLOCK_VALUES", 4_096)
+    replace_name(monkeypatch, "BLOCK_VALUES", 4_096)
     file = FailingFile(three_seconds(suffix.upper()), error, beyond_the_middle)
     with pytest.raises(type(error)) as raised:
         decode(file)
@@ -362,7 +355,7 @@ TAILS = {
 
 @pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("frames", [1, 4_096, 4_097, 2 * product.BLOCK_S * RATE_HZ, 5 * RATE_HZ])
+@pytest.mark.parametrize("frames", [1, 4_096, 4_097, 2 * BLOCK_S * RATE_HZ, 5 * RATE_HZ])
 def test_flac_with_anything_after_its_last_frame_has_the_samples_of_the_one_without(
     decode: Decode, frames: int, channels: int, tail: bytes
 ) -> None:
@@ -561,7 +554,7 @@ def test_resampling_in_blocks_of_any_size_equals_soxr_in_one_piece(
 ) -> None:
     samples = noise(frames, channels, seed=frames) * np.float32(2.4)  # some beyond full scale
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "BLOCK_VALUES", max(channels, block_values))
+        replace_name(patch, "BLOCK_VALUES", max(channels, block_values))
         streamed = decode(encode(samples, rate_hz, "WAV", "FLOAT"))
     mono = (samples.astype(np.float64).sum(axis=1) / channels).astype(np.float32)
     one_shot = soxr.resample(mono, rate_hz, 48_000, "HQ")
@@ -569,9 +562,9 @@ def test_resampling_in_blocks_of_any_size_equals_soxr_in_one_piece(
 
 
 def test_blocks_of_a_second_equal_blocks_of_ten(decode: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "BLOCK_S", 10)
+    replace_name(monkeypatch, "BLOCK_S", 10)
     ten = decode(three_seconds("WAV"))
-    monkeypatch.setattr(product, "BLOCK_S", 1)
+    replace_name(monkeypatch, "BLOCK_S", 1)
     np.testing.assert_array_equal(decode(three_seconds("WAV")).samples, ten.samples)
 
 
@@ -648,7 +641,7 @@ def test_published_wav_holds_exactly_the_samples_of_the_windows_and_the_hash(wor
 @settings(deadline=None, max_examples=20)
 @given(
     lengths=st.lists(st.integers(0, 3_000), min_size=1, max_size=6),
-    kept_samples=st.sampled_from([0, 4_000, product.KEPT_SAMPLES]),
+    kept_samples=st.sampled_from([0, 4_000, KEPT_SAMPLES]),
 )
 def test_samples_equal_the_wav_whatever_the_pieces_written_from_memory_and_from_disk(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], kept_samples: int
@@ -657,7 +650,7 @@ def test_samples_equal_the_wav_whatever_the_pieces_written_from_memory_and_from_
     pieces = [noise(length, seed=seed)[:, 0] * np.float32(2.4) for seed, length in enumerate(lengths)]
     whole = np.concatenate(pieces)
     with pytest.MonkeyPatch.context() as patch, StandardisedAudio(folder) as audio:
-        patch.setattr(product, "KEPT_SAMPLES", kept_samples)
+        replace_name(patch, "KEPT_SAMPLES", kept_samples)
         for piece in pieces:
             audio.append(piece)
         audio.finish()
@@ -693,7 +686,7 @@ def test_no_scratch_file_is_left_when_the_machine_fails(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(product, step, fail)
+    replace_name(monkeypatch, step, fail)
     with pytest.raises(MachineFault, match="No space left"):
         ingest(workplace, three_seconds("WAV"), "a.wav")
     assert all_files(workplace.wavs) == []

@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import everything, write_text, write_tone
 from conftest import REPOSITORY, Workplace
-from prepare_dataset_sql import AlreadyRunning, DatasetPreparer, UsageError, main
+from patching import replace_name
+from prepare_dataset_sql import DatasetPreparer, main
+from stem_dataset.database.stems import Database
+from stem_dataset.errors import AlreadyRunning, RunStopped, UsageError
+from stem_dataset.output_folders import LOCK_NAME, SCRATCH
 
 
 @pytest.fixture
@@ -155,8 +158,8 @@ def test_dry_run_touches_nothing_and_prints_what_a_run_would_do(
         write_tone(workplace.input / "new" / "kick.wav")
         write_text(workplace.input / "broken9.wav")
     if state == "a database and half a run":
-        (workplace.wavs / product.SCRATCH).mkdir(exist_ok=True)
-        (workplace.wavs / product.SCRATCH / "half.wav").write_bytes(b"x")
+        (workplace.wavs / SCRATCH).mkdir(exist_ok=True)
+        (workplace.wavs / SCRATCH / "half.wav").write_bytes(b"x")
         (workplace.quarantine / "ERROR_X_a.wav.json").write_text("{")
     before = everything(workplace.folder)
     capsys.readouterr()
@@ -189,7 +192,7 @@ def test_dry_run_reads_what_a_killed_run_left_in_the_wal(
     """A run that was killed leaves rows that are only in the -wal file."""
     fill(workplace, good=3, broken=0)
     workplace.run(limit=2)
-    database = product.Database(workplace.database)
+    database = Database(workplace.database)
     database.connection.execute("UPDATE stems SET user_rating = 1")
     database.connection.execute("DELETE FROM stems WHERE original_file LIKE '%good1.wav'")
     aside = workplace.folder / "aside"
@@ -252,12 +255,12 @@ def test_report_is_written_when_the_run_ends_with_an_error(
     refused = report_of(path)
     assert (refused["exit_code"], refused["found"], refused["left"]) == (2, 4, 4)
     with monkeypatch.context() as fault:
-        fault.setattr(product, "cut_windows", raise_(PermissionError(13, "Permission denied")))
+        replace_name(fault, "cut_windows", raise_(PermissionError(13, "Permission denied")))
         assert main([*workplace.flags(), "--report", str(path)]) == 1
     faulty = report_of(path)
     assert (faulty["exit_code"], faulty["failed"], faulty["quarantined"]) == (1, 3, 1)
     with monkeypatch.context() as fault:
-        loader = raise_(product.RunStopped("CLAP is broken"))
+        loader = raise_(RunStopped("CLAP is broken"))
         fault.setattr(DatasetPreparer.__init__, "__defaults__", (loader, False))
         assert main([*workplace.flags(), "--report", str(path)]) == 4
     stopped = report_of(path)
@@ -335,7 +338,7 @@ def test_a_second_run_opens_no_audio_and_loads_no_model(workplace: Workplace, in
     assert audio_files.tree(workplace.input) == inputs
     after = audio_files.tree(workplace.folder / "out")
     changed = {name for name in {*outputs, *after} if after.get(name) != outputs.get(name)}
-    expected = {name for name in outputs if name.endswith((".lock", ".log", product.SCRATCH))}
+    expected = {name for name in outputs if name.endswith((".lock", ".log", SCRATCH))}
     assert changed <= expected
 
 
@@ -373,7 +376,7 @@ def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(
     lock = workplace.database.with_name("stems.db.lock")
     with workplace.start() as first:
         wait_for(lock, first)
-        wait_for(workplace.quarantine / product.LOCK_NAME, first)
+        wait_for(workplace.quarantine / LOCK_NAME, first)
         first.send_signal(signal.SIGSTOP)  # so that it is at work for as long as this takes
         try:
             second = workplace.execute()
@@ -400,10 +403,10 @@ def test_the_lock_of_a_dead_process_holds_nobody(workplace: Workplace) -> None:
     fill(workplace, good=3)
     with workplace.start(faults={"slow_s": 60}) as first:
         wait_for(workplace.database.with_name("stems.db.lock"), first)
-        wait_for(workplace.quarantine / product.LOCK_NAME, first)
+        wait_for(workplace.quarantine / LOCK_NAME, first)
         first.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
         first.communicate(timeout=60)
-    locks = [output / product.LOCK_NAME for output in (workplace.wavs, workplace.quarantine)]
+    locks = [output / LOCK_NAME for output in (workplace.wavs, workplace.quarantine)]
     locks.append(workplace.database.with_name("stems.db.lock"))
     assert [lock.read_text(encoding="ascii") for lock in locks] == [str(first.pid)] * 3  # they are there still
     summary = workplace.run()

@@ -34,6 +34,16 @@ import make_clap
 import prepare_dataset_sql as product
 from conftest import REPOSITORY, Watch, Workplace, run_program, run_python
 from fake_clap import is_reference
+from patching import replace_name
+from stem_dataset.clap.checkpoints import PATCH_EMBEDDING, ModelCache, identify_weights
+from stem_dataset.clap.engine import ClapModel, TextVectors, UnprovedVectors, check_engine
+from stem_dataset.clap.openvino_engine import import_openvino
+from stem_dataset.clap.session import load_clap
+from stem_dataset.clap.torch_engine import TorchCpuClap, stock_reference
+from stem_dataset.config import Config, load_config
+from stem_dataset.datatypes import EMBEDDING_SIZE
+from stem_dataset.errors import WeightsMissing
+from stem_dataset.resources import usable_cores
 from vectors import ROUNDING, assert_a_swap_would_show, assert_same_vectors, cosines
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")  # laion_clap calls it as it was called once
@@ -62,18 +72,18 @@ def hub_cache(stand_in: Path) -> Iterator[None]:
         yield
 
 
-def config(stand_in: Path, model_cache: Path, **settings: Any) -> product.Config:
-    return product.Config(checkpoint=str(stand_in / "stand-in.pt"), model_cache=model_cache, device="cpu", **settings)
+def config(stand_in: Path, model_cache: Path, **settings: Any) -> Config:
+    return Config(checkpoint=str(stand_in / "stand-in.pt"), model_cache=model_cache, device="cpu", **settings)
 
 
-def load(config: product.Config) -> product.ClapModel:
+def load(config: Config) -> ClapModel:
     """Load CLAP as the program does."""
-    cache = product.ModelCache(config.model_cache)
-    return product.load_clap(product.identify_weights(config.checkpoint, cache), config)
+    cache = ModelCache(config.model_cache)
+    return load_clap(identify_weights(config.checkpoint, cache), config)
 
 
 @pytest.fixture(scope="module")
-def clap(stand_in: Path, model_cache: Path, hub_cache: None) -> product.ClapModel:
+def clap(stand_in: Path, model_cache: Path, hub_cache: None) -> ClapModel:
     """The stand-in, loaded as the program does: by OpenVINO, from the model cache."""
     return load(config(stand_in, model_cache))
 
@@ -100,7 +110,7 @@ def stock_vector(stock: Any, samples: Vector) -> Vector:
 class CountingClap:
     """The real model, which remembers the size of each call but those with the reference signal."""
 
-    def __init__(self, clap: product.ClapModel) -> None:
+    def __init__(self, clap: ClapModel) -> None:
         self.clap = clap
         self.call_sizes: list[int] = []
 
@@ -186,8 +196,11 @@ def test_a_warm_run_imports_neither_torch_nor_what_stands_on_it(finished: Finish
 
 PUBLISHED = """
 import sys, prepare_dataset_sql as product
-digest = product.sha256_of_path(sys.argv[sys.argv.index("--checkpoint") + 1])
-product.CHECKPOINTS = {"stand-in": product.Checkpoint("stand-in", "HTSAT-tiny", digest, None)}
+from stem_dataset.clap.checkpoints import CHECKPOINTS, Checkpoint
+from stem_dataset.files import sha256_of_path
+digest = sha256_of_path(sys.argv[sys.argv.index("--checkpoint") + 1])
+CHECKPOINTS.clear()
+CHECKPOINTS["stand-in"] = Checkpoint("stand-in", "HTSAT-tiny", digest, None)
 product.leave(product.main())
 """
 
@@ -200,7 +213,7 @@ def test_a_run_with_the_stand_in_invents_neither_tags_nor_categories(finished: F
 
 
 def test_were_it_published_its_own_texts_would_tell_and_a_warm_run_would_do_without_torch(
-    clap: product.ClapModel,
+    clap: ClapModel,
     finished: Finished,
     library: Path,
     stand_in: Path,
@@ -236,7 +249,7 @@ def test_were_it_published_its_own_texts_would_tell_and_a_warm_run_would_do_with
         cosine = cosines(list(means.values()), [vector(row)] * len(means))
         return [list(means)[index] for index in np.argsort(-cosine)[:3]], cosine.max()
 
-    configured = product.load_config(REPOSITORY / "config.yaml", {})
+    configured = load_config(REPOSITORY / "config.yaml", {})
     tags, categories = means(configured.tags), means(configured.category_prompts)
     for row in place.rows():
         assert json.loads(row["tags"]) == nearest(row, tags)[0]
@@ -254,7 +267,7 @@ def test_every_vector_is_finite_and_of_unit_length_that_of_silence_too(finished:
     rows = finished.place.rows()
     assert "silence_1s.wav" in {Path(row["original_file"]).name for row in rows}
     vectors = np.array([vector(row) for row in rows])
-    assert vectors.shape == (VALID, product.EMBEDDING_SIZE)
+    assert vectors.shape == (VALID, EMBEDDING_SIZE)
     assert np.isfinite(vectors).all()
     # The mean of the windows is normalised in float64, and each number then rounded once.
     assert np.linalg.norm(vectors.astype(np.float64), axis=1) == pytest.approx(1, abs=2 * ROUNDING)
@@ -284,7 +297,7 @@ def test_a_long_file_has_the_normalised_mean_of_stock_laion_claps_vectors(finish
 @pytest.mark.parametrize(("batch_windows", "workers", "sizes"), [(96, 1, [5]), (1, 3, [1, 1, 3])])
 def test_batch_and_workers_do_not_change_a_vector(
     finished: Finished,
-    clap: product.ClapModel,
+    clap: ClapModel,
     workplace: Workplace,
     library: Path,
     batch_windows: int,
@@ -341,16 +354,16 @@ def references(stock: Any) -> Vector:
 
 
 @pytest.fixture(scope="module")
-def module(clap: product.ClapModel) -> Any:
+def module(clap: ClapModel) -> Any:
     """The stand-in in laion_clap's own module, loaded by the product."""
     return clap.texts.load()  # type: ignore[attr-defined]
 
 
-def no_texts() -> product.TextVectors:
-    return product.TextVectors(Path("none"), product.ModelCache(Path("none")), dict)
+def no_texts() -> TextVectors:
+    return TextVectors(Path("none"), ModelCache(Path("none")), dict)
 
 
-def test_openvinos_vectors_are_stock_laion_claps(clap: product.ClapModel, references: Vector) -> None:
+def test_openvinos_vectors_are_stock_laion_claps(clap: ClapModel, references: Vector) -> None:
     assert clap.engine == "openvino/cpu"
     assert_same_vectors(clap.get_audio_embedding_from_data(list(SOUNDS.values())), references)
 
@@ -363,7 +376,7 @@ def test_openvinos_vectors_for_htsat_base_are_stock_laion_claps(
     import torch
 
     torch.save(make_clap.checkpoint(stock, "HTSAT-base"), tmp_path / "base.pt")
-    clap = load(product.Config(checkpoint=str(tmp_path / "base.pt"), model_cache=tmp_path / "cache", device="cpu"))
+    clap = load(Config(checkpoint=str(tmp_path / "base.pt"), model_cache=tmp_path / "cache", device="cpu"))
     assert (clap.engine, clap.architecture) == ("openvino/cpu", "HTSAT-base")
     expected = [stock_vector(stock, samples) for samples in SHORT_LIST]
     assert_same_vectors(clap.get_audio_embedding_from_data(SHORT_LIST), expected)
@@ -371,14 +384,14 @@ def test_openvinos_vectors_for_htsat_base_are_stock_laion_claps(
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.sets(st.integers(1, len(SHORT_LIST) - 1)))
-def test_any_split_of_a_list_has_the_same_vectors(clap: product.ClapModel, whole: Vector, cuts: set[int]) -> None:
+def test_any_split_of_a_list_has_the_same_vectors(clap: ClapModel, whole: Vector, cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), len(SHORT_LIST)]
     parts = [clap.get_audio_embedding_from_data(SHORT_LIST[a:b]) for a, b in itertools.pairwise(edges)]
     assert np.array_equal(np.concatenate(parts), whole)
 
 
 @pytest.fixture(scope="module")
-def whole(clap: product.ClapModel) -> Vector:
+def whole(clap: ClapModel) -> Vector:
     return clap.get_audio_embedding_from_data(SHORT_LIST)
 
 
@@ -392,7 +405,7 @@ def test_where_openvino_is_missing_torch_takes_its_place_and_says_so_once(
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
-    monkeypatch.setattr(product, "load_module", lambda *_: module)
+    replace_name(monkeypatch, "load_module", lambda *_: module)
     clap = load(config(stand_in, tmp_path / "cache"))
     assert clap.engine == "torch/cpu"
     assert caplog.text.count("openvino is not installed (not every platform has its wheel)") == 1
@@ -403,8 +416,8 @@ def test_where_openvino_is_missing_torch_takes_its_place_and_says_so_once(
 
 def test_vectors_in_bf16_on_torch_are_stock_laion_claps_but_for_a_little(module: Any, references: Vector) -> None:
     some = slice(None, None, 2)  # a second a window where the CPU imitates bf16
-    engine = product.TorchCpuClap(module, "bf16", no_texts())
-    product.check_engine(engine, product.stock_reference(module))
+    engine = TorchCpuClap(module, "bf16", no_texts())
+    check_engine(engine, stock_reference(module))
     vectors = engine.get_audio_embedding_from_data([*SOUNDS.values()][some])
     assert cosines(vectors, references[some]).min() >= 0.999_9
     assert np.abs(vectors - references[some]).max() > 1e-5  # else this was f32
@@ -413,9 +426,9 @@ def test_vectors_in_bf16_on_torch_are_stock_laion_claps_but_for_a_little(module:
 def test_each_thread_of_torch_proves_itself_and_a_wrong_part_is_named(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = product.TorchCpuClap(module, "f32", no_texts())
-    product.check_engine(engine, product.stock_reference(module))
-    assert len(engine.embed([])[1]) == product.usable_cores()
+    engine = TorchCpuClap(module, "f32", no_texts())
+    check_engine(engine, stock_reference(module))
+    assert len(engine.embed([])[1]) == usable_cores()
     assert engine.first_wrong_part(0) == "whole, which was right when it was computed once more"
     right = type(engine.tower).transformer
 
@@ -424,14 +437,14 @@ def test_each_thread_of_torch_proves_itself_and_a_wrong_part_is_named(
         return latent if latent.element_size() == 8 else latent.flip(-1)
 
     monkeypatch.setattr(type(engine.tower), "transformer", wrong_in_f32)
-    with pytest.raises(product.UnprovedVectors, match=r"torch/cpu .*that differs is the transformer\. Install what"):
+    with pytest.raises(UnprovedVectors, match=r"torch/cpu .*that differs is the transformer\. Install what"):
         engine.get_audio_embedding_from_data(SHORT_LIST)
 
 
 def test_vectors_in_bf16_by_openvino_are_stock_laion_claps_but_for_a_little(
     stand_in: Path, model_cache: Path, references: Vector
 ) -> None:
-    core = product.import_openvino().Core()
+    core = import_openvino().Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no BF16 arithmetic")
     vectors = load(config(stand_in, model_cache, precision="bf16")).get_audio_embedding_from_data(list(SOUNDS.values()))
@@ -458,7 +471,7 @@ def test_a_gpus_vectors_are_stock_laion_claps(
 TEXTS = ["a kick drum", "Baßtrommel – 低音の太鼓 🥁", "", "a kick drum", "snare " * 99]
 
 
-def test_vectors_of_texts_are_stock_laion_claps(clap: product.ClapModel, stock: Any) -> None:
+def test_vectors_of_texts_are_stock_laion_claps(clap: ClapModel, stock: Any) -> None:
     import torch
 
     with torch.no_grad():
@@ -501,8 +514,8 @@ def zeros(*shape: int) -> Any:
 
 def load_refused(file: Path, **settings: Any) -> str:
     """Load a checkpoint file, expecting `WeightsMissing`; return its text."""
-    with pytest.raises(product.WeightsMissing) as caught:
-        load(product.Config(checkpoint=str(file), model_cache=file.parent / "cache", device="cpu", **settings))
+    with pytest.raises(WeightsMissing) as caught:
+        load(Config(checkpoint=str(file), model_cache=file.parent / "cache", device="cpu", **settings))
     text = str(caught.value)
     assert text.startswith(f"{file}: ")
     return text
@@ -607,10 +620,10 @@ NO_CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a list": (lambda: torch_file([1, 2]), "loaded safely"),
     "without state_dict": (lambda: torch_file({"a": zeros(9)}), "state_dict"),
     "a state_dict of text": (lambda: torch_file({"state_dict": "text"}), "loaded safely"),
-    "numbers for tensors": (lambda: torch_file({"state_dict": {product.PATCH_EMBEDDING: 5}}), "HTSAT-tiny"),
+    "numbers for tensors": (lambda: torch_file({"state_dict": {PATCH_EMBEDDING: 5}}), "HTSAT-tiny"),
     "without audio tower": (lambda: torch_file({"state_dict": {"a": zeros(9)}}), "HTSAT-tiny, HTSAT-base"),
     "another architecture": (
-        lambda: torch_file({"state_dict": {product.PATCH_EMBEDDING: zeros(64, 1, 4, 4)}}),
+        lambda: torch_file({"state_dict": {PATCH_EMBEDDING: zeros(64, 1, 4, 4)}}),
         "HTSAT-tiny, HTSAT-base",
     ),
 }
@@ -629,20 +642,20 @@ def test_a_file_that_is_no_clap_checkpoint_is_refused_and_the_reason_told(
 
 
 def test_a_fusion_checkpoint_is_told_as_a_wrong_pairing(tmp_path: Path, hub_cache: None) -> None:
-    state = {product.PATCH_EMBEDDING: zeros(96, 1, 4, 4), "audio_branch.patch_embed.fusion_model.a": zeros(9)}
+    state = {PATCH_EMBEDDING: zeros(96, 1, 4, 4), "audio_branch.patch_embed.fusion_model.a": zeros(9)}
     (tmp_path / "fusion.pt").write_bytes(torch_file({"state_dict": state}))
     assert "wrong pairing: a checkpoint for enable_fusion=True" in load_refused(tmp_path / "fusion.pt")
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_in_a_few_lines(tmp_path: Path, hub_cache: None) -> None:
-    state = {product.PATCH_EMBEDDING: zeros(96, 1, 4, 4), "audio_branch.patch_embed.a": zeros(9)}
+    state = {PATCH_EMBEDDING: zeros(96, 1, 4, 4), "audio_branch.patch_embed.a": zeros(9)}
     (tmp_path / "other.pt").write_bytes(torch_file({"state_dict": state}))
     text = load_refused(tmp_path / "other.pt")
     assert "does not fit HTSAT-tiny" in text
     assert len(text) < 1000  # torch lists every missing name: 12 kB
 
 
-def test_a_refused_window_leaves_the_engine_usable(clap: product.ClapModel) -> None:
+def test_a_refused_window_leaves_the_engine_usable(clap: ClapModel) -> None:
     good = np.ones(4_800, np.float32) / 2
     expected = clap.get_audio_embedding_from_data([good])
     with pytest.raises(ValueError, match="a window of 480001 samples: 1 to 480000 are allowed"):

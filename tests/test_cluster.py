@@ -21,10 +21,16 @@ import pytest
 import soundfile
 
 import dask_cluster
-import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import REPOSITORY, Workplace, run_program, wait_for_log
 from dask_cluster import Cluster, cluster
+from stem_dataset import __version__
+from stem_dataset.audio.standardise import standardise
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.audio.windowing import cut_windows
+from stem_dataset.datatypes import FoundFile
+from stem_dataset.workers.dask_pool import ClusterPool
+from stem_dataset.workers.tasks import Flight
 from vectors import assert_a_swap_would_show, assert_equal_to_the_last_bit, assert_same_vectors
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
@@ -172,9 +178,9 @@ def test_a_file_with_a_bad_vector_is_quarantined_where_workers_embed(place: Work
 
 
 def window_of(path: Path) -> Any:
-    with open(path, "rb") as file, product.StandardisedAudio(path.parent.parent / "scratch") as audio:
-        product.standardise(file, audio, 100.0)
-        return product.cut_windows(audio, 8)[0]
+    with open(path, "rb") as file, StandardisedAudio(path.parent.parent / "scratch") as audio:
+        standardise(file, audio, 100.0)
+        return cut_windows(audio, 8)[0]
 
 
 # ------------------------------------------------------------------------------------------- before any file is touched
@@ -214,7 +220,7 @@ def test_a_worker_with_another_version_of_this_program_is_named(
         module.write("CHANGED = True\n")
     with healthy.joined_by(preload=False, PYTHONPATH=str(other)) as worker:
         stderr = refused(healthy, place)
-    assert f"Dask worker {worker.address}: it has prepare_dataset_sql {product.__version__} (" in stderr
+    assert f"Dask worker {worker.address}: it has prepare_dataset_sql {__version__} (" in stderr
     assert "where the driver has" in stderr
 
 
@@ -335,13 +341,13 @@ def test_a_file_that_kills_its_workers_is_quarantined_and_the_others_pass(place:
 
 def test_while_no_worker_is_there_the_scheduler_is_given_files_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose two workers had died, and were not back yet, ended well with five files left."""
-    pool = product.ClusterPool.__new__(product.ClusterPool)
+    pool = ClusterPool.__new__(ClusterPool)
     pool.scheduler, pool.workers, pool.submitted, pool.seen_s = "tcp://a:1", 2, 0, time.monotonic()
     monkeypatch.setattr(pool, "_addresses", list)
     monkeypatch.setattr(pool, "_start", lambda group: Future())
     pool._look_at_workers()
-    in_flight: dict[Future[Any], product.Flight] = {}
-    pool._submit(iter([product.FoundFile("/a.wav", 1, 1)]), in_flight, [])
+    in_flight: dict[Future[Any], Flight] = {}
+    pool._submit(iter([FoundFile("/a.wav", 1, 1)]), in_flight, [])
     assert len(in_flight) == 1
 
 

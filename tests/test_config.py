@@ -16,7 +16,12 @@ import yaml
 import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import REPOSITORY, Workplace
-from prepare_dataset_sql import CONFIG_FIELDS, Config, UsageError, load_config, main
+from patching import replace_name
+from prepare_dataset_sql import main
+from stem_dataset import __version__
+from stem_dataset.config import CONFIG_FIELDS, CONFIG_PATHS, Config, load_config
+from stem_dataset.errors import UsageError
+from stem_dataset.resources import usable_cores, usable_memory_bytes
 
 CONFIG_YAML = REPOSITORY / "config.yaml"
 SETTINGS_WITH_A_FLAG = (
@@ -95,7 +100,7 @@ def test_help_mentions_every_flag_with_its_field_s_words_and_default(capsys: pyt
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == product.__version__
+    assert capsys.readouterr().out.strip() == __version__
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -273,7 +278,7 @@ def message_of(*flags: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_the_settings_that_are_paths_are_all_there() -> None:
     paths = [name for name, value in get_type_hints(Config).items() if Path in (value, *get_args(value))]
-    assert list(product.CONFIG_PATHS) == paths
+    assert list(CONFIG_PATHS) == paths
     assert set(TEXT_SETTINGS) == {*paths, "checkpoint", "scheduler"}
 
 
@@ -426,7 +431,7 @@ def test_config_yaml_here_is_taken_else_the_one_beside_the_module_else_none(
     here, module = tmp_path / "here", tmp_path / "module"
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(product, "PROGRAM_FOLDER", module)
+    replace_name(monkeypatch, "PROGRAM_FOLDER", module)
     assert load_config(None, {}) == Config()
     config_file(module, "workers: 3\nlog_file: x.log\n", "config.yaml")
     beside = load_config(None, {})
@@ -480,7 +485,7 @@ class FakeLinux:
             self.write(f"cgroup/{name}", text)
 
     def cores(self) -> int:
-        return product.usable_cores(self.folder / "proc", self.folder / "cgroup")
+        return usable_cores(self.folder / "proc", self.folder / "cgroup")
 
 
 @pytest.fixture
@@ -563,7 +568,7 @@ def test_memory_is_the_machines_or_the_smallest_limit(
 ) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4_000}.__getitem__)
     linux.write_all(membership, limits)
-    assert product.usable_memory_bytes(linux.folder / "proc", linux.folder / "cgroup") == memory_mb * 10**6
+    assert usable_memory_bytes(linux.folder / "proc", linux.folder / "cgroup") == memory_mb * 10**6
 
 
 @pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])

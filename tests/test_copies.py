@@ -21,6 +21,9 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace
 from fake_clap import BrokenClap, FakeClap
+from patching import replace_name
+from stem_dataset.clap.checkpoints import Weights
+from stem_dataset.summary import Summary
 
 NAME_INDEPENDENT = ("sha256", "samples_sha256", "duration_s", "sample_rate_hz", "channels", "tags", "clap_embedding")
 
@@ -67,7 +70,7 @@ def without(row: Mapping[str, Any], *columns: str) -> dict[str, Any]:
     return {column: value for column, value in row.items() if column not in columns}
 
 
-def run_without_clap(place: Workplace, **settings: Any) -> product.Summary:
+def run_without_clap(place: Workplace, **settings: Any) -> Summary:
     """Run; CLAP must not be loaded."""
 
     def refuse(*_: object) -> Any:
@@ -211,8 +214,8 @@ def test_where_the_first_copy_cannot_be_read_the_next_is_decoded(place: Workplac
 
 
 def test_copies_over_several_batches_and_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "JUDGED_FILES", 3)
-    monkeypatch.setattr(product, "FILES_A_PART", 4)
+    replace_name(monkeypatch, "JUDGED_FILES", 3)
+    replace_name(monkeypatch, "FILES_A_PART", 4)
     place = Workplace(tmp_path)
     place.input.mkdir()
     for number in range(24):
@@ -236,7 +239,7 @@ def test_limit_counts_copies_too(place: Workplace) -> None:
 
 
 def test_a_copy_that_no_name_describes_asks_clap(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product.Weights, "is_published", True)
+    monkeypatch.setattr(Weights, "is_published", True)
     prompts = {"kick": ["60 Hz"], "bass": ["900 Hz"]}
     place.run(category_prompts=prompts)
     copy(place.input / "kick.wav", place.input / "0001.wav")
@@ -321,7 +324,7 @@ def test_a_row_from_outside_the_input_is_taken_over_only_if_its_file_is_gone(pla
     other = dataclasses.replace(place.config(), input=place.folder / "other")
     copy(place.input / "kick.wav", place.folder / "other" / "a.wav")
 
-    def run() -> product.Summary:
+    def run() -> Summary:
         return product.DatasetPreparer(other, load_model=lambda *_: FakeClap(), show_progress=False).run()
 
     summary = run()
@@ -351,7 +354,7 @@ def test_a_drive_that_hangs_is_asked_once_a_folder_and_keeps_its_rows(
         copy(place.input / f"kick {number}.wav", place.folder / "other" / f"kick {number}.wav")
         (place.input / f"kick {number}.wav").unlink()
     monkeypatch.setattr("os.lstat", hang)
-    monkeypatch.setattr(product, "STAT_S", 0.1)
+    replace_name(monkeypatch, "STAT_S", 0.1)
     summary = product.DatasetPreparer(other, load_model=lambda *_: FakeClap(), show_progress=False).run()
     assert (summary.copied, summary.moved) == (3, 0)
     assert len(asked) == 1

@@ -18,21 +18,18 @@ import pytest
 import soundfile
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import write_text, write_tone
 from conftest import REPOSITORY, Workplace
 from fake_clap import FakeClap
-from prepare_dataset_sql import (
-    Database,
-    DatasetPreparer,
-    RunStopped,
-    StemMetadata,
-    StemRecord,
-    UsageError,
-    known_files,
-    main,
-    text_of,
-)
+from patching import replace_name
+from prepare_dataset_sql import DatasetPreparer, main
+from stem_dataset.clap.checkpoints import CHECKPOINTS
+from stem_dataset.database.connection import known_files
+from stem_dataset.database.schema import SCHEMA_VERSION, STEM_COLUMNS
+from stem_dataset.database.stems import Database
+from stem_dataset.datatypes import Provenance, QuarantineEntry, StemMetadata, StemRecord, text_of, utc_now
+from stem_dataset.errors import RunStopped, UsageError
+from stem_dataset.output_folders import stem_id_of
 from vectors import assert_same_vectors
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not Unicode")
@@ -47,7 +44,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 def record(original_file: str, **changes: Any) -> StemRecord:
     """Return a row of an invented file; `changes` are columns."""
     values: dict[str, Any] = {
-        "id": product.stem_id_of(original_file, "0" * 64),
+        "id": stem_id_of(original_file, "0" * 64),
         "original_file": original_file,
         "path": None,
         "sha256": "0" * 64,
@@ -63,7 +60,7 @@ def record(original_file: str, **changes: Any) -> StemRecord:
         "tags": "[]",
         "features": "{}",
         "quality_ok": 1,
-        "imported_at": product.utc_now(),
+        "imported_at": utc_now(),
         "clap_embedding": np.full(512, 512**-0.5, "<f4").tobytes(),
         "embedding_model": "model@1/f32/10s-max8",
         **changes,
@@ -72,7 +69,7 @@ def record(original_file: str, **changes: Any) -> StemRecord:
     return StemRecord(StemMetadata(**values), **own)
 
 
-PROVENANCE = product.Provenance(
+PROVENANCE = Provenance(
     embedding_model="model@1/f32/10s-max8",
     engine="fake/cpu",
     versions="{}",
@@ -160,14 +157,14 @@ def test_tables_are_those_of_the_design(
 
 
 def test_the_file_carries_the_schema_s_version_and_is_in_wal_mode(database: Database) -> None:
-    assert column(database, "PRAGMA user_version") == [product.SCHEMA_VERSION]
+    assert column(database, "PRAGMA user_version") == [SCHEMA_VERSION]
     assert column(database, "PRAGMA journal_mode") == ["wal"]
     assert column(database, "PRAGMA synchronous") == [2]  # FULL
 
 
 def test_the_statement_fills_every_column_but_the_user_s_own() -> None:
-    assert [*product.STEM_COLUMNS, "user_rating"] == sorted(
-        (name for name, *_ in STEMS), key=[*product.STEM_COLUMNS, "user_rating"].index
+    assert [*STEM_COLUMNS, "user_rating"] == sorted(
+        (name for name, *_ in STEMS), key=[*STEM_COLUMNS, "user_rating"].index
     )
 
 
@@ -201,7 +198,7 @@ def test_two_rows_never_share_an_original_or_an_id(database: Database) -> None:
     database.insert([record("/a.wav"), record("/b.wav"), record("/a.wav", size_bytes=101)], PROVENANCE)
     assert column(database, "SELECT size_bytes FROM stems ORDER BY original_file") == [101, 100]
     with pytest.raises(RunStopped, match="UNIQUE"):
-        database.insert([record("/c.wav", id=product.stem_id_of("/a.wav", "0" * 64))], PROVENANCE)
+        database.insert([record("/c.wav", id=stem_id_of("/a.wav", "0" * 64))], PROVENANCE)
 
 
 def plan_of(database: Database, query: str, values: Sequence[Any] = ()) -> str:
@@ -329,9 +326,9 @@ def test_a_verdict_and_the_row_it_drops_are_one_transaction(database: Database, 
         "run_id": "",
     }
     with pytest.raises(RunStopped, match="NOT NULL"):
-        database.enter_quarantined(product.QuarantineEntry(**entry, quarantined_at=None))  # type: ignore[arg-type]
+        database.enter_quarantined(QuarantineEntry(**entry, quarantined_at=None))  # type: ignore[arg-type]
     assert column(database, "SELECT count(*) FROM stems") == [1]
-    assert database.enter_quarantined(product.QuarantineEntry(**entry, quarantined_at="now")) == wav
+    assert database.enter_quarantined(QuarantineEntry(**entry, quarantined_at="now")) == wav
     assert column(database, "SELECT count(*) FROM stems") == [0]
     assert known_files(database.connection).quarantined == {("/a.wav", 1, 2)}
     assert column(database, "SELECT error FROM quarantined") == ["X: lone \\udcff surrogate"]
@@ -408,7 +405,7 @@ def test_paths_are_stored_as_the_bytes_of_the_file_system(database: Database) ->
     for path in paths:
         former = database.former_row(path)
         assert former is not None
-        assert former.id == product.stem_id_of(path, "0" * 64)
+        assert former.id == stem_id_of(path, "0" * 64)
     replaced = database.insert([record(path, path="/new.wav") for path in paths], PROVENANCE)
     assert replaced == [Path(path + "x") for path in paths]
     assert column(database, "SELECT count(*) FROM stems") == [5]
@@ -461,14 +458,14 @@ def test_an_empty_file_becomes_a_database(workplace: Workplace, inline: None) ->
 def test_a_newer_schema_is_refused_and_unchanged(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     workplace.database.parent.mkdir()
     database = Database(workplace.database)
-    database.connection.execute(f"PRAGMA user_version = {product.SCHEMA_VERSION + 1}")
+    database.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     database.close()
     message = refused(workplace, capsys)
-    assert f"schema {product.SCHEMA_VERSION + 1}" in message
-    assert f"up to {product.SCHEMA_VERSION}" in message
+    assert f"schema {SCHEMA_VERSION + 1}" in message
+    assert f"up to {SCHEMA_VERSION}" in message
 
 
-@pytest.mark.parametrize("version", [0, product.SCHEMA_VERSION])
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION])
 def test_another_program_s_database_is_refused_and_unchanged(
     version: int, workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -492,7 +489,7 @@ def test_vectors_of_two_models_are_not_mixed(
     assert main([*workplace.flags(), "--checkpoint", "630k-best"]) == 2
     message = capsys.readouterr().err
     assert rows[0]["embedding_model"] in message
-    assert f"630k-best@{product.CHECKPOINTS['630k-best'].sha256[:12]}/f32/10s-max8" in message
+    assert f"630k-best@{CHECKPOINTS['630k-best'].sha256[:12]}/f32/10s-max8" in message
     with pytest.raises(UsageError, match=r"10s-max8.*10s-max3"):
         workplace.run(max_windows=3)
     assert audio_files.tree(workplace.input) == inputs
@@ -540,7 +537,7 @@ class LockingClap(FakeClap):
 def test_a_database_locked_for_ever_stops_the_run_and_the_next_completes(
     workplace: Workplace, inline: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(product, "LOCKED_DATABASE_S", 1)
+    replace_name(monkeypatch, "LOCKED_DATABASE_S", 1)
     for number in range(3):
         write_tone(workplace.input / f"{number}.wav", hz=300 + 100 * number)
     clap = LockingClap(workplace.database)

@@ -19,11 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import write_text, write_tone
 from conftest import REPOSITORY, Workplace
 from hostile import NAMES, NAMES_OF_LINUX
-from prepare_dataset_sql import Summary, discover, is_inside, main, printable
+from prepare_dataset_sql import main
+from stem_dataset.discover import READABLE_SUFFIXES, discover
+from stem_dataset.files import is_inside
+from stem_dataset.logs import printable
+from stem_dataset.quarantine import read_entry
+from stem_dataset.summary import Summary
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs, sockets and links of POSIX")
 
@@ -70,9 +74,10 @@ def test_found_file_carries_absolute_path_size_and_mtime(tmp_path: Path) -> None
 
 STRACED = """
 import os, sys
-import prepare_dataset_sql as product
+from stem_dataset.discover import discover
+from stem_dataset.summary import Summary
 os.path.exists("/begins here")
-found = list(product.discover(sys.argv[1], frozenset(), product.Summary("run")))
+found = list(discover(sys.argv[1], frozenset(), Summary("run")))
 os.path.exists("/ends here")
 print(len(found))
 """
@@ -119,7 +124,7 @@ def test_a_file_is_asked_for_its_status_once_and_only_through_its_folder_s_listi
     assert sorted(asked) == sorted(os.path.basename(file.path) for file in found)
 
 
-@pytest.mark.parametrize("suffix", sorted(product.READABLE_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(READABLE_SUFFIXES))
 def test_every_readable_suffix_is_taken_in_upper_and_lower_case(suffix: str, tmp_path: Path) -> None:
     touch(tmp_path, f"a{suffix}", f"b{suffix.upper()}", f"c{suffix.title()}")
     assert walk(tmp_path)[0] == [f"a{suffix}", f"b{suffix.upper()}", f"c{suffix.title()}"]
@@ -370,7 +375,7 @@ def test_every_name_survives_a_whole_run(
     assert {row["original_file"] for row in rows} == good
     assert len({row["samples_sha256"] for row in rows}) == len(names)
     assert all(os.path.isfile(row["path"]) for row in rows)
-    entries = [product.read_entry(path) for path in workplace.quarantine.glob("*.json")]
+    entries = [read_entry(path) for path in workplace.quarantine.glob("*.json")]
     assert {entry.original_file for entry in entries if entry} == broken
     assert {row["original_file"] for row in workplace.rows("SELECT * FROM quarantined")} == broken
     assert len(workplace.quarantined()) == len(names)

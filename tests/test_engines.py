@@ -26,10 +26,29 @@ import soundfile
 import prepare_dataset_sql as product
 from conftest import Watch, Workplace, run_program
 from fake_clap import FakeClap, Streams, fake_vector
+from patching import replace_name
+from stem_dataset.audio.windowing import WINDOW_SAMPLES, WINDOW_STEPS
+from stem_dataset.clap import torch_engine
+from stem_dataset.clap.audio_tower import TOWER_PARTS
+from stem_dataset.clap.checkpoints import ModelCache, Weights
+from stem_dataset.clap.embed import embed_windows
+from stem_dataset.clap.engine import TextVectors, UnprovedVectors, check_engine, reference_window
+from stem_dataset.clap.openvino_engine import (
+    TOWER_CARD,
+    TOWER_RECIPE,
+    import_openvino,
+    keep_tower,
+    read_tower,
+    sealed,
+    tower_key,
+)
+from stem_dataset.clap.torch_engine import TorchCudaClap, choose_device, refuse_imitated_bf16
+from stem_dataset.errors import RunStopped, UsageError
+from stem_dataset.files import sha256_of_path
 from vectors import assert_same_vectors
 
 Vector = npt.NDArray[np.float32]
-WEIGHTS = product.Weights("mine", "0123456789abcdef" * 4, None, "HTSAT-tiny")
+WEIGHTS = Weights("mine", "0123456789abcdef" * 4, None, "HTSAT-tiny")
 UNIT = np.full(512, 512**-0.5, np.float32)
 
 
@@ -38,21 +57,21 @@ UNIT = np.full(512, 512**-0.5, np.float32)
 
 def small_tower(number: float = 1, **key: Any) -> tuple[list[Any], dict[str, Any]]:
     """Parts that each add `number`, and their card: nothing here looks into a tower."""
-    openvino = product.import_openvino()
+    openvino = import_openvino()
     parts = []
-    for _ in product.TOWER_PARTS:
+    for _ in TOWER_PARTS:
         addend = openvino.opset13.parameter([1], np.float32)
         parts.append(openvino.Model([openvino.opset13.add(addend, np.array([number], np.float32))], [addend]))
     facts = {"architecture": "HTSAT-tiny", "is_stand_in": True, "reference_vector": UNIT.tolist()}
-    return parts, {"key": {**product.tower_key(WEIGHTS), **key}, **facts}
+    return parts, {"key": {**tower_key(WEIGHTS), **key}, **facts}
 
 
 @pytest.fixture
 def tower(tmp_path: Path) -> Path:
     """The folder of a tower that is whole."""
     folder = tmp_path / "cache" / "0123456789ab" / "openvino-1"
-    product.keep_tower(folder, *small_tower())
-    assert product.read_tower(folder, WEIGHTS) is not None
+    keep_tower(folder, *small_tower())
+    assert read_tower(folder, WEIGHTS) is not None
     return folder
 
 
@@ -73,13 +92,13 @@ def put_a_folder_for(file: Path) -> None:
 
 def change_card(folder: Path, **changes: Any) -> None:
     """Write a card that says something else, and is whole."""
-    card_file = folder / product.TOWER_CARD
+    card_file = folder / TOWER_CARD
     card = json.loads(card_file.read_text(encoding="utf-8"))
-    card_file.write_text(json.dumps(product.sealed({**card, **changes})), encoding="utf-8")
+    card_file.write_text(json.dumps(sealed({**card, **changes})), encoding="utf-8")
 
 
 def change_key(**changes: Any) -> Callable[[Path], None]:
-    return lambda folder: change_card(folder, key={**product.tower_key(WEIGHTS), **changes})
+    return lambda folder: change_card(folder, key={**tower_key(WEIGHTS), **changes})
 
 
 SPOIL_TOWER: dict[str, Callable[[Path], object]] = {
@@ -100,25 +119,25 @@ SPOIL_TOWER: dict[str, Callable[[Path], object]] = {
     "another architecture": lambda folder: change_card(folder, architecture="HTSAT-base"),
     "another openvino": change_key(openvino="2025.0.0"),
     "another laion_clap": change_key(**{"laion-clap": "1.1.6"}),
-    "another recipe": change_key(recipe=product.TOWER_RECIPE + 1),
-    "another window": change_key(window_samples=product.WINDOW_SAMPLES // 2),
+    "another recipe": change_key(recipe=TOWER_RECIPE + 1),
+    "another window": change_key(window_samples=WINDOW_SAMPLES // 2),
 }
 
 
 @pytest.mark.parametrize("way", SPOIL_TOWER)
 def test_a_tower_that_is_damaged_or_for_something_else_is_none(tower: Path, way: str) -> None:
     SPOIL_TOWER[way](tower)
-    assert product.read_tower(tower, WEIGHTS) is None
+    assert read_tower(tower, WEIGHTS) is None
 
 
 def test_a_card_that_is_changed_and_sealed_again_is_read(tower: Path) -> None:
     change_key()(tower)  # else the cases above would show the seal alone
-    assert product.read_tower(tower, WEIGHTS) is not None
+    assert read_tower(tower, WEIGHTS) is not None
 
 
 def test_a_tower_of_ones_own_checkpoint_has_the_architecture_that_its_card_says(tower: Path) -> None:
     change_card(tower, architecture="HTSAT-base")
-    card = product.read_tower(tower, dataclasses.replace(WEIGHTS, architecture=None))
+    card = read_tower(tower, dataclasses.replace(WEIGHTS, architecture=None))
     assert card is not None
     assert card["architecture"] == "HTSAT-base"
 
@@ -130,17 +149,17 @@ class Killed(BaseException):
 @pytest.mark.parametrize("stale", [False, True], ids=["first", "stale"])
 def test_a_build_that_is_killed_leaves_no_half_tower_and_the_next_one_is_whole(tmp_path: Path, stale: bool) -> None:
     built, former = small_tower(), small_tower(number=7, recipe=0)
-    product.keep_tower(tmp_path / "whole", *built)
+    keep_tower(tmp_path / "whole", *built)
     whole = contents(tmp_path / "whole")
     for steps in range(100):
         folder = tmp_path / str(steps) / "openvino-1"
         if stale:
-            product.keep_tower(folder, *former)
-        was_killed = is_killed_after(steps, functools.partial(product.keep_tower, folder, *built))
-        assert product.read_tower(folder, WEIGHTS) is None or contents(folder) == whole
+            keep_tower(folder, *former)
+        was_killed = is_killed_after(steps, functools.partial(keep_tower, folder, *built))
+        assert read_tower(folder, WEIGHTS) is None or contents(folder) == whole
         if not was_killed:
             break
-        product.keep_tower(folder, *built)
+        keep_tower(folder, *built)
         assert contents(folder) == whole
         assert sorted(path.name for path in folder.parent.iterdir()) == [".tower.lock", "openvino-1"]
     assert steps >= 12  # two folders, rmtree, the card, seven moves, rmdir
@@ -186,8 +205,8 @@ def test_a_tower_that_cannot_be_kept_costs_a_warning(
 ) -> None:
     (tmp_path / "a file").touch()
     folder = tmp_path / name / "0123456789ab" / "openvino-1"
-    assert product.read_tower(folder, WEIGHTS) is None
-    product.keep_tower(folder, *small_tower())
+    assert read_tower(folder, WEIGHTS) is None
+    keep_tower(folder, *small_tower())
     assert "the compiled tower cannot be kept, so the next run compiles it again" in caplog.text
 
 
@@ -197,10 +216,10 @@ def test_openvino_that_cannot_write_its_files_costs_a_warning(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Can't open bin file to write")
 
-    monkeypatch.setattr(product.import_openvino(), "save_model", fail)
-    product.keep_tower(tmp_path / "0123456789ab" / "openvino-1", *small_tower())
+    monkeypatch.setattr(import_openvino(), "save_model", fail)
+    keep_tower(tmp_path / "0123456789ab" / "openvino-1", *small_tower())
     assert "the compiled tower cannot be kept" in caplog.text
-    assert product.read_tower(tmp_path / "0123456789ab" / "openvino-1", WEIGHTS) is None
+    assert read_tower(tmp_path / "0123456789ab" / "openvino-1", WEIGHTS) is None
 
 
 # -- a damaged tower, as a user meets it -----------------------------------------------------------------------------
@@ -255,8 +274,8 @@ def test_a_run_with_a_damaged_tower_says_so_and_builds_it_again(rebuilt: Rebuilt
     assert (
         f"warning: {folder}: the compiled tower there is damaged or stale and is built again" in rebuilt.result.stderr
     )
-    sha256 = product.sha256_of_path(stand_in / "stand-in.pt")
-    assert product.read_tower(folder, product.Weights("stand-in", sha256, None, None)) is not None
+    sha256 = sha256_of_path(stand_in / "stand-in.pt")
+    assert read_tower(folder, Weights("stand-in", sha256, None, None)) is not None
 
 
 def test_a_run_that_builds_a_tower_has_the_vectors_of_one_that_finds_it(rebuilt: Rebuilt, model_cache: Path) -> None:
@@ -303,7 +322,7 @@ def test_a_tower_with_other_vectors_than_laion_claps_stops_the_run_before_any_fi
     card_file = tower_in(cache) / "tower.json"
     card = json.loads(card_file.read_text(encoding="utf-8"))
     turned = [-number for number in card["reference_vector"]]
-    replace(card_file, json.dumps(product.sealed({**card, "reference_vector": turned})).encode())
+    replace(card_file, json.dumps(sealed({**card, "reference_vector": turned})).encode())
     assert run_main(workplace, *clap_flags(stand_in, cache)) == 4
     stderr = capsys.readouterr().err
     assert "error: openvino/cpu" in stderr
@@ -319,19 +338,19 @@ def test_a_tower_that_is_a_little_off_is_not_laion_claps() -> None:
     reference[0] = 1
     off = np.zeros(512, np.float32)
     off[:2] = np.cos(0.002), np.sin(0.002)  # 0.999998
-    with pytest.raises(product.UnprovedVectors, match=r"cosine of 0\.9999980 .* at least 0\.999999 is asked in f32"):
-        product.check_engine(Streams(lambda window: off), reference)
-    product.check_engine(Streams(lambda window: off, precision="bf16"), reference)
+    with pytest.raises(UnprovedVectors, match=r"cosine of 0\.9999980 .* at least 0\.999999 is asked in f32"):
+        check_engine(Streams(lambda window: off), reference)
+    check_engine(Streams(lambda window: off, precision="bf16"), reference)
     off[:] = np.nan
-    with pytest.raises(product.UnprovedVectors, match="cosine of nan"):
-        product.check_engine(Streams(lambda window: off), reference)
+    with pytest.raises(UnprovedVectors, match="cosine of nan"):
+        check_engine(Streams(lambda window: off), reference)
 
 
 # -- bf16 ------------------------------------------------------------------------------------------------------------
 
 
 def cpu_has_bf16() -> bool:
-    return "BF16" in product.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def test_bf16_without_its_arithmetic_is_a_usage_error_before_a_tower_is_built(
@@ -369,9 +388,9 @@ def device_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     """`choose_device` where a driver has left a trace or not, and torch sees a GPU or not; None: it is not there."""
 
     def device_of(wanted: Any, has_trace: bool, has_gpu: bool | None) -> str:
-        monkeypatch.setattr(product, "GPU_DRIVER_TRACES", (str(tmp_path / "none"), str(tmp_path)) if has_trace else ())
+        replace_name(monkeypatch, "GPU_DRIVER_TRACES", (str(tmp_path / "none"), str(tmp_path)) if has_trace else ())
         monkeypatch.setitem(sys.modules, "torch", None if has_gpu is None else AskedTorch(has_gpu))
-        return product.choose_device(wanted)
+        return choose_device(wanted)
 
     return device_of
 
@@ -394,15 +413,13 @@ def test_auto_takes_the_gpu_that_torch_sees(device_of: Callable[..., str], has_g
 @pytest.mark.parametrize("has_trace", [False, True])
 def test_cuda_asks_torch_and_not_the_driver(device_of: Callable[..., str], has_trace: bool) -> None:
     assert device_of("cuda", has_trace, has_gpu=True) == "cuda"
-    with pytest.raises(
-        product.UsageError, match=r"--device cuda: torch, built without CUDA, sees .*use --device cpu or auto"
-    ):
+    with pytest.raises(UsageError, match=r"--device cuda: torch, built without CUDA, sees .*use --device cpu or auto"):
         device_of("cuda", has_trace, has_gpu=False)
 
 
 def test_bf16_is_refused_where_torch_only_imitates_it() -> None:
-    with pytest.raises(product.UsageError, match=r"precision bf16: on a CPU torch only imitates it.*use precision f32"):
-        product.refuse_imitated_bf16("cpu")
+    with pytest.raises(UsageError, match=r"precision bf16: on a CPU torch only imitates it.*use precision f32"):
+        refuse_imitated_bf16("cpu")
 
 
 # -- a GPU that is not there -----------------------------------------------------------------------------------------
@@ -423,14 +440,14 @@ class FakeBatch:
         return self.vectors
 
 
-class FakeGpu(product.TorchCudaClap):
+class FakeGpu(TorchCudaClap):
     """The engine for CUDA, all but its computing: a GPU with memory for so many windows at once."""
 
     def __init__(self, batch_size: int, memory_windows: int = 1_000) -> None:
-        texts = product.TextVectors(Path("none"), product.ModelCache(Path("none")), dict)
-        with mock.patch.object(product, "audio_tower"):
+        texts = TextVectors(Path("none"), ModelCache(Path("none")), dict)
+        with mock.patch.object(torch_engine, "audio_tower"):
             super().__init__(SimpleNamespace(architecture="HTSAT-tiny"), "f32", texts)
-        self.stock = fake_vector(product.reference_window()).astype(np.float64)
+        self.stock = fake_vector(reference_window()).astype(np.float64)
         self.batch_size, self.memory_windows = batch_size, memory_windows
         self.windows_on_it = 0
         self.launched: list[int] = []
@@ -491,10 +508,10 @@ def test_a_gpu_with_memory_for_one_window_reads_each_before_the_next() -> None:
 
 
 def test_a_gpu_without_memory_for_one_window_stops_the_run_and_blames_no_file() -> None:
-    windows = [(waveform * product.WINDOW_STEPS).astype(np.int16) for waveform in WAVEFORMS]
+    windows = [(waveform * WINDOW_STEPS).astype(np.int16) for waveform in WAVEFORMS]
     gpu = FakeGpu(batch_size=32, memory_windows=0)
-    with pytest.raises(product.RunStopped, match=r"on 11 windows: OutOfMemoryError: CUDA out of memory.*No file is to"):
-        product.embed_windows(gpu, windows)
+    with pytest.raises(RunStopped, match=r"on 11 windows: OutOfMemoryError: CUDA out of memory.*No file is to"):
+        embed_windows(gpu, windows)
     assert gpu.events == ["out of memory"] * 6  # 32, 16, 8, 4, 2, 1
 
 
@@ -526,8 +543,8 @@ class TextModule:
         return FakeClap().get_text_embedding(texts)
 
 
-def text_vectors(module: TextModule, folder: Path) -> product.TextVectors:
-    return product.TextVectors(folder / "texts", product.ModelCache(folder), module.load)
+def text_vectors(module: TextModule, folder: Path) -> TextVectors:
+    return TextVectors(folder / "texts", ModelCache(folder), module.load)
 
 
 def test_a_text_is_embedded_once_and_in_the_next_run_not_at_all(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import prepare_dataset_sql as product
 from audio_files import tree, write_text, write_tone
 from conftest import REPOSITORY, Workplace, obey_modes, wait_for_no_process_of
 from fake_clap import FakeClap, is_reference
+from patching import replace_name
 
 
 @dataclass(frozen=True)
@@ -388,7 +389,7 @@ def test_a_database_that_is_locked_for_a_while_is_waited_for(half_done: Workplac
 def test_a_database_that_stays_locked_stops_the_run_and_the_next_one_completes(
     half_done: Workplace, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "LOCKED_DATABASE_S", 1.0)
+    replace_name(monkeypatch, "LOCKED_DATABASE_S", 1.0)
     before = good_files(half_done)
     with held_by_another_program(half_done.database, "BEGIN IMMEDIATE", seconds=60):
         ended = run()
@@ -538,7 +539,7 @@ def hanging_drive(source: Path, mount_point: Path, hangs_at: str, cached_s: int 
 
 def test_a_process_that_has_asked_a_hanging_drive_can_end(stems: Workplace) -> None:
     mount_point = stems.folder / "drive"
-    ask = "import prepare_dataset_sql as p, sys; p.STAT_S = 1; print(*map(p.answers, sys.argv[1:]))"
+    ask = "import sys; from stem_dataset import drives as d; d.STAT_S = 1; print(*map(d.answers, sys.argv[1:]))"
     command = [sys.executable, "-c", ask, str(mount_point / "good0.wav"), str(mount_point / "missing"), "/missing"]
     with hanging_drive(stems.input, mount_point, hangs_at="good3.wav") as drive:
 

@@ -20,30 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import make_music
-import prepare_dataset_sql as product
 from conftest import REPOSITORY
 from make_music import Example
 from pack_names import UNEXAMINED, PackName, read_table
-from prepare_dataset_sql import (
-    Config,
-    Description,
-    Measurements,
-    NameFacts,
-    Rhythm,
-    SourceFormat,
-    StandardisedAudio,
-    Tempo,
-    analyse,
-    describe,
-    hear_keys,
-    hear_rhythm,
-    judge_key,
-    judge_tempo,
-    listen,
-    load_config,
-    read_name,
-    regularity_at,
-)
+from patching import replace_name
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.config import Config, load_config
+from stem_dataset.datatypes import UNKNOWN_CATEGORY, Description, Measurements, NameFacts, Rhythm, SourceFormat, Tempo
+from stem_dataset.music.describe import describe, listen
+from stem_dataset.music.features import analyse
+from stem_dataset.music.filenames import NOTE_NAMES, read_name
+from stem_dataset.music.key import KEY_NAMES, hear_keys, judge_key, tuned_chroma
+from stem_dataset.music.tempo import MIN_RHYTHM_S, hear_rhythm, judge_tempo, regularity_at, tempo_candidates
 
 Float32 = npt.NDArray[np.float32]
 
@@ -55,7 +43,7 @@ ORDINARY = SourceFormat(44_100, 1, 44_100, truncated=False)
 
 def heard_in(onsets: Float32, duration_s: float, name: NameFacts | None = None, center_bpm: float = 120.0) -> Rhythm:
     """Return what is heard in `onsets`, shape (3, frames), and nothing else."""
-    tempi = product.tempo_candidates(onsets, center_bpm) if duration_s >= product.MIN_RHYTHM_S else []
+    tempi = tempo_candidates(onsets, center_bpm) if duration_s >= MIN_RHYTHM_S else []
     return hear_rhythm(name or NameFacts(), tempi, duration_s)
 
 
@@ -147,7 +135,7 @@ def test_name_of_a_pack_tells_what_a_producer_reads(row: PackName) -> None:
     )
     assert bpm == (row.bpm and pytest.approx(row.bpm, rel=0.005))
     assert row.key in (UNEXAMINED, name.key)
-    assert row.category in (UNEXAMINED, name.category or product.UNKNOWN_CATEGORY)
+    assert row.category in (UNEXAMINED, name.category or UNKNOWN_CATEGORY)
 
 
 def test_table_has_the_size_that_was_asked_for() -> None:
@@ -444,7 +432,7 @@ def test_pulse_tells_where_the_names_do_not() -> None:
 
 
 def test_what_is_called_a_loop_needs_a_less_regular_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "tempo_candidates", lambda onsets, center_bpm: [Tempo(120.0, 0.25, 0.0)])
+    replace_name(monkeypatch, "tempo_candidates", lambda onsets, center_bpm: [Tempo(120.0, 0.25, 0.0)])
     assert heard_in(PULSE, 4.0).tempi == []
     assert heard_in(PULSE, 4.0, NameFacts(is_loop=True)).tempi
 
@@ -529,7 +517,7 @@ def test_word_or_note_is_no_key(name: str) -> None:
 def test_named_key_beats_the_audio_and_its_confidence_is_what_the_audio_says(tmp_path: Path) -> None:
     heard = measured(chords(*C_MAJOR), tmp_path)
     heard_keys = hear_keys(heard.pitch_classes).tolist()
-    confidences = dict(zip(product.KEY_NAMES, heard_keys, strict=True))
+    confidences = dict(zip(KEY_NAMES, heard_keys, strict=True))
     assert judge_key(NameFacts(), heard_keys, None, heard.duration_s) == ("C", confidences["C"], "audio")
     assert confidences["C"] > 0.7
     for key in ("F#", "G"):
@@ -560,7 +548,7 @@ def test_chords_have_a_key_and_no_pitch(tmp_path: Path) -> None:
 def test_notes_of_another_tuning_count_in_full(cents: int) -> None:
     pitch_classes = np.zeros(120)
     pitch_classes[[cents // 10, 30 + cents // 10]] = [2, 1]  # A and C
-    chroma, in_tune = product.tuned_chroma(pitch_classes)
+    chroma, in_tune = tuned_chroma(pitch_classes)
     assert chroma == pytest.approx([1, *[0] * 8, 2, 0, 0])
     assert in_tune == pytest.approx(1)
 
@@ -568,7 +556,7 @@ def test_notes_of_another_tuning_count_in_full(cents: int) -> None:
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_key_moves_with_the_chords(steps: int, tmp_path: Path) -> None:
     moved = [tuple(midi + steps for midi in triad) for triad in C_MAJOR]
-    assert described(chords(*moved), tmp_path).key == product.NOTE_NAMES[steps]
+    assert described(chords(*moved), tmp_path).key == NOTE_NAMES[steps]
 
 
 def test_too_short_a_piece_has_no_key_of_its_own(tmp_path: Path) -> None:
@@ -716,7 +704,7 @@ names = st.text(st.characters(blacklist_characters="\0", blacklist_categories=()
 def test_any_name_is_read_and_the_tempo_that_it_states_is_within_30_and_300(name: str) -> None:
     told = read(name)
     assert all(30 <= bpm <= 300 for bpm in (*told.numbers, told.stated_bpm or 30))
-    assert told.key is None or told.key in product.KEY_NAMES
+    assert told.key is None or told.key in KEY_NAMES
 
 
 # ------------------------------------------------------------------------------------------- a small part of the exam

@@ -18,10 +18,15 @@ import numpy as np
 import pytest
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import REPOSITORY, Workplace, use_quick_analysis
-from prepare_dataset_sql import Database, Interrupted, RunStopped, main
+from prepare_dataset_sql import main
+from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, identify_weights
+from stem_dataset.database import migrations
+from stem_dataset.database.migrations import MIGRATIONS, sql_statements
+from stem_dataset.database.schema import SCHEMA, SCHEMA_VERSION
+from stem_dataset.database.stems import Database
+from stem_dataset.errors import Interrupted, RunStopped
 
 SCHEMAS = REPOSITORY / "tests" / "schemas"  # each released schema, as its commit had it
 
@@ -31,7 +36,7 @@ def released(number: int) -> str:
     return f"{(SCHEMAS / f'schema_{number}.sql').read_text(encoding='utf-8')} PRAGMA user_version = {number};"
 
 
-MODEL = product.identify_weights("630k-audioset-best", product.ModelCache(Path())).embedding_model(8, "f32")
+MODEL = identify_weights("630k-audioset-best", ModelCache(Path())).embedding_model(8, "f32")
 SIZE_AND_MTIME = (100, 1_700_000_000_123_456_789)
 
 
@@ -89,7 +94,7 @@ def make_schema_2(path: Path, originals: list[Path]) -> None:
     """Make a database as version 2 left it: with provenance, and no index but the resume query's."""
     make_schema_1(path, originals)
     connection = sqlite3.connect(path)
-    connection.executescript(f"{product.MIGRATIONS[1]} PRAGMA user_version = 2;")
+    connection.executescript(f"{MIGRATIONS[1]} PRAGMA user_version = 2;")
     connection.close()
 
 
@@ -107,7 +112,7 @@ def test_a_migrated_database_has_the_schema_of_a_new_one(
     assert [(kind, name, sql) for kind, name, _, _, sql in migrated] == [
         (kind, name, sql) for kind, name, _, _, sql in new
     ]
-    assert version(workplace.database) == version(tmp_path / "new.db") == product.SCHEMA_VERSION
+    assert version(workplace.database) == version(tmp_path / "new.db") == SCHEMA_VERSION
 
 
 def test_what_version_2_wrote_stays_and_is_only_indexed(workplace: Workplace) -> None:
@@ -134,7 +139,7 @@ def test_a_migration_keeps_every_row_and_enters_what_version_1_wrote_with(old: W
             "engine": "torch",
             "versions": "{}",
             "checkpoint": "630k-audioset-best",
-            "checkpoint_sha256": product.CHECKPOINTS["630k-audioset-best"].sha256[:12],
+            "checkpoint_sha256": CHECKPOINTS["630k-audioset-best"].sha256[:12],
             "architecture": None,
             "precision": "f32",
             "window_rule": "10s-max8",
@@ -158,7 +163,7 @@ def test_the_database_as_it_was_is_kept_beside_it(
     with caplog.at_level("INFO"):
         Database(workplace.database).close()
     copy = workplace.database.with_name("stems.db.bak-1")
-    assert f"its schema 1 becomes {product.SCHEMA_VERSION}; the database as it was is kept as {copy}" in caplog.text
+    assert f"its schema 1 becomes {SCHEMA_VERSION}; the database as it was is kept as {copy}" in caplog.text
     assert version(copy) == 1
     assert content(copy, "stems") == content(workplace.database, "stems")
     assert len(content(copy, "stems")["stems"]) == 2
@@ -185,16 +190,16 @@ def test_what_is_up_to_date_is_not_copied(workplace: Workplace) -> None:
 
 def test_a_migration_that_fails_leaves_schema_1_whole(old: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content(old.database, "stems")
-    good = product.MIGRATIONS[1]
-    monkeypatch.setitem(product.MIGRATIONS, 1, good + "INSERT INTO nowhere VALUES (1);\n")
+    good = MIGRATIONS[1]
+    monkeypatch.setitem(MIGRATIONS, 1, good + "INSERT INTO nowhere VALUES (1);\n")
     with pytest.raises(RunStopped, match="no such table: nowhere"):
         Database(old.database)
     assert version(old.database) == 1
     assert content(old.database, "stems") == before
     assert old.rows("SELECT name FROM sqlite_master WHERE name = 'provenance'") == []
-    monkeypatch.setitem(product.MIGRATIONS, 1, good)
+    monkeypatch.setitem(MIGRATIONS, 1, good)
     Database(old.database).close()
-    assert version(old.database) == product.SCHEMA_VERSION
+    assert version(old.database) == SCHEMA_VERSION
 
 
 def test_a_copy_that_is_interrupted_or_fails_leaves_schema_1_and_no_half_a_copy(
@@ -216,19 +221,21 @@ def test_a_copy_that_is_interrupted_or_fails_leaves_schema_1_and_no_half_a_copy(
 
 KILLED = """
 import os, signal, sys
-import prepare_dataset_sql as product
+from pathlib import Path
+import sqlite3
+from stem_dataset.database import migrations, stems
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "in the copy":
-    product.COPIED_PAGES = 1
-    product.Database(product.Path(sys.argv[1]), on_wait=kill)
-product.MIGRATIONS[1] += "SELECT kill();\\n"
-connect = product.sqlite3.connect
+    stems.COPIED_PAGES = 1
+    stems.Database(Path(sys.argv[1]), on_wait=kill)
+migrations.MIGRATIONS[1] += "SELECT kill();\\n"
+connect = sqlite3.connect
 def connect_with_kill(*args, **options):
     connection = connect(*args, **options)
     connection.create_function("kill", 0, kill)
     return connection
-product.sqlite3.connect = connect_with_kill
-product.Database(product.Path(sys.argv[1]))
+sqlite3.connect = connect_with_kill
+stems.Database(Path(sys.argv[1]))
 """
 
 
@@ -242,7 +249,7 @@ def test_a_killed_migration_is_done_again(moment: str, old: Workplace) -> None:
     assert version(old.database) == 1
     assert content(old.database, "stems") == before
     Database(old.database).close()
-    assert version(old.database) == product.SCHEMA_VERSION
+    assert version(old.database) == SCHEMA_VERSION
     assert content(old.database, "stems") == before
     copies = ["stems.db.bak-1"] if moment == "in the copy" else ["stems.db.bak-1", "stems.db.bak-1~2"]
     assert sorted(path.name for path in old.database.parent.iterdir()) == ["stems.db", *copies]
@@ -279,7 +286,7 @@ def test_a_run_on_schema_1_goes_on_where_the_old_program_stopped(
 
 # -- every released schema ---------------------------------------------------------------------------------------------
 
-VERSIONS = range(1, product.SCHEMA_VERSION + 1)
+VERSIONS = range(1, SCHEMA_VERSION + 1)
 LATIN_1 = b"/old/\xe9t\xe9; -- kick.wav"  # no UTF-8; and a name may look like SQL
 STRING_OR_COMMENT = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -355,33 +362,33 @@ def make_released(number: int, path: Path) -> None:
 
 def test_each_schema_up_to_todays_is_stored_and_has_a_migration_to_the_next() -> None:
     assert {path.name for path in SCHEMAS.iterdir()} == {f"schema_{number}.sql" for number in VERSIONS}
-    assert list(product.MIGRATIONS) == list(VERSIONS)[:-1]
+    assert list(MIGRATIONS) == list(VERSIONS)[:-1]
 
 
 def test_todays_schema_is_the_stored_one() -> None:
     """Who changes SCHEMA adds the next schema file and a migration to it: databases of this version are in use."""
     statements = [
-        [bare(statement) for statement in product.sql_statements(sql)]
-        for sql in (product.SCHEMA, (SCHEMAS / f"schema_{product.SCHEMA_VERSION}.sql").read_text(encoding="utf-8"))
+        [bare(statement) for statement in sql_statements(sql)]
+        for sql in (SCHEMA, (SCHEMAS / f"schema_{SCHEMA_VERSION}.sql").read_text(encoding="utf-8"))
     ]
     assert statements[0] == statements[1]
-    assert shape_of(product.SCHEMA) == shape_of(released(product.SCHEMA_VERSION))
+    assert shape_of(SCHEMA) == shape_of(released(SCHEMA_VERSION))
 
 
 @pytest.mark.parametrize("number", VERSIONS[:-1])
 def test_a_migration_makes_of_its_stored_schema_the_stored_next_one(number: int) -> None:
-    assert shape_of(released(number) + product.MIGRATIONS[number]) == shape_of(released(number + 1))
+    assert shape_of(released(number) + MIGRATIONS[number]) == shape_of(released(number + 1))
 
 
 def test_migrations_are_literal_text() -> None:
     """A name or an f-string among them would let a change of today's code rewrite what was released."""
-    tree = ast.parse(Path(product.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(migrations.__file__).read_text(encoding="utf-8"))
     (value,) = [
         node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MIGRATIONS"
     ]
-    assert ast.literal_eval(value) == product.MIGRATIONS
+    assert ast.literal_eval(value) == MIGRATIONS
 
 
 @pytest.mark.parametrize("number", VERSIONS)
@@ -393,13 +400,13 @@ def test_a_released_database_becomes_todays_with_its_rows(number: int, workplace
     Database(workplace.database).close()
     Database(tmp_path / "new.db").close()
     assert shape_at(workplace.database) == shape_at(tmp_path / "new.db")
-    assert version(workplace.database) == product.SCHEMA_VERSION
+    assert version(workplace.database) == SCHEMA_VERSION
     assert {table: raw_rows(workplace.database, f"SELECT * FROM {table}") for table in tables} == before
     assert raw_rows(workplace.database, "SELECT embedding_model, first_used_at FROM provenance") == [
         (MODEL.encode(), b"2026-01-01")
     ]
     copies = list(workplace.database.parent.glob("*.bak-*"))
-    if number == product.SCHEMA_VERSION:
+    if number == SCHEMA_VERSION:
         assert copies == []
     else:
         assert copies == [workplace.database.with_name(f"stems.db.bak-{number}")]
@@ -432,7 +439,7 @@ TRIGGER = "CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; INSERT INTO b
     ],
 )
 def test_sql_statements(text: str, statements: list[str]) -> None:
-    assert list(product.sql_statements(text)) == statements
+    assert list(sql_statements(text)) == statements
 
 
 @pytest.mark.parametrize(
@@ -441,20 +448,20 @@ def test_sql_statements(text: str, statements: list[str]) -> None:
 )
 def test_sql_that_ends_within_a_statement_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ends within a statement or a comment"):
-        list(product.sql_statements(text))
+        list(sql_statements(text))
 
 
 def test_a_migration_may_hold_a_trigger_and_comments_with_semicolons(
     old: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = "-- a comment;\nCREATE TRIGGER t AFTER DELETE ON stems BEGIN\n  DELETE FROM restored;\n  SELECT 1;\nEND;\n"
-    monkeypatch.setitem(product.MIGRATIONS, 1, product.MIGRATIONS[1] + more)
+    monkeypatch.setitem(MIGRATIONS, 1, MIGRATIONS[1] + more)
     Database(old.database).close()
     assert old.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'") == [{"name": "t"}]
 
 
 def test_a_migration_that_lacks_its_end_leaves_schema_1_whole(old: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(product.MIGRATIONS, 1, product.MIGRATIONS[1] + "DELETE FROM restored")
+    monkeypatch.setitem(MIGRATIONS, 1, MIGRATIONS[1] + "DELETE FROM restored")
     with pytest.raises(ValueError, match="add what is missing: 'DELETE FROM restored'"):
         Database(old.database)
     assert version(old.database) == 1

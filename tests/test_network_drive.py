@@ -11,11 +11,21 @@ from pathlib import Path
 import pytest
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace
 from fake_clap import FakeClap
-from prepare_dataset_sql import UsageError, file_system_of, main, network_file_system
+from patching import replace_name
+from prepare_dataset_sql import main
+from stem_dataset.database.stems import Database
+from stem_dataset.drives import (
+    MOUNT_LINE,
+    MOUNTINFO_LINE,
+    NETWORK_FILE_SYSTEMS,
+    file_system_of,
+    network_file_system,
+    refuse_network_drive,
+)
+from stem_dataset.errors import UsageError, with_remedy
 
 MOUNTINFO = r"""21 27 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
 27 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw,errors=remount-ro
@@ -59,7 +69,7 @@ nas:/volume1 on /Volumes/nfs (nfs, nodev, nosuid, mounted by me)
     ],
 )
 def test_the_file_system_of_a_path_is_that_of_the_longest_mount_point(path: str, kind: str) -> None:
-    assert file_system_of(path, MOUNTINFO, product.MOUNTINFO_LINE) == kind
+    assert file_system_of(path, MOUNTINFO, MOUNTINFO_LINE) == kind
 
 
 @pytest.mark.parametrize(
@@ -73,13 +83,13 @@ def test_the_file_system_of_a_path_is_that_of_the_longest_mount_point(path: str,
     ],
 )
 def test_the_mounts_of_macos_are_read_as_well(path: str, kind: str) -> None:
-    assert file_system_of(path, MOUNT, product.MOUNT_LINE) == kind
+    assert file_system_of(path, MOUNT, MOUNT_LINE) == kind
 
 
 def test_those_of_the_network_are_told_from_those_that_one_machine_sees() -> None:
-    kinds = {path: file_system_of(path, MOUNTINFO, product.MOUNTINFO_LINE) for path in ("/", "/host", "/media/usb")}
-    assert product.NETWORK_FILE_SYSTEMS.isdisjoint(kinds.values())
-    assert {"nfs", "nfs4", "cifs", "fuse.sshfs", "9p", "smbfs"} <= product.NETWORK_FILE_SYSTEMS
+    kinds = {path: file_system_of(path, MOUNTINFO, MOUNTINFO_LINE) for path in ("/", "/host", "/media/usb")}
+    assert NETWORK_FILE_SYSTEMS.isdisjoint(kinds.values())
+    assert {"nfs", "nfs4", "cifs", "fuse.sshfs", "9p", "smbfs"} <= NETWORK_FILE_SYSTEMS
 
 
 def proc_with(folder: Path, network: Path) -> Path:
@@ -102,8 +112,8 @@ def test_a_link_to_a_share_leads_to_the_share_and_a_name_that_only_begins_alike_
     proc = proc_with(tmp_path, share)
     (tmp_path / "link").symlink_to(share)
     with pytest.raises(UsageError, match="nfs4"):
-        product.refuse_network_drive(tmp_path / "link" / "not yet there" / "stems.db", proc)
-    product.refuse_network_drive(tmp_path / "the share 2" / "stems.db", proc)
+        refuse_network_drive(tmp_path / "link" / "not yet there" / "stems.db", proc)
+    refuse_network_drive(tmp_path / "the share 2" / "stems.db", proc)
 
 
 @pytest.fixture
@@ -111,8 +121,8 @@ def share(monkeypatch: pytest.MonkeyPatch, workplace: Workplace) -> Path:
     """An empty folder of the workplace of which the system says that it is on NFS."""
     share = workplace.folder / "share"
     share.mkdir()
-    proc, real = proc_with(workplace.folder, Path(os.path.realpath(share))), product.network_file_system
-    monkeypatch.setattr(product, "network_file_system", lambda path, _: real(path, proc))
+    proc, real = proc_with(workplace.folder, Path(os.path.realpath(share))), network_file_system
+    replace_name(monkeypatch, "network_file_system", lambda path, _: real(path, proc))
     return share
 
 
@@ -123,7 +133,7 @@ def test_a_database_on_a_share_is_refused_before_anything_is_touched(
 ) -> None:
     write_tone(workplace.input / "a.wav")
     if mode in (["--re-embed"], ["--verify-vectors"]):  # which say first where there is none
-        product.Database(share / "stems.db").close()
+        Database(share / "stems.db").close()
     before = audio_files.tree(workplace.folder)
     assert main([*workplace.flags(), "--database", str(share / "stems.db"), *mode]) == UsageError.exit_code == 2
     message = capsys.readouterr().err
@@ -147,7 +157,7 @@ def test_this_machine_s_temporary_folder_is_no_share(tmp_path: Path) -> None:
     assert network_file_system(os.path.realpath(tmp_path), Path("/proc")) is None
     if sys.platform == "linux":
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-        assert file_system_of(os.path.realpath(tmp_path), mounts, product.MOUNTINFO_LINE) is not None
+        assert file_system_of(os.path.realpath(tmp_path), mounts, MOUNTINFO_LINE) is not None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="asks Windows")
@@ -161,4 +171,4 @@ def test_where_the_system_says_nothing_the_run_goes_on(tmp_path: Path, monkeypat
 
 def test_a_share_without_locks_is_told_what_it_lacks() -> None:
     error = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-    assert "lock service" in product.with_remedy(error)
+    assert "lock service" in with_remedy(error)

@@ -15,8 +15,14 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace, use_quick_analysis
 from fake_clap import REFERENCE, FakeClap, OtherClap, fake_vector
+from patching import replace_name
+from stem_dataset.clap.checkpoints import CHECKPOINTS
+from stem_dataset.clap.engine import ClapModel
+from stem_dataset.database.stems import MODELS_AT_A_GLANCE, Database
+from stem_dataset.datatypes import utc_now
+from stem_dataset.errors import RunStopped, UsageError
 
-SHA256 = product.CHECKPOINTS["630k-audioset-best"].sha256
+SHA256 = CHECKPOINTS["630k-audioset-best"].sha256
 MODEL = f"630k-audioset-best@{SHA256[:12]}/f32/10s-max8"
 
 
@@ -35,7 +41,7 @@ def provenance(place: Workplace) -> list[dict[str, Any]]:
 
 def test_the_first_rows_bring_what_made_their_vectors(workplace: Workplace) -> None:
     write_tone(workplace.input / "kick.wav")
-    before = product.utc_now()
+    before = utc_now()
     workplace.run()
     (entry,) = provenance(workplace)
     assert before <= entry.pop("first_used_at") <= workplace.rows()[0]["imported_at"]
@@ -77,8 +83,8 @@ def test_the_precision_is_part_of_the_model(workplace: Workplace) -> None:
 
 def test_a_batch_that_fails_enters_no_provenance(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tone(workplace.input / "kick.wav")
-    monkeypatch.setattr(product, "INSERT_STEM", "INSERT INTO nowhere VALUES (1)")
-    with pytest.raises(product.RunStopped, match="nowhere"):
+    replace_name(monkeypatch, "INSERT_STEM", "INSERT INTO nowhere VALUES (1)")
+    with pytest.raises(RunStopped, match="nowhere"):
         workplace.run()
     assert provenance(workplace) == []
 
@@ -102,7 +108,7 @@ def refused(place: Workplace, model: FakeClap, **settings: Any) -> str:
     write_tone(place.input / "new.wav", hz=900)
     audio_files.write_text(place.input / "broken.wav")
     before = audio_files.tree(place.input), place.rows(), provenance(place)
-    with pytest.raises(product.RunStopped) as caught:
+    with pytest.raises(RunStopped) as caught:
         place.run(model, **settings)
     assert caught.value.exit_code == 4
     assert (audio_files.tree(place.input), place.rows(), provenance(place)) == before
@@ -175,7 +181,7 @@ def test_an_engine_that_breaks_in_mid_run_stops_it(workplace: Workplace) -> None
             return super().vector(window) * (np.nan if self.call_sizes else 1)
 
     write_tone(workplace.input / "kick.wav")
-    with pytest.raises(product.RunStopped, match="CLAP is broken"):
+    with pytest.raises(RunStopped, match="CLAP is broken"):
         workplace.run(BreaksLater())
     assert workplace.rows() == []
     assert not workplace.quarantined()
@@ -206,7 +212,7 @@ def test_a_run_that_would_mix_models_is_refused_and_names_the_way_out(
     for part in (MODEL, "630k-best@", "--re-embed", "another --database"):
         assert part in message, part
     assert (audio_files.tree(workplace.input), workplace.rows(), provenance(workplace)) == before
-    with pytest.raises(product.UsageError, match=r"/f32/.*/bf16/.*--re-embed"):
+    with pytest.raises(UsageError, match=r"/f32/.*/bf16/.*--re-embed"):
         workplace.run(clap, precision="bf16")
     assert clap.call_sizes == []
 
@@ -222,11 +228,11 @@ def test_models_that_no_row_uses_any_more_are_forgotten_and_no_obstacle(workplac
 def test_in_the_good_case_the_stems_are_not_read_for_their_model(workplace: Workplace) -> None:
     write_tone(workplace.input / "kick.wav")
     workplace.run()
-    database = product.Database(workplace.database)
+    database = Database(workplace.database)
     statements: list[str] = []
     database.connection.set_trace_callback(statements.append)
     assert database.other_models(MODEL) == []
-    assert [text for text in statements if "stems" in text] == [product.MODELS_AT_A_GLANCE]  # the first and the last
+    assert [text for text in statements if "stems" in text] == [MODELS_AT_A_GLANCE]  # the first and the last
     assert database.other_models("another") == [MODEL]
     database.close()
 
@@ -235,12 +241,12 @@ def test_in_the_good_case_the_stems_are_not_read_for_their_model(workplace: Work
 def test_an_engine_that_cannot_be_loaded_stops_the_run_and_touches_no_file(
     workplace: Workplace, error: Exception
 ) -> None:
-    def fail(*_: object) -> product.ClapModel:
+    def fail(*_: object) -> ClapModel:
         raise error
 
     write_tone(workplace.input / "kick.wav")
     preparer = product.DatasetPreparer(workplace.config(), load_model=fail, show_progress=False)
-    with pytest.raises(product.RunStopped, match=f"CLAP cannot be loaded: {type(error).__name__}.*No file was touched"):
+    with pytest.raises(RunStopped, match=f"CLAP cannot be loaded: {type(error).__name__}.*No file was touched"):
         preparer.run()
     assert workplace.rows() == []
 
@@ -262,5 +268,5 @@ def test_a_database_put_together_by_hand_is_seen_as_a_mix(workplace: Workplace) 
             "UPDATE stems SET embedding_model = 'another@0/f32/10s-max8' WHERE original_file LIKE '%a.wav'"
         )
     write_tone(workplace.input / "c.wav")
-    with pytest.raises(product.UsageError, match=r"holds vectors of another@0/f32/10s-max8.*--re-embed"):
+    with pytest.raises(UsageError, match=r"holds vectors of another@0/f32/10s-max8.*--re-embed"):
         workplace.run()

@@ -21,22 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import copy_with_times, file_names, tree, write_cut_flac, write_nan, write_text, write_tone
 from conftest import Workplace
 from fake_clap import FakeClap
-from prepare_dataset_sql import (
-    BrokenFile,
-    DatasetPreparer,
-    FormerRow,
-    FoundFile,
-    NoSamples,
-    QuarantineEntry,
-    json_path_of,
-    main,
-    quarantine_file,
-    read_entry,
-)
+from patching import replace_name, value_of
+from prepare_dataset_sql import DatasetPreparer, main
+from stem_dataset.database.stems import Database
+from stem_dataset.datatypes import FormerRow, FoundFile, QuarantineEntry
+from stem_dataset.errors import BrokenFile, MachineFault, NoSamples
+from stem_dataset.quarantine import _claim_name, json_path_of, quarantine_file, read_entry
 
 needs_links = pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
 MTIME_NS = 1_600_000_000_123_456_789
@@ -145,10 +138,10 @@ def test_a_name_taken_2000_times_needs_few_looks(tmp_path: Path, monkeypatch: py
         return open(path, mode, **options)
 
     monkeypatch.setattr(os.path, "lexists", looking)
-    monkeypatch.setattr(product, "open", opening, raising=False)
+    monkeypatch.setattr("stem_dataset.quarantine.open", opening, raising=False)
     claimed = []
     for _ in range(2_000):
-        path, json_file = product._claim_name(tmp_path, "ERROR_X_", "untitled.wav")
+        path, json_file = _claim_name(tmp_path, "ERROR_X_", "untitled.wav")
         json_file.close()
         claimed.append(path.name)
     assert claimed == ["ERROR_X_untitled.wav", *(f"ERROR_X_untitled~{n}.wav" for n in range(2, 2_001))]
@@ -161,7 +154,7 @@ def test_gaps_among_the_taken_names_harm_nothing(tmp_path: Path) -> None:
         (tmp_path / f"ERROR_X_kick{f'~{number}' if number > 1 else ''}.wav").touch()
     before = set(os.listdir(tmp_path))
     for _ in range(300):
-        path, json_file = product._claim_name(tmp_path, "ERROR_X_", "kick.wav")
+        path, json_file = _claim_name(tmp_path, "ERROR_X_", "kick.wav")
         json_file.close()
         assert path.name not in before
         path.touch()
@@ -171,15 +164,15 @@ def test_gaps_among_the_taken_names_harm_nothing(tmp_path: Path) -> None:
 def test_a_name_that_another_worker_takes_meanwhile_is_not_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_path = product.free_path
+    free_path: Callable[[Path, str, str], Path] = value_of("free_path")
 
     def then_it_is_taken(folder: Path, prefix: str, name: str) -> Path:
-        monkeypatch.setattr(product, "free_path", free_path)
+        replace_name(monkeypatch, "free_path", free_path)
         path = free_path(folder, prefix, name)
         json_path_of(path).write_text("the other worker's")
         return path
 
-    monkeypatch.setattr(product, "free_path", then_it_is_taken)
+    replace_name(monkeypatch, "free_path", then_it_is_taken)
     entry = quarantine(broken(tmp_path / "kick.wav"), tmp_path / "q")
     assert Path(entry.path).name == "ERROR_BrokenFile_kick~2.wav"
     assert (tmp_path / "q" / "ERROR_BrokenFile_kick.wav.json").read_text() == "the other worker's"
@@ -212,7 +205,7 @@ names_of_a_file = (
 @given(names_of_a_file)
 def test_every_name_gets_one_that_fits_and_begins_alike(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # tmp_path would be shared by all examples
-        path, json_file = product._claim_name(Path(folder), "ERROR_X_", name)
+        path, json_file = _claim_name(Path(folder), "ERROR_X_", name)
         json_file.close()
         assert os.listdir(folder) == [json_path_of(path).name]
         assert len(os.fsencode(json_path_of(path).name)) <= 255
@@ -334,7 +327,7 @@ def test_across_file_systems_bytes_and_mtime_stay_and_the_source_goes(
     path = broken(tmp_path / "kick.wav", "x" * 100_000)
     path.chmod(0o444)  # as many libraries come
     monkeypatch.setattr(os, "rename", no_rename_across)
-    monkeypatch.setattr(product, "open", open_as_a_user, raising=False)
+    monkeypatch.setattr("stem_dataset.quarantine.open", open_as_a_user, raising=False)
     copy = Path(quarantine(path, tmp_path / "q").path)
     assert not path.exists()
     assert copy.read_text() == "x" * 100_000
@@ -523,7 +516,7 @@ def test_restoring_a_link_goes_on_where_it_was_killed(workplace: Workplace, inli
     workplace.run()
     entry = read_entry(workplace.quarantine / "ERROR_LibsndfileError_linked.wav.json")
     assert entry is not None
-    database = product.Database(workplace.database)
+    database = Database(workplace.database)
     database.forget_quarantined(entry)
     database.close()
     link.symlink_to("../snare.wav")  # killed here, before the other link goes
@@ -685,7 +678,7 @@ def test_a_row_s_id_and_rating_outlive_its_file_s_time_in_quarantine(workplace: 
     path = write_tone(workplace.input / "kick.wav", hz=300)
     write_tone(workplace.input / "other.wav", hz=500)
     workplace.run()
-    with product.Database(workplace.database).connection as connection:
+    with Database(workplace.database).connection as connection:
         connection.execute("UPDATE stems SET user_rating = 4 WHERE original_file LIKE '%kick.wav'")
     before = {os.path.basename(row["original_file"]): row for row in workplace.rows()}
 
@@ -774,7 +767,7 @@ def test_restore_goes_on_where_it_was_killed(workplace: Workplace, inline: None)
     def forget() -> None:
         entry = read_entry(json_path_of(quarantined))
         assert entry is not None
-        database = product.Database(workplace.database)
+        database = Database(workplace.database)
         database.forget_quarantined(entry)
         database.close()
 
@@ -848,7 +841,7 @@ def test_a_failure_after_the_move_keeps_the_json_too(tmp_path: Path, monkeypatch
     def fail(folder: Path) -> None:
         raise OSError(errno.EIO, "boom")
 
-    monkeypatch.setattr(product, "sync_folder", fail)
+    replace_name(monkeypatch, "sync_folder", fail)
     with pytest.raises(OSError, match="boom"):
         quarantine(path, tmp_path / "q")
     assert not path.exists()
@@ -860,7 +853,7 @@ def test_a_file_still_being_written_is_not_quarantined(tmp_path: Path) -> None:
     found = found_file(path)
     with open(path, "a") as writer:
         writer.write("the rest of it")
-    with pytest.raises(product.MachineFault, match="changed after it was found"):
+    with pytest.raises(MachineFault, match="changed after it was found"):
         quarantine_file(found, BrokenFile("half a file"), tmp_path / "q", "run-1")
     assert path.exists()
     assert list((tmp_path / "q").iterdir()) == []
@@ -880,7 +873,7 @@ def test_what_is_no_file_any_more_is_neither_waited_for_nor_moved(became: str, t
     # Whoever waits for a writer gets one, so that this test fails instead of hanging.
     writer = threading.Timer(10, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
     writer.start()
-    with pytest.raises(product.MachineFault, match="no regular file any more"):
+    with pytest.raises(MachineFault, match="no regular file any more"):
         quarantine_file(found, BrokenFile("it was one"), tmp_path / "q", "run-1")
     writer.cancel()
     assert path.lstat() == before

@@ -26,7 +26,14 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace, use_quick_analysis
 from fake_clap import REFERENCE, BrokenClap, FakeClap, OtherClap
-from prepare_dataset_sql import Interrupted, RunStopped, UsageError, main
+from patching import replace_name, value_of
+from prepare_dataset_sql import main
+from stem_dataset.commands.stored_stems import read_windows
+from stem_dataset.config import Config
+from stem_dataset.database.stems import Database
+from stem_dataset.datatypes import NewVector, Provenance, StoredStem
+from stem_dataset.errors import Interrupted, RunStopped, UsageError
+from stem_dataset.output_folders import SCRATCH, hold_outputs
 
 STEMS = 7
 TOLD = {"category", "tags", "features"}  # by CLAP; see test_tags.py
@@ -170,7 +177,7 @@ def test_files_are_read_while_the_model_works_and_not_more_than_the_next_batch(
 
 
 def test_more_rows_than_a_page_are_all_replaced(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
     assert filled.re_embed(SecondModel(), precision="bf16", batch_windows=3).re_embedded == STEMS
 
 
@@ -249,7 +256,7 @@ def test_the_mark_that_vectors_are_outdated_may_be_interrupted(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, expected = timeless(filled), unbroken(filled)
-    monkeypatch.setattr(product, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
     marked: list[str] = []
 
     def interrupt(self: Any) -> None:
@@ -308,10 +315,10 @@ class Opened:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: list[str] = []
         for name in ("windows_of_wav", "_windows_of_original"):
-            monkeypatch.setattr(product, name, self.watched(getattr(product, name)))
+            replace_name(monkeypatch, name, self.watched(value_of(name)))
 
     def watched(self, read: Any) -> Any:
-        def watch(stem: product.StoredStem, config: product.Config) -> Any:
+        def watch(stem: StoredStem, config: Config) -> Any:
             windows = read(stem, config)
             self.paths.append(f"{Path(stem.original_file).name} {read.__name__.rpartition('_')[2]}")
             return windows
@@ -355,7 +362,7 @@ def test_without_wavs_the_originals_are_read(
     assert [name for name in opened.paths if not name.endswith("original")] == []
     assert "read from the original" not in caplog.text
     assert not filled_without_wavs.wavs.exists()
-    assert list((filled_without_wavs.quarantine / product.SCRATCH).iterdir()) == []
+    assert list((filled_without_wavs.quarantine / SCRATCH).iterdir()) == []
 
 
 def test_wav_and_original_give_the_same_vectors(filled: Workplace) -> None:
@@ -389,7 +396,7 @@ def test_want_of_memory_is_told_with_what_to_do(
         raise soundfile.LibsndfileError(17)
 
     audio_files.use_fake_clap(monkeypatch, SecondModel())
-    monkeypatch.setattr(product, "windows_of_wav", fail)
+    replace_name(monkeypatch, "windows_of_wav", fail)
     assert main([*filled.flags(), "--re-embed"]) == 4
     message = capsys.readouterr().err
     assert "stopped: no memory to read" in message
@@ -400,7 +407,7 @@ def test_want_of_memory_is_told_with_what_to_do(
 def test_an_error_in_our_own_code_fails_a_row_and_asks_to_be_reported(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cut_windows, calls = product.cut_windows, itertools.count(1)
+    cut_windows, calls = value_of("cut_windows"), itertools.count(1)
 
     def fail_at_third(*arguments: Any) -> Any:
         if next(calls) == 3:
@@ -409,7 +416,7 @@ def test_an_error_in_our_own_code_fails_a_row_and_asks_to_be_reported(
 
     before = filled.rows()
     audio_files.use_fake_clap(monkeypatch, SecondModel())
-    monkeypatch.setattr(product, "cut_windows", fail_at_third)
+    replace_name(monkeypatch, "cut_windows", fail_at_third)
     assert main([*filled.flags(), "--re-embed"]) == 1
     message = capsys.readouterr().err
     assert "failed, its row keeps its former vector: ValueError: boom; that is an error of this program" in message
@@ -594,15 +601,13 @@ def test_ctrl_c_ends_within_seconds_and_keeps_what_is_committed(filled: Workplac
 def test_a_batch_is_written_whole_or_not_at_all(filled: Workplace) -> None:
     before = filled.rows()
     (entry,) = filled.rows("SELECT * FROM provenance")
-    database = product.Database(filled.database)
+    database = Database(filled.database)
     vectors = [
-        product.NewVector(
-            row["id"], "now", "kick", "[]", "{}", before[0]["clap_embedding"] if number < 2 else b"short", "new"
-        )
+        NewVector(row["id"], "now", "kick", "[]", "{}", before[0]["clap_embedding"] if number < 2 else b"short", "new")
         for number, row in enumerate(before[:3])
     ]
     with pytest.raises(RunStopped, match="CHECK"):
-        database.replace_vectors(vectors, product.Provenance(**{**entry, "embedding_model": "new"}))
+        database.replace_vectors(vectors, Provenance(**{**entry, "embedding_model": "new"}))
     database.close()
     assert filled.rows() == before
     assert len(filled.rows("SELECT * FROM provenance")) == 1
@@ -639,7 +644,7 @@ def test_without_a_database_it_is_a_usage_error_that_makes_nothing(
 
 def test_another_run_at_work_is_told(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     audio_files.use_fake_clap(monkeypatch, SecondModel())
-    with product.hold_outputs(filled.config()):
+    with hold_outputs(filled.config()):
         assert main([*filled.flags(), "--re-embed"]) == 5
 
 
@@ -651,7 +656,7 @@ def test_a_vector_belongs_to_its_row_and_is_of_unit_length(filled: Workplace) ->
     assert not any(np.allclose(vector, SecondModel().vector(REFERENCE)) for vector in vectors)
 
 
-STEM = product.StoredStem("0", "/kick.wav", "/0.wav", "", "", "kick", "[]", "{}", 1, b"")
+STEM = StoredStem("0", "/kick.wav", "/0.wav", "", "", "kick", "[]", "{}", 1, b"")
 
 
 FAULTS = [
@@ -668,6 +673,6 @@ def test_a_fault_that_says_nothing_about_a_stem_ends_re_embed(
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(product, "windows_of_wav", fail)
+    replace_name(monkeypatch, "windows_of_wav", fail)
     with pytest.raises(raised):
-        product.read_windows(STEM, product.Config())
+        read_windows(STEM, Config())

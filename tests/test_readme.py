@@ -15,6 +15,10 @@ import pytest
 import demo
 import prepare_dataset_sql as product
 from conftest import REPOSITORY, Workplace
+from stem_dataset.config import CONFIG_FIELDS, Config, default_text
+from stem_dataset.datatypes import SourceFormat
+from stem_dataset.errors import PrepareError
+from stem_dataset.music.describe import quality_issues
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FEATURES = README.partition("The keys of `features`")[2].partition("Evidence is asked")[0]
@@ -45,12 +49,12 @@ def test_the_transcript_is_what_the_demo_prints() -> None:
 def test_the_settings_table_is_config() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) \|$", README, re.MULTILINE)
     settings = {name: (default.strip("`"), text) for name, default, text in rows}
-    assert list(settings) == list(product.CONFIG_FIELDS)
-    for name, config_field in product.CONFIG_FIELDS.items():
+    assert list(settings) == list(CONFIG_FIELDS)
+    for name, config_field in CONFIG_FIELDS.items():
         default, text = settings[name]
         assert text == config_field.metadata["help"]
         if name not in ("input", "categories"):
-            assert default.replace("null", "None") == product.default_text(name)
+            assert default.replace("null", "None") == default_text(name)
 
 
 def test_the_table_of_columns_is_the_schema(workplace: Workplace) -> None:
@@ -83,12 +87,12 @@ def test_the_table_of_features_has_the_keys_of_every_row(fixtures: Workplace) ->
 
 
 def test_the_table_of_features_has_every_quality_issue() -> None:
-    worst = product.SourceFormat(48_000, 2, 1, truncated=True, clipped_share=1, dc_offset=1, dead_channel=True)
+    worst = SourceFormat(48_000, 2, 1, truncated=True, clipped_share=1, dc_offset=1, dead_channel=True)
     levels = (
         {"peak_dbfs": None, "loudness_lufs": None, "rms": 0.0},
         {"peak_dbfs": -99.0, "loudness_lufs": -99.0, "rms": 1e-6},
     )
-    issues = {issue for level in levels for issue in product.quality_issues(worst, level, product.Config())}
+    issues = {issue for level in levels for issue in quality_issues(worst, level, Config())}
     line = next(line for line in FEATURES.splitlines() if line.startswith("| `quality_issues`"))
     assert set(re.findall(r"`(\w+)`", line.split("|")[2])) == issues
 
@@ -133,7 +137,7 @@ def test_the_queries_ask_for_keys_of_features_alone() -> None:
 def test_the_table_of_exit_codes_is_complete() -> None:
     part = README.partition("## Exit codes")[2].partition("##")[0]
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", part, re.MULTILINE)}
-    classes = product.PrepareError.__subclasses__()
+    classes = PrepareError.__subclasses__()
     assert codes == {0, 1} | {error.exit_code for error in classes}
 
 

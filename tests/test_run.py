@@ -24,7 +24,17 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace, needs_proc, wait_for_log, wait_for_no_process_of
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
-from prepare_dataset_sql import NotFinite
+from patching import replace_name
+from stem_dataset.audio.standardise import SourceLevels
+from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.config import TAGS
+from stem_dataset.datatypes import FoundFile, ProcessedFile
+from stem_dataset.discover import discover
+from stem_dataset.errors import Interrupted, MachineFault, NotFinite, ProgramFault, RunStopped
+from stem_dataset.summary import Summary
+from stem_dataset.workers.pool import WorkerPool
+from stem_dataset.workers.tasks import as_fault
+from stem_dataset.workers.worker import hash_file, run_tasks, self_test
 from vectors import ROUNDING, assert_equal_to_the_last_bit
 
 VALID, BROKEN = 71, 3
@@ -47,7 +57,7 @@ def comparable(place: Workplace) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def finished(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, FakeClap, product.Summary]:
+def finished(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, FakeClap, Summary]:
     """One unbroken run on the 74 fixtures, for the tests that only look."""
     place = Workplace(tmp_path_factory.mktemp("finished"))
     shutil.copytree(library / "stems", place.input)
@@ -55,7 +65,7 @@ def finished(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[W
     return place, clap, place.run(clap)
 
 
-Finished = tuple[Workplace, FakeClap, product.Summary]
+Finished = tuple[Workplace, FakeClap, Summary]
 
 
 def test_71_valid_files_get_rows_and_3_broken_ones_go_to_quarantine(finished: Finished) -> None:
@@ -119,7 +129,7 @@ def test_the_metadata_says_what_the_makers_truth_says(finished: Finished, librar
         assert row["quality_ok"] == (stem["category"] != "silence")
         assert stem["bpm"] in (None, row["bpm"])  # stated by the folders of all that have one
         assert row["key"] in (None, stem["key"])
-        assert len(json.loads(row["tags"])) == (product.TAGS if row["quality_ok"] else 0)
+        assert len(json.loads(row["tags"])) == (TAGS if row["quality_ok"] else 0)
         assert row["user_rating"] is None
     assert not expected
 
@@ -153,9 +163,9 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     shutil.copytree(library / "stems" / "Drums", workplace.input, dirs_exist_ok=True)
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     workplace.quarantine.mkdir(parents=True)
-    files = list(product.discover(preparer.root, frozenset(), product.Summary("x")))
+    files = list(discover(preparer.root, frozenset(), Summary("x")))
     taken = iter(files)
-    pool = product.WorkerPool(2, preparer._job, workplace.log_file, lambda: None, lambda: None)
+    pool = WorkerPool(2, preparer._job, workplace.log_file, lambda: None, lambda: None)
     most = 0
     try:
         for done, report in enumerate(pool.reports(product._process_file, taken)):
@@ -172,11 +182,11 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     shutil.copytree(library / "stems" / "Loops", workplace.input, dirs_exist_ok=True)
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     workplace.quarantine.mkdir(parents=True)
-    pool = product.WorkerPool(1, preparer._job, workplace.log_file, lambda: None, lambda: None)
+    pool = WorkerPool(1, preparer._job, workplace.log_file, lambda: None, lambda: None)
     loaded_modules = "set(__import__('sys').modules)"  # for `eval`: a worker cannot import this file
     try:
         before = pool.executor.submit(eval, loaded_modules).result()
-        files = product.discover(preparer.root, frozenset(), product.Summary("x"))
+        files = discover(preparer.root, frozenset(), Summary("x"))
         reports = list(pool.reports(product._process_file, files))
         after = pool.executor.submit(eval, loaded_modules).result()
     finally:
@@ -200,19 +210,19 @@ def test_self_test_tells_what_is_broken_in_the_analysis(
         raise RuntimeError("cannot cache")
 
     job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
-    assert product.self_test(job) is None
-    monkeypatch.setattr(product, step, fail)
-    assert product.self_test(job) == "WAV: RuntimeError: cannot cache"
+    assert self_test(job) is None
+    replace_name(monkeypatch, step, fail)
+    assert self_test(job) == "WAV: RuntimeError: cannot cache"
 
 
-def list_left(iterator: Any, files: list[product.FoundFile]) -> list[product.FoundFile]:
+def list_left(iterator: Any, files: list[FoundFile]) -> list[FoundFile]:
     """Return what a list iterator has not given out yet, without taking it."""
     return files[len(files) - iterator.__length_hint__() :]
 
 
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
-    task = (product.run_tasks, product._process_file, [product.FoundFile("/a/kick.wav", 1, 1)], preparer._job)
+    task = (run_tasks, product._process_file, [FoundFile("/a/kick.wav", 1, 1)], preparer._job)
     assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
 
 
@@ -255,7 +265,7 @@ def test_a_bad_vector_that_cannot_be_quarantined_leaves_the_row_and_its_wav(
     def full_disk(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(product, "quarantine_file", full_disk)
+    replace_name(monkeypatch, "quarantine_file", full_disk)
     seen: list[Any] = []
 
     def bad_unless_reference(call: int, position: int, window: Any) -> bool:
@@ -274,7 +284,7 @@ def test_a_broken_engine_stops_the_run_and_moves_nothing(drums: Workplace, answe
             return np.full((len(x), 512), answer, np.float32)
 
     before = snapshot(drums.input)
-    with pytest.raises(product.RunStopped, match="CLAP is broken"):
+    with pytest.raises(RunStopped, match="CLAP is broken"):
         drums.run(BrokenEngine())
     assert snapshot(drums.input) == before
     assert drums.rows() == []
@@ -286,7 +296,7 @@ def test_an_answer_of_another_shape_stops_the_run(drums: Workplace) -> None:
             vectors = super().get_audio_embedding_from_data(x)
             return vectors if is_reference(x) else vectors[1:]
 
-    with pytest.raises(product.RunStopped, match="array of shape"):
+    with pytest.raises(RunStopped, match="array of shape"):
         drums.run(OneTooFew())
     assert drums.rows() == []
 
@@ -298,17 +308,17 @@ def test_out_of_memory_in_the_model_names_the_remedy(drums: Workplace) -> None:
                 return super().get_audio_embedding_from_data(x)
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    with pytest.raises(product.RunStopped, match="No file is to blame; if memory ran out, free some"):
+    with pytest.raises(RunStopped, match="No file is to blame; if memory ran out, free some"):
         drums.run(TooLarge())
 
 
 # -- whose fault it is (design.md, table of faults) --------------------------------------------------------------------
 
 
-def as_faults(*errors: Exception) -> list[product.MachineFault]:
+def as_faults(*errors: Exception) -> list[MachineFault]:
     """Return the errors as they come from a worker."""
-    found = product.FoundFile("/a/kick.wav", 1, 1)
-    return [pickle.loads(pickle.dumps(product.as_fault(error, found))) for error in errors]
+    found = FoundFile("/a/kick.wav", 1, 1)
+    return [pickle.loads(pickle.dumps(as_fault(error, found))) for error in errors]
 
 
 ODD_NAMES = ["/a/Don't 1", "/a/\"loud\": 'kick'", "/a/: 'b': 3.wav", "/a/[Errno 5] I/O: 'c'"]
@@ -320,8 +330,8 @@ THE_SAME_FAULTS = {
         OSError(errno.ENOSPC, "", "/a", None, "/b"),
     ],
     "texts": [ValueError(text) for text in ("bad: 'a'", "worse", "")],
-    "faults of the program": [product.ProgramFault(f"IndexError: {i}", ("IndexError", None)) for i in "123"],
-    "our own": [product.MachineFault(text) for text in ("its drive hangs", "it: 'changed'", "no file")],
+    "faults of the program": [ProgramFault(f"IndexError: {i}", ("IndexError", None)) for i in "123"],
+    "our own": [MachineFault(text) for text in ("its drive hangs", "it: 'changed'", "no file")],
 }
 
 
@@ -331,7 +341,7 @@ def test_faults_count_as_the_same_whatever_their_paths_and_texts(workplace: Work
     *first, last = as_faults(*errors)
     for fault in first:
         preparer._count_fault(fault)
-    with pytest.raises(product.RunStopped) as stopped:
+    with pytest.raises(RunStopped) as stopped:
         preparer._count_fault(last)
     said = f"the same fault on {len(errors)} files in a row (max_faults_in_a_row): {last}. Nothing was moved for it"
     assert said in str(stopped.value)
@@ -345,9 +355,9 @@ def test_faults_of_other_kinds_do_not_count_together(workplace: Workplace) -> No
         OSError(errno.EACCES, "the same text", "/a"),
         OSError(errno.EDQUOT, "the same text", "/a"),
         ValueError("the same text"),
-        product.MachineFault("the same text"),
-        product.ProgramFault("KeyError: the same text", ("KeyError", None)),
-        product.ProgramFault("IndexError: the same text", ("IndexError", None)),
+        MachineFault("the same text"),
+        ProgramFault("KeyError: the same text", ("KeyError", None)),
+        ProgramFault("IndexError: the same text", ("IndexError", None)),
         MemoryError("the same text"),
     ]
     for fault in as_faults(*errors, *errors):
@@ -357,7 +367,7 @@ def test_faults_of_other_kinds_do_not_count_together(workplace: Workplace) -> No
 def test_a_fault_of_the_program_counts_by_the_error_behind_it(
     workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(product.MachineFault) as caught:
+    with pytest.raises(MachineFault) as caught:
         process_with_an_error(workplace, library, monkeypatch, KeyError)
     assert caught.value.kind == ("KeyError", None)
 
@@ -377,12 +387,12 @@ def test_the_same_fault_on_files_with_odd_names_stops_the_run(workplace: Workpla
 
 
 def test_a_run_that_loses_a_file_does_not_end_well(drums: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    class LosesTheFirst(product.WorkerPool):
+    class LosesTheFirst(WorkerPool):
         def reports(self, *arguments: Any) -> Any:
             return itertools.islice(super().reports(*arguments), 1, None)
 
-    monkeypatch.setattr(product, "WorkerPool", LosesTheFirst)
-    with pytest.raises(product.RunStopped, match=r"1 files came to no outcome, the first of them .*\.wav; what was"):
+    replace_name(monkeypatch, "WorkerPool", LosesTheFirst)
+    with pytest.raises(RunStopped, match=r"1 files came to no outcome, the first of them .*\.wav; what was"):
         drums.run()
 
 
@@ -412,7 +422,7 @@ def test_the_same_fault_on_many_files_in_a_row_stops_the_run(drums: Workplace) -
 
 def process_with_an_error(
     place: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], step: str = "analyse"
-) -> product.ProcessedFile | None:
+) -> ProcessedFile | None:
     """Let `_process_file` work on a.wav in this process, and its analysis, or another step, raise `error`."""
     file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), place.input / "a.wav"))
     status = file.stat()
@@ -420,11 +430,11 @@ def process_with_an_error(
     def fail(*_: Any) -> None:
         raise error("boom")
 
-    monkeypatch.setattr(product, step, fail)
+    replace_name(monkeypatch, step, fail)
     job = dataclasses.replace(
         product.DatasetPreparer(place.config(), show_progress=False)._job, worker_memory_bytes=None
     )
-    return product._process_file(product.FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
+    return product._process_file(FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
 
 
 @pytest.mark.parametrize("step", ["standardise", "analyse"])
@@ -432,7 +442,7 @@ def process_with_an_error(
 def test_a_fault_of_the_program_moves_nothing(
     workplace: Workplace, library: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], step: str
 ) -> None:
-    with pytest.raises(product.MachineFault, match=f"{error.__name__}: boom") as caught:
+    with pytest.raises(MachineFault, match=f"{error.__name__}: boom") as caught:
         process_with_an_error(workplace, library, monkeypatch, error, step)
     assert ("please report it" in str(caught.value)) == (error is not MemoryError)
     assert (workplace.input / "a.wav").exists()
@@ -488,12 +498,12 @@ def test_an_error_in_our_own_code_moves_no_file_and_asks_to_be_reported(drums: W
 
 
 def test_what_is_done_to_decoded_samples_is_our_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(product.ProgramFault, match="IndexError"):
-        product.SourceLevels(channels=1).add(np.zeros((10, 2), np.float32))
-    with product.StandardisedAudio(tmp_path) as audio:
+    with pytest.raises(ProgramFault, match="IndexError"):
+        SourceLevels(channels=1).add(np.zeros((10, 2), np.float32))
+    with StandardisedAudio(tmp_path) as audio:
         close = audio.wave.close
         monkeypatch.setattr(audio.wave, "close", lambda: int("x"))
-        with pytest.raises(product.ProgramFault, match="ValueError: invalid literal"):
+        with pytest.raises(ProgramFault, match="ValueError: invalid literal"):
             audio.finish()
         monkeypatch.setattr(audio.wave, "close", close)
 
@@ -505,11 +515,11 @@ def test_an_error_in_our_own_code_while_hashing_asks_to_be_reported(
         raise ValueError("boom")
 
     status = write_tone(workplace.input / "a.wav").stat()
-    found = product.FoundFile(str(workplace.input / "a.wav"), status.st_size, status.st_mtime_ns)
+    found = FoundFile(str(workplace.input / "a.wav"), status.st_size, status.st_mtime_ns)
     job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
-    monkeypatch.setattr(product, "sha256_of", fail)
-    with pytest.raises(product.MachineFault, match="ValueError: boom; that is an error of this program"):
-        product.hash_file(found, job)
+    replace_name(monkeypatch, "sha256_of", fail)
+    with pytest.raises(MachineFault, match="ValueError: boom; that is an error of this program"):
+        hash_file(found, job)
 
 
 def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(
@@ -517,8 +527,8 @@ def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(
 ) -> None:
     file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
     job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
-    with pytest.raises(product.MachineFault, match="changed after it was found"):
-        product._process_file(product.FoundFile(str(file), file.stat().st_size, 1), job)
+    with pytest.raises(MachineFault, match="changed after it was found"):
+        product._process_file(FoundFile(str(file), file.stat().st_size, 1), job)
     assert list(workplace.wavs.rglob("*.wav")) == []
     assert workplace.run().inserted == 1
 
@@ -568,7 +578,7 @@ def test_ctrl_c_in_a_long_call_drops_the_batch_and_ends_with_130(full_workplace:
 def test_ctrl_c_in_discovery_closes_the_sum(drums: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     preparer = product.DatasetPreparer(drums.config(), show_progress=False)
     preparer.signals.requested = True
-    with pytest.raises(product.Interrupted):
+    with pytest.raises(Interrupted):
         preparer.run()
     assert preparer.summary.sum_closes, preparer.summary
     assert preparer.summary.left == 1
@@ -666,9 +676,9 @@ def test_a_library_that_is_nearly_all_broken_stops_and_can_be_undone_or_gone_on_
 def test_the_first_files_are_judged_and_fewer_are_not(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, broken: int, valid: int, stops: bool
 ) -> None:
-    monkeypatch.setattr(product, "JUDGED_FILES", 10)
+    replace_name(monkeypatch, "JUDGED_FILES", 10)
     fill(workplace, broken, valid)
-    expectation = pytest.raises(product.RunStopped, match="6 of the first 10") if stops else contextlib.nullcontext()
+    expectation = pytest.raises(RunStopped, match="6 of the first 10") if stops else contextlib.nullcontext()
     with expectation:
         workplace.run(max_broken_share=0.5)
     assert len(workplace.rows()) == min(valid, 4 if stops else valid)  # what was decoded is not thrown away

@@ -20,12 +20,15 @@ import numpy as np
 import pytest
 import soundfile
 
-import prepare_dataset_sql as product
 from conftest import REPOSITORY, Workplace, needs_proc, run_program, stand_in_environment, wait_for_log
-from prepare_dataset_sql import Interrupted, StopSignals, main
+from patching import replace_name
+from prepare_dataset_sql import main
+from stem_dataset.config import Config
+from stem_dataset.errors import Interrupted
+from stem_dataset.signals import INTERRUPTED_TEXT, STOP_SIGNALS, StopSignals
 
 FILES = 12
-ERROR_LINE = f"error: {product.INTERRUPTED_TEXT}"
+ERROR_LINE = f"error: {INTERRUPTED_TEXT}"
 BEGINS = "begins"  # the log's first line
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -164,7 +167,7 @@ runpy.run_path(program, run_name="__main__")
 
 
 @pytest.mark.parametrize("module", ["argparse", "numpy", "soundfile", "tqdm"])
-@pytest.mark.parametrize("number", product.STOP_SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_during_the_programs_own_imports_is_one_line_too(number: int, module: str) -> None:
     arguments = [str(REPOSITORY / "prepare_dataset_sql.py"), str(int(number)), module]
     done = subprocess.run([sys.executable, "-c", AT_AN_IMPORT, *arguments], capture_output=True, text=True, timeout=60)
@@ -219,7 +222,7 @@ def test_a_signal_that_also_ends_the_workers_blames_no_file(tones: Workplace, na
 def test_main_gives_the_former_handlers_back(tmp_path: Path) -> None:
     def handler(*_: object) -> None: ...
 
-    former = {number: signal.signal(number, handler) for number in product.STOP_SIGNALS}
+    former = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         assert main(["--version"]) == 0
         assert main(["--input", str(tmp_path / "nowhere")]) == 2
@@ -240,11 +243,11 @@ def test_main_runs_in_a_thread_which_may_set_no_handlers(tmp_path: Path) -> None
 def test_a_signal_before_the_run_stops_it_before_anything_is_made(
     tones: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load_config(*arguments: object) -> product.Config:
+    def load_config(*arguments: object) -> Config:
         os.kill(os.getpid(), signal.SIGINT)
         return tones.config()
 
-    monkeypatch.setattr(product, "load_config", load_config)
+    replace_name(monkeypatch, "load_config", load_config)
     assert main([]) == 130
     assert capsys.readouterr().err == f"{ERROR_LINE}\n"
     assert list(tones.folder.iterdir()) == [tones.input]

@@ -15,11 +15,16 @@ import pytest
 import soundfile
 
 import audio_files
-import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import REPOSITORY, Workplace
 from fake_clap import FakeClap
-from prepare_dataset_sql import NO_PALETTE, Palette, RunStopped, described_by_clap, embed_palette, nearest_texts
+from patching import replace_name
+from stem_dataset.clap.checkpoints import ModelCache
+from stem_dataset.clap.engine import ClapModel, TextVectors
+from stem_dataset.clap.labels import NO_PALETTE, Palette, described_by_clap, embed_palette, nearest_texts
+from stem_dataset.config import Config
+from stem_dataset.datatypes import StoredStem
+from stem_dataset.errors import RunStopped
 from vectors import ROUNDING, cosines
 
 Vector = npt.NDArray[np.float32]
@@ -38,12 +43,10 @@ def palette(**vectors: Vector) -> Palette:
 
 TAGS = palette(dark=unit(1), punchy=unit(0, 1), gritty=unit(0, 0, 1), minimal=unit(0, 0, 0, 1))
 CATEGORIES = palette(kick=unit(1), pad=unit(0, 1))
-STEM = product.StoredStem("0", "/a.wav", None, "", "", "unknown", "[]", '{"rms": 0.5}', 1, b"")
+STEM = StoredStem("0", "/a.wav", None, "", "", "unknown", "[]", '{"rms": 0.5}', 1, b"")
 
 
-def described(
-    vector: Vector, tags: Palette = TAGS, categories: Palette = CATEGORIES, **changes: Any
-) -> product.StoredStem:
+def described(vector: Vector, tags: Palette = TAGS, categories: Palette = CATEGORIES, **changes: Any) -> StoredStem:
     return described_by_clap(dataclasses.replace(STEM, **changes), vector, tags, categories)
 
 
@@ -159,9 +162,9 @@ def test_bad_vectors_of_texts_stop_the_run(bad: Vector) -> None:
 
 
 def test_texts_that_an_earlier_run_has_read_need_no_text_model(tmp_path: Path) -> None:
-    def model(load: Any) -> product.ClapModel:
+    def model(load: Any) -> ClapModel:
         clap: Any = FakeClap()
-        clap.get_text_embedding = product.TextVectors(tmp_path, product.ModelCache(tmp_path), load).of
+        clap.get_text_embedding = TextVectors(tmp_path, ModelCache(tmp_path), load).of
         return clap  # type: ignore[no-any-return]
 
     prompts = {"dark": ["a dark sound", "gloom"], "punchy": ["a punchy sound"]}
@@ -342,7 +345,7 @@ def test_calibration_prints_each_labels_cosines_the_accuracy_and_the_mistakes(
         write_tone(workplace.input / name, hz=hz)
     audio_files.write_text(workplace.input / "bass" / "broken.wav")
     before = audio_files.tree(workplace.input)
-    monkeypatch.setattr(product, "load_clap", lambda *_: FakeClap())
+    replace_name(monkeypatch, "load_clap", lambda *_: FakeClap())
     config = workplace.folder / "settings.yaml"
     config.write_text(json.dumps({**SETTINGS, "model_cache": str(workplace.folder / "cache")}))
     assert calibration.main([str(workplace.input), "--config", str(config), "--labels", "folder"]) == 0
@@ -361,7 +364,7 @@ def test_calibration_prints_each_labels_cosines_the_accuracy_and_the_mistakes(
 
 
 def test_labels_of_names_are_those_of_the_program(calibration: Any) -> None:
-    config = product.Config(categories={"kick": ["bd"]}, tags={"dark": ["a"], "low": ["b"]})
+    config = Config(categories={"kick": ["bd"]}, tags={"dark": ["a"], "low": ["b"]})
     labels = calibration.labels_of_names(Path("/pack/Dark/BD_01.wav"), Path("/pack"), config)
     assert labels == {"kick", "dark"}
 
@@ -370,7 +373,7 @@ def test_calibration_refuses_any_other_checkpoint(
     calibration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my.pt").write_bytes(b"no published checkpoint")
-    monkeypatch.setattr(product, "load_clap", lambda *_: FakeClap())
+    replace_name(monkeypatch, "load_clap", lambda *_: FakeClap())
     flags = [str(tmp_path), "--checkpoint", str(tmp_path / "my.pt"), "--model-cache", str(tmp_path / "cache")]
     assert calibration.main(flags) == 2
     captured = capsys.readouterr()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import prepare_dataset_sql as product
+from stem_dataset.clap.engine import LEAST_COSINE
 from vectors import assert_a_swap_would_show, assert_equal_to_the_last_bit, assert_same_vectors
 
 UNIT = np.random.default_rng(5).normal(size=(4, 512))
@@ -23,7 +23,7 @@ def turned(cosine: float) -> Any:
 
 
 def test_the_least_cosines_are_those_that_were_asked_for() -> None:
-    assert product.LEAST_COSINE == {"f32": 0.999_999, "bf16": 0.999_9}
+    assert LEAST_COSINE == {"f32": 0.999_999, "bf16": 0.999_9}
 
 
 @pytest.mark.parametrize(("precision", "passes", "fails"), [("f32", 0.9999992, 0.9999988), ("bf16", 0.99992, 0.99988)])

@@ -20,7 +20,13 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from conftest import Workplace, run_program, use_quick_analysis
 from fake_clap import BrokenClap, FakeClap, OtherClap
-from prepare_dataset_sql import Interrupted, RunStopped, UsageError, main
+from patching import replace_name
+from prepare_dataset_sql import main
+from stem_dataset.clap.vectors import blob_of
+from stem_dataset.commands.verify import sample_of
+from stem_dataset.errors import Interrupted, RunStopped, UsageError
+from stem_dataset.output_folders import hold_outputs
+from stem_dataset.summary import Verification
 
 STEMS = 7
 posix_only = pytest.mark.skipif(os.name != "posix", reason="SIGINT")
@@ -53,7 +59,7 @@ def turned(vector: bytes, cosine: float) -> bytes:
     across = np.random.default_rng(1).standard_normal(old.size)
     across -= (across @ old) * old
     new = cosine * old + np.sqrt(1 - cosine**2) * across / np.linalg.norm(across)
-    return product.blob_of(new)
+    return blob_of(new)
 
 
 def cosine_of(a: bytes, b: bytes) -> float:
@@ -76,7 +82,7 @@ def spoil_all(place: Workplace) -> None:
         store(place, number, turned(row["clap_embedding"], 0.9))
 
 
-def counts(account: product.Verification) -> dict[str, int]:
+def counts(account: Verification) -> dict[str, int]:
     """Return the counts that are not 0."""
     names = "rows checked differ replaced unreadable other_models left".split()
     return {name: getattr(account, name) for name in names if getattr(account, name)}
@@ -146,7 +152,7 @@ def test_a_row_differs_below_a_cosine_of_0_9999_in_bf16_as_well(filled: Workplac
 def test_a_stored_vector_without_a_direction_differs(
     value: float, filled: Workplace, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    store(filled, 4, product.blob_of(np.full(512, value, np.float32)))
+    store(filled, 4, blob_of(np.full(512, value, np.float32)))
     assert filled.verify().differ == 1
     assert "4.wav (id " in caplog.text
     assert "cosine nan with" in caplog.text
@@ -201,7 +207,7 @@ def test_windows_go_to_the_model_in_batches_of_whole_files(filled: Workplace) ->
 
 def test_more_rows_than_a_page_are_all_checked(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_three(filled)
-    monkeypatch.setattr(product, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
     assert counts(filled.verify()) == {"rows": STEMS, "checked": STEMS, "differ": 3}
 
 
@@ -228,7 +234,7 @@ def test_a_sample_is_a_share_of_the_rows_and_at_least_200(
     rows: int, percent: float, limit: int | None, size: int
 ) -> None:
     rowids = range(10, 10 + 3 * rows, 3)
-    sample = product.sample_of(rowids, percent, limit, "seed")
+    sample = sample_of(rowids, percent, limit, "seed")
     assert len(sample) == size
     assert len(set(sample) & set(rowids)) == size
     assert list(sample) == sorted(sample)
@@ -236,9 +242,9 @@ def test_a_sample_is_a_share_of_the_rows_and_at_least_200(
 
 def test_the_run_id_alone_decides_what_is_drawn_and_every_row_may_be() -> None:
     rowids = range(1_000)
-    first, again, other = (product.sample_of(rowids, 5, None, seed) for seed in ("a", "a", "b"))
+    first, again, other = (sample_of(rowids, 5, None, seed) for seed in ("a", "a", "b"))
     assert first == again != other
-    drawn = Counter(row for seed in range(50) for row in product.sample_of(rowids, 5, None, str(seed)))
+    drawn = Counter(row for seed in range(50) for row in sample_of(rowids, 5, None, str(seed)))
     assert set(drawn) == set(rowids)  # that a row is not drawn 50 times has a probability of 1.4e-5 a row
     assert max(drawn.values()) < 30
 
@@ -246,7 +252,7 @@ def test_the_run_id_alone_decides_what_is_drawn_and_every_row_may_be() -> None:
 def test_a_sample_that_finds_nothing_leaves_the_rest(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(product, "LEAST_SAMPLE", 3)
+    replace_name(monkeypatch, "LEAST_SAMPLE", 3)
     with caplog.at_level("INFO"):
         account = filled.verify(replaces=True)
     assert counts(account) == {"rows": STEMS, "checked": 3, "left": 4}
@@ -259,7 +265,7 @@ def test_a_sample_that_differs_asks_for_all_rows(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil_all(filled)
-    monkeypatch.setattr(product, "LEAST_SAMPLE", 3)
+    replace_name(monkeypatch, "LEAST_SAMPLE", 3)
     assert counts(filled.verify()) == {"rows": STEMS, "checked": 3, "differ": 3, "left": 4}
     assert "the database holds wrong vectors: run --verify-vectors all --re-embed" in caplog.text
     assert "(4 rows are not checked yet)" in caplog.text
@@ -270,7 +276,7 @@ def test_with_re_embed_a_sample_that_differs_leads_to_all_rows(
 ) -> None:
     before = [row["clap_embedding"] for row in filled.rows()]
     spoil_all(filled)
-    monkeypatch.setattr(product, "LEAST_SAMPLE", 3)
+    replace_name(monkeypatch, "LEAST_SAMPLE", 3)
     model = FakeClap()
     account = filled.verify(model, replaces=True)
     assert counts(account) == {"rows": STEMS, "checked": STEMS, "differ": STEMS, "replaced": STEMS}
@@ -482,7 +488,7 @@ def test_without_a_database_it_is_a_usage_error_that_makes_nothing(
 
 def test_another_run_at_work_is_told(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     audio_files.use_fake_clap(monkeypatch)
-    with product.hold_outputs(filled.config()):
+    with hold_outputs(filled.config()):
         assert main([*filled.flags(), "--verify-vectors"]) == 5
 
 

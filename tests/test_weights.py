@@ -22,19 +22,34 @@ import filelock
 import huggingface_hub.constants
 import pytest
 
-import prepare_dataset_sql as product
 from conftest import REPOSITORY, Workplace
 from hub_server import COMMIT, HubServer, Request
+from patching import replace_name, value_of
+from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, Weights, identify_weights
+from stem_dataset.clap.download import (
+    HUB_PROBE_S,
+    HUB_REPOSITORY,
+    HUB_REVISION,
+    TEXT_MODEL_FILES,
+    HubFile,
+    _remove_unfinished_downloads,
+    _wanted_files,
+    cached_path,
+)
+from stem_dataset.clap.safe_load import refuse_damage
+from stem_dataset.config import Config
+from stem_dataset.errors import UsageError, WeightsMissing
+from stem_dataset.output_folders import SCRATCH
 
 MIB = 1 << 20
 NAME = "630k-audioset-best"
 CHECKPOINT = hashlib.shake_256(b"a checkpoint").digest(24 * MIB)  # cut at 12 MiB, the client keeps one piece of 10
 CHECKPOINT_SHA256 = hashlib.sha256(CHECKPOINT).hexdigest()
-CHECKPOINT_FILE = (product.HUB_REPOSITORY, f"{NAME}.pt")
+CHECKPOINT_FILE = (HUB_REPOSITORY, f"{NAME}.pt")
 ROBERTA_FILE = ("roberta-base", "model.safetensors")
 TEXT_MODEL = {
     (repository, name): f"{repository} {name}".encode() * 99
-    for repository, names in product.TEXT_MODEL_FILES.items()
+    for repository, names in TEXT_MODEL_FILES.items()
     for name in names
 }
 FILES = {**TEXT_MODEL, CHECKPOINT_FILE: CHECKPOINT}
@@ -45,7 +60,7 @@ WAYS_OUT = ("--checkpoint FILE", "HF_HUB_CACHE", "another machine", "python fixt
 # -- which weights ---------------------------------------------------------------------------------------------------
 
 
-CACHE = product.ModelCache(Path("set for each test"))
+CACHE = ModelCache(Path("set for each test"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +70,7 @@ def empty_model_cache(tmp_path: Path) -> None:
 
 def test_the_published_checkpoints_have_the_hashes_and_architectures_of_the_hub() -> None:
     tiny, base = "HTSAT-tiny", "HTSAT-base"
-    assert {name: (known.name, known.architecture, known.sha256) for name, known in product.CHECKPOINTS.items()} == {
+    assert {name: (known.name, known.architecture, known.sha256) for name, known in CHECKPOINTS.items()} == {
         name: (name, architecture, sha256)
         for name, architecture, sha256 in (
             ("630k-audioset-best", tiny, "8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037"),
@@ -72,21 +87,21 @@ def test_the_published_checkpoints_have_the_hashes_and_architectures_of_the_hub(
             ),
         )
     }
-    assert product.HUB_REVISION == "b3708341862f581175dba5c356a4ebf74a9b6651"
-    assert product.Config().checkpoint == NAME
+    assert HUB_REVISION == "b3708341862f581175dba5c356a4ebf74a9b6651"
+    assert Config().checkpoint == NAME
 
 
-@pytest.mark.parametrize("name", product.CHECKPOINTS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_published_name_comes_from_the_hub_with_its_hash_and_architecture(name: str) -> None:
-    known = product.CHECKPOINTS[name]
-    assert product.identify_weights(name, CACHE) == product.Weights(name, known.sha256, None, known.architecture)
+    known = CHECKPOINTS[name]
+    assert identify_weights(name, CACHE) == Weights(name, known.sha256, None, known.architecture)
 
 
 def test_the_hub_is_asked_for_the_checkpoint_at_its_pinned_revision_and_for_the_text_model_by_branch() -> None:
-    *text_model, checkpoint = product._wanted_files(product.identify_weights("630k-best", CACHE))
+    *text_model, checkpoint = _wanted_files(identify_weights("630k-best", CACHE))
     assert {file.revision for file in text_model} == {"main"}  # by commit alone, the offline look-up would fail
-    assert (checkpoint.name, checkpoint.revision) == ("630k-best.pt", product.HUB_REVISION)
-    assert checkpoint.sha256 == product.CHECKPOINTS["630k-best"].sha256
+    assert (checkpoint.name, checkpoint.revision) == ("630k-best.pt", HUB_REVISION)
+    assert checkpoint.sha256 == CHECKPOINTS["630k-best"].sha256
 
 
 @pytest.mark.parametrize(
@@ -98,8 +113,8 @@ def test_the_hub_is_asked_for_the_checkpoint_at_its_pinned_revision_and_for_the_
     ],
 )
 def test_a_name_that_is_nearly_right_is_a_usage_error_that_says_which_is_meant(given: str, meant: str) -> None:
-    with pytest.raises(product.UsageError) as caught:
-        product.identify_weights(given, CACHE)
+    with pytest.raises(UsageError) as caught:
+        identify_weights(given, CACHE)
     assert str(caught.value) == (
         f"--checkpoint {given!r}: neither a file nor a published checkpoint; did you mean {meant!r}?"
     )
@@ -111,11 +126,11 @@ def test_a_file_that_is_not_there_is_missing_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(product.WeightsMissing) as caught:
-        product.identify_weights(given, CACHE)
+    with pytest.raises(WeightsMissing) as caught:
+        identify_weights(given, CACHE)
     text = str(caught.value)
     assert text.startswith(f"--checkpoint {Path(given).expanduser()}: no such file")
-    assert all(name in text for name in product.CHECKPOINTS)
+    assert all(name in text for name in CHECKPOINTS)
 
 
 def test_a_file_that_cannot_be_read_is_missing_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,16 +138,16 @@ def test_a_file_that_cannot_be_read_is_missing_weights(tmp_path: Path, monkeypat
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "mine.pt").write_bytes(b"weights")
-    monkeypatch.setattr(product, "sha256_of_path", refuse)
-    with pytest.raises(product.WeightsMissing, match=r"mine\.pt.*Permission denied"):
-        product.identify_weights(str(tmp_path / "mine.pt"), CACHE)
+    replace_name(monkeypatch, "sha256_of_path", refuse)
+    with pytest.raises(WeightsMissing, match=r"mine\.pt.*Permission denied"):
+        identify_weights(str(tmp_path / "mine.pt"), CACHE)
 
 
 def test_a_file_of_ones_own_is_named_by_its_stem_and_hash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "mine.v2.pt"
     file.write_bytes(b"weights")
-    weights = product.identify_weights(str(file), CACHE)
-    assert weights == product.Weights("mine.v2", hashlib.sha256(b"weights").hexdigest(), file, None)
+    weights = identify_weights(str(file), CACHE)
+    assert weights == Weights("mine.v2", hashlib.sha256(b"weights").hexdigest(), file, None)
     assert "none of the published checkpoints" in caplog.text
 
 
@@ -141,9 +156,9 @@ def test_a_name_that_is_not_utf_8_can_be_stored(tmp_path: Path) -> None:
         pytest.skip("other systems' file names are always Unicode")
     file = tmp_path / os.fsdecode(b"mine\xff.pt")
     file.write_bytes(b"weights")
-    weights = product.identify_weights(str(file), CACHE)
+    weights = identify_weights(str(file), CACHE)
     assert weights.embedding_model(8, "f32").startswith("mine\\udcff@")
-    assert product.identify_weights(str(file), CACHE) == weights  # from the note of its hash, this time
+    assert identify_weights(str(file), CACHE) == weights  # from the note of its hash, this time
 
 
 def test_a_published_checkpoint_is_known_by_its_hash_whatever_its_file_is_called(
@@ -152,9 +167,9 @@ def test_a_published_checkpoint_is_known_by_its_hash_whatever_its_file_is_called
     file = tmp_path / "downloaded (1).bin"
     file.write_bytes(b"weights")
     sha256 = hashlib.sha256(b"weights").hexdigest()
-    known = dataclasses.replace(product.CHECKPOINTS["music_audioset_epoch_15_esc_90.14"], sha256=sha256)
-    monkeypatch.setitem(product.CHECKPOINTS, known.name, known)
-    assert product.identify_weights(str(file), CACHE) == product.Weights(known.name, sha256, file, "HTSAT-base")
+    known = dataclasses.replace(CHECKPOINTS["music_audioset_epoch_15_esc_90.14"], sha256=sha256)
+    monkeypatch.setitem(CHECKPOINTS, known.name, known)
+    assert identify_weights(str(file), CACHE) == Weights(known.name, sha256, file, "HTSAT-base")
     assert caplog.text == ""
 
 
@@ -169,12 +184,12 @@ def zip_file(content: bytes) -> bytes:
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """What the published checkpoints hold, for these tests; the one of NAME has a known size."""
-    contents = {name: zip_file(name.encode() * 99) for name in product.CHECKPOINTS}
+    contents = {name: zip_file(name.encode() * 99) for name in CHECKPOINTS}
     for name, content in contents.items():
         sha256 = hashlib.sha256(content).hexdigest()
         size_bytes = len(content) if name == NAME else None
-        known = dataclasses.replace(product.CHECKPOINTS[name], sha256=sha256, size_bytes=size_bytes)
-        monkeypatch.setitem(product.CHECKPOINTS, name, known)
+        known = dataclasses.replace(CHECKPOINTS[name], sha256=sha256, size_bytes=size_bytes)
+        monkeypatch.setitem(CHECKPOINTS, name, known)
     return contents
 
 
@@ -183,8 +198,8 @@ def test_a_published_checkpoint_under_its_own_name_is_itself(
 ) -> None:
     file = tmp_path / f"{NAME}.pt"
     file.write_bytes(published[NAME])
-    known = product.CHECKPOINTS[NAME]
-    assert product.identify_weights(str(file), CACHE) == product.Weights(NAME, known.sha256, file, known.architecture)
+    known = CHECKPOINTS[NAME]
+    assert identify_weights(str(file), CACHE) == Weights(NAME, known.sha256, file, known.architecture)
     assert caplog.text == ""
 
 
@@ -193,8 +208,8 @@ def test_a_published_checkpoint_under_the_name_of_another_is_a_wrong_pairing(
 ) -> None:
     file = tmp_path / f"{NAME}.pt"
     file.write_bytes(published["music_audioset_epoch_15_esc_90.14"])
-    with pytest.raises(product.UsageError) as caught:
-        product.identify_weights(str(file), CACHE)
+    with pytest.raises(UsageError) as caught:
+        identify_weights(str(file), CACHE)
     assert str(caught.value) == (
         f"{file}: wrong pairing: the name says 630k-audioset-best, the content is music_audioset_epoch_15_esc_90.14 "
         "(HTSAT-base); rename it to music_audioset_epoch_15_esc_90.14.pt"
@@ -206,8 +221,8 @@ def test_half_a_published_checkpoint_is_truncated_at_so_many_of_its_bytes(
 ) -> None:
     file = tmp_path / f"{NAME}.pt"
     file.write_bytes(published[NAME][:1_000])
-    with pytest.raises(product.WeightsMissing) as caught:
-        product.identify_weights(str(file), CACHE)
+    with pytest.raises(WeightsMissing) as caught:
+        identify_weights(str(file), CACHE)
     assert str(caught.value) == f"{file}: truncated: ends after 1,000 of {len(published[NAME]):,} bytes; get it again"
 
 
@@ -215,8 +230,8 @@ def test_half_a_published_checkpoint_is_truncated_at_so_many_of_its_bytes(
 def test_half_a_checkpoint_of_ones_own_is_truncated(tmp_path: Path, size_bytes: int) -> None:
     file = tmp_path / "mine.pt"
     file.write_bytes(zip_file(b"weights" * 999)[:size_bytes])
-    with pytest.raises(product.WeightsMissing, match=rf"mine\.pt: truncated: ends after {size_bytes:,} bytes; get it"):
-        product.identify_weights(str(file), CACHE)
+    with pytest.raises(WeightsMissing, match=rf"mine\.pt: truncated: ends after {size_bytes:,} bytes; get it"):
+        identify_weights(str(file), CACHE)
 
 
 def test_a_published_checkpoint_with_another_hash_is_modified_and_not_corrupt(
@@ -225,14 +240,14 @@ def test_a_published_checkpoint_with_another_hash_is_modified_and_not_corrupt(
     file, content = tmp_path / f"{NAME}.pt", zip_file(b"saved again")
     file.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
-    assert product.identify_weights(str(file), CACHE) == product.Weights(NAME, sha256, file, None)
+    assert identify_weights(str(file), CACHE) == Weights(NAME, sha256, file, None)
     assert f"is a modified {NAME}: its sha256 is {sha256[:12]}…" in caplog.text
-    assert f"the published one's {product.CHECKPOINTS[NAME].sha256[:12]}…" in caplog.text
+    assert f"the published one's {CHECKPOINTS[NAME].sha256[:12]}…" in caplog.text
     assert "Its vectors compare only with its own" in caplog.text
 
 
 def test_equal_texts_mean_comparable_vectors() -> None:
-    weights = product.Weights("mine", "0123456789abcdef" * 4, None, None)
+    weights = Weights("mine", "0123456789abcdef" * 4, None, None)
     assert weights.embedding_model(8, "f32") == "mine@0123456789ab/f32/10s-max8"
     others = (
         weights.embedding_model(4, "f32"),
@@ -251,13 +266,13 @@ def test_equal_texts_mean_comparable_vectors() -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are hashed whole."""
     names: list[str] = []
-    sha256_of_path = product.sha256_of_path
+    sha256_of_path = value_of("sha256_of_path")
 
     def counting(path: Path) -> str:
         names.append(path.name)
-        return sha256_of_path(path)
+        return str(sha256_of_path(path))
 
-    monkeypatch.setattr(product, "sha256_of_path", counting)
+    replace_name(monkeypatch, "sha256_of_path", counting)
     return names
 
 
@@ -272,7 +287,7 @@ def weights_file(tmp_path: Path) -> Path:
 def test_a_file_that_was_hashed_once_is_not_read_again(weights_file: Path, hashed: list[str]) -> None:
     noted = CACHE.sha256_of(weights_file)
     assert noted == CHECKPOINT_SHA256
-    assert product.ModelCache(CACHE.folder).sha256_of(weights_file) == noted
+    assert ModelCache(CACHE.folder).sha256_of(weights_file) == noted
     assert hashed == ["mine.pt"]
 
 
@@ -310,7 +325,7 @@ def test_a_model_cache_that_cannot_be_written_costs_a_warning(
     weights_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     (tmp_path / "a file").touch()
-    assert product.ModelCache(tmp_path / name).sha256_of(weights_file) == CHECKPOINT_SHA256
+    assert ModelCache(tmp_path / name).sha256_of(weights_file) == CHECKPOINT_SHA256
     assert "the model cache cannot be written, so the next start is slower" in caplog.text
 
 
@@ -352,7 +367,7 @@ def put_in_cache(cache: Path, content: bytes, blob_name: str) -> Path:
     return link
 
 
-VOCAB = product.HubFile("roberta-base", "vocab.json", "main")
+VOCAB = HubFile("roberta-base", "vocab.json", "main")
 GIT_SHA1_OF_HELLO = "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"  # printf hello | git hash-object --stdin
 SHA256_OF_HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 
@@ -360,9 +375,9 @@ SHA256_OF_HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9
 @pytest.mark.parametrize("blob_name", [GIT_SHA1_OF_HELLO, SHA256_OF_HELLO], ids=["git's sha1", "sha256"])
 def test_a_cached_file_is_compared_with_the_hash_that_its_blob_is_named_by(cache: Path, blob_name: str) -> None:
     link = put_in_cache(cache, b"hello", blob_name)
-    assert product.cached_path(VOCAB, CACHE) == link
+    assert cached_path(VOCAB, CACHE) == link
     link.resolve().write_bytes(b"hellO")
-    assert product.cached_path(VOCAB, CACHE) is None
+    assert cached_path(VOCAB, CACHE) is None
     assert not os.path.lexists(link)
     assert list((storage_of(cache, "roberta-base") / "blobs").iterdir()) == []
 
@@ -372,13 +387,13 @@ def test_a_copied_cache_without_links_is_taken_as_it_is(cache: Path) -> None:
     content = link.read_bytes()
     link.unlink()
     link.write_bytes(content)
-    assert product.cached_path(VOCAB, CACHE) == link
+    assert cached_path(VOCAB, CACHE) == link
 
 
 def test_a_link_without_its_blob_is_no_file(cache: Path) -> None:
     link = put_in_cache(cache, b"hello", SHA256_OF_HELLO)
     link.resolve().unlink()
-    assert product.cached_path(VOCAB, CACHE) is None
+    assert cached_path(VOCAB, CACHE) is None
 
 
 def test_a_partial_file_stays_while_another_process_is_writing_it(cache: Path) -> None:
@@ -388,9 +403,9 @@ def test_a_partial_file_stays_while_another_process_is_writing_it(cache: Path) -
     lock_file = cache / ".locks" / "models--roberta-base" / f"{'0' * 64}.lock"
     lock_file.parent.mkdir(parents=True)
     with filelock.FileLock(lock_file):
-        product._remove_unfinished_downloads("roberta-base")
+        _remove_unfinished_downloads("roberta-base")
         assert partial.exists()
-    product._remove_unfinished_downloads("roberta-base")
+    _remove_unfinished_downloads("roberta-base")
     assert not partial.exists()
 
 
@@ -416,7 +431,7 @@ class Client:
 
     def start(self, endpoint: str, checkpoint: str = NAME, **variables: str) -> subprocess.Popen[str]:
         """Start fetching; a published checkpoint is expected to be `CHECKPOINT`."""
-        sha256 = [CHECKPOINT_SHA256] if checkpoint in product.CHECKPOINTS else []
+        sha256 = [CHECKPOINT_SHA256] if checkpoint in CHECKPOINTS else []
         command = [sys.executable, str(REPOSITORY / "tests" / "fetch_weights_driver.py"), checkpoint, *sha256]
         environment = {**self.environment(endpoint), **variables}
         pipe = subprocess.PIPE
@@ -433,12 +448,12 @@ class Client:
     def fetch_missing(self, endpoint: str, checkpoint: str = NAME, **variables: str) -> str:
         """Fetch, expecting `WeightsMissing` before the client's own retries (23 s) could begin; return its text."""
         answer = self.fetch(endpoint, checkpoint, **variables)
-        assert answer["seconds"] < product.HUB_PROBE_S + 5
+        assert answer["seconds"] < HUB_PROBE_S + 5
         return str(answer["missing"])
 
     def link(self, file: tuple[str, str]) -> Path:
         """Where a file of `FILES` is in the cache."""
-        commit = product.HUB_REVISION if file == CHECKPOINT_FILE else COMMIT
+        commit = HUB_REVISION if file == CHECKPOINT_FILE else COMMIT
         return storage_of(self.cache, file[0]) / "snapshots" / commit / file[1]
 
     def partial_files(self) -> list[Path]:
@@ -483,7 +498,7 @@ def full(first_download: FirstDownload, tmp_path: Path) -> Client:
 @pytest.fixture
 def without_checkpoint(full: Client) -> Client:
     """A client whose cache lacks the checkpoint alone."""
-    shutil.rmtree(storage_of(full.cache, product.HUB_REPOSITORY))
+    shutil.rmtree(storage_of(full.cache, HUB_REPOSITORY))
     return full
 
 
@@ -684,7 +699,7 @@ def test_a_file_that_the_hub_does_not_have_is_told_without_retries(without_check
 def test_only_what_is_missing_is_named(without_checkpoint: Client, closed_port: str) -> None:
     text = without_checkpoint.fetch_missing(closed_port)
     assert_tells_all(text, without_checkpoint, [CHECKPOINT_FILE])
-    assert f"{NAME}.pt (1.9 GB), revision {product.HUB_REVISION}" in text
+    assert f"{NAME}.pt (1.9 GB), revision {HUB_REVISION}" in text
 
 
 def test_with_a_checkpoint_of_ones_own_the_text_model_is_named(empty: Client, closed_port: str, tmp_path: Path) -> None:
@@ -728,7 +743,7 @@ def test_a_run_without_weights_ends_with_3_and_touches_no_file(full_workplace: W
     assert full_workplace.rows() == full_workplace.rows("SELECT * FROM quarantined") == []
     assert full_workplace.quarantined() == []
     wavs = full_workplace.wavs.rglob("*.wav")
-    assert [wav for wav in wavs if product.SCRATCH not in wav.parts] == []  # the self-test may have left half a one
+    assert [wav for wav in wavs if SCRATCH not in wav.parts] == []  # the self-test may have left half a one
 
 
 # -- damage, or a machine that fails ---------------------------------------------------------------------------------
@@ -742,12 +757,12 @@ def archive(file: Path) -> Path:
 
 def test_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
     file = archive(tmp_path / "mine.pt")
-    product.refuse_damage(file)
+    refuse_damage(file)
     with zipfile.ZipFile(file) as content:
         crc = content.infolist()[0].CRC.to_bytes(4, "little")
     file.write_bytes(file.read_bytes().replace(crc, b"abcd"))
-    with pytest.raises(product.WeightsMissing, match=r"mine\.pt: damaged: the checksum of data\.pkl is wrong; get it"):
-        product.refuse_damage(file)
+    with pytest.raises(WeightsMissing, match=r"mine\.pt: damaged: the checksum of data\.pkl is wrong; get it"):
+        refuse_damage(file)
 
 
 @pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), MemoryError()])
@@ -760,4 +775,4 @@ def test_a_failing_disk_or_want_of_memory_is_no_damage(
     file = archive(tmp_path / "mine.pt")
     monkeypatch.setattr(zipfile.ZipFile, "testzip", fail)
     with pytest.raises(type(fault)):
-        product.refuse_damage(file)
+        refuse_damage(file)

@@ -24,6 +24,13 @@ import prepare_dataset_sql as product
 from audio_files import long_silence, write_tone
 from conftest import REPOSITORY, Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
 from fake_clap import FakeClap
+from patching import replace_name
+from stem_dataset.config import Config
+from stem_dataset.datatypes import FoundFile
+from stem_dataset.errors import MachineFault, RunStopped
+from stem_dataset.resources import MIN_WORKER_MEMORY_MB, worker_memory_bytes
+from stem_dataset.workers.pool import WorkerPool
+from stem_dataset.workers.tasks import Flight, TaskReport, exit_text, time_limit_s
 
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
@@ -91,7 +98,7 @@ def test_a_hang_on_a_drive_that_does_not_answer_is_the_machines(few: Workplace, 
 
 def test_a_file_may_take_a_second_longer_a_megabyte(workplace: Workplace) -> None:
     job = product.DatasetPreparer(workplace.config(file_timeout_s=5.0), show_progress=False)._job
-    assert product.time_limit_s(product.FoundFile("/a.wav", 3_500_000, 1), job) == 8.5
+    assert time_limit_s(FoundFile("/a.wav", 3_500_000, 1), job) == 8.5
 
 
 # -- death ------------------------------------------------------------------------------------------------------------
@@ -166,27 +173,27 @@ def test_a_worker_that_dies_between_copying_a_file_to_quarantine_and_removing_it
 def test_what_is_done_while_the_model_is_slow_is_not_overdue(few: Workplace) -> None:
     """The pool is not looked at while a batch before is embedded, for minutes on a slow machine."""
     job = product.DatasetPreparer(few.config(), show_progress=False)._job
-    pool = product.WorkerPool(1, job, few.log_file, lambda: None, lambda: None)
-    done: Future[list[product.TaskReport]] = Future()
-    found = product.FoundFile("/a.wav", 1, 1)
-    done.set_result([product.TaskReport(found)])
-    assert pool._wait({done: product.Flight([found], -1e9)}) == {done}
+    pool = WorkerPool(1, job, few.log_file, lambda: None, lambda: None)
+    done: Future[list[TaskReport]] = Future()
+    found = FoundFile("/a.wav", 1, 1)
+    done.set_result([TaskReport(found)])
+    assert pool._wait({done: Flight([found], -1e9)}) == {done}
     assert not pool.killed_for_time
     pool.close()
 
 
 def test_an_error_on_the_way_from_the_worker_is_no_verdict(few: Workplace) -> None:
-    future: Future[list[product.TaskReport]] = Future()
+    future: Future[list[TaskReport]] = Future()
     future.set_exception(MemoryError("while pickling"))
     job = product.DatasetPreparer(few.config(), show_progress=False)._job
-    with contextlib.closing(product.WorkerPool(1, job, few.log_file, lambda: None, lambda: None)) as pool:
-        (report,) = pool._reports_of(future, [product.FoundFile("/a/kick.wav", 1, 1)])
+    with contextlib.closing(WorkerPool(1, job, few.log_file, lambda: None, lambda: None)) as pool:
+        (report,) = pool._reports_of(future, [FoundFile("/a/kick.wav", 1, 1)])
     assert str(report.fault) == "MemoryError: while pickling (free some memory, or give fewer --workers)"
 
 
 def test_a_signal_without_a_name_is_told_by_its_number() -> None:
-    assert product.exit_text(-11) == "signal 11 (SIGSEGV)"
-    assert product.exit_text(-40) == "signal 40 (no name)"
+    assert exit_text(-11) == "signal 11 (SIGSEGV)"
+    assert exit_text(-40) == "signal 40 (no name)"
 
 
 @needs_signals
@@ -206,8 +213,8 @@ def test_nothing_is_embedded_while_a_suspect_is_alone(few: Workplace) -> None:
     files = names(few)
     busy: list[str] = []
 
-    class Watched(product.WorkerPool):
-        def _replay_alone(self, found: product.FoundFile) -> product.TaskReport:
+    class Watched(WorkerPool):
+        def _replay_alone(self, found: FoundFile) -> TaskReport:
             if preparer.embedding is not None:
                 busy.append(found.path)
             return super()._replay_alone(found)
@@ -216,8 +223,8 @@ def test_nothing_is_embedded_while_a_suspect_is_alone(few: Workplace) -> None:
     slow.seconds_a_call = 0.3
     preparer = product.DatasetPreparer(few.config(batch_windows=1), lambda *_: slow, show_progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "WorkerPool", Watched)
-        patch.setattr(product.WorkerPool, "_start", dying_once(product.WorkerPool._start, files[2]))
+        replace_name(patch, "WorkerPool", Watched)
+        patch.setattr(WorkerPool, "_start", dying_once(WorkerPool._start, files[2]))
         assert preparer.run().inserted == len(files)
     assert busy == []
 
@@ -226,7 +233,7 @@ def dying_once(start: Any, name: str) -> Any:
     """Return `WorkerPool._start` that kills the pool's workers once, when that file's turn comes."""
     killed: list[int] = []
 
-    def start_and_kill(self: product.WorkerPool, group: list[product.FoundFile]) -> Any:
+    def start_and_kill(self: WorkerPool, group: list[FoundFile]) -> Any:
         future = start(self, group)
         if group[0].path.endswith(name) and not killed:
             for process in self._processes():
@@ -260,19 +267,19 @@ def test_where_no_new_worker_can_do_its_work_no_file_is_blamed(
     log = few.folder / "elsewhere" / "a.log"
     spoilt: list[int] = []
 
-    def start_and_spoil(self: product.WorkerPool, group: list[product.FoundFile]) -> Any:
+    def start_and_spoil(self: WorkerPool, group: list[FoundFile]) -> Any:
         if self.submitted == 2 and not spoilt:
             spoilt.append(1)
             if problem == "the decoder is broken":
-                monkeypatch.setattr(product.WorkerPool, "self_test", lambda self: self.executor.submit(str, "WAV: no"))
+                monkeypatch.setattr(WorkerPool, "self_test", lambda self: self.executor.submit(str, "WAV: no"))
             else:
                 shutil.rmtree(log.parent)
         return start(self, group)
 
-    start = product.WorkerPool._start
-    monkeypatch.setattr(product.WorkerPool, "_start", start_and_spoil)
-    monkeypatch.setattr(product, "FILES_A_POOL", 4)
-    with pytest.raises(product.RunStopped, match="no new worker process can do its work"):
+    start = WorkerPool._start
+    monkeypatch.setattr(WorkerPool, "_start", start_and_spoil)
+    replace_name(monkeypatch, "FILES_A_POOL", 4)
+    with pytest.raises(RunStopped, match="no new worker process can do its work"):
         few.run(log_file=log)
     assert few.quarantined() == []
     assert len(names(few)) == 10
@@ -305,11 +312,11 @@ def test_without_a_limit_the_memory_that_lacks_is_the_machines(few: Workplace) -
     preparer = product.DatasetPreparer(few.config(), show_progress=False)
     job = dataclasses.replace(preparer._job, worker_memory_bytes=None)
     file = few.input / names(few)[0]
-    found = product.FoundFile(str(file), file.stat().st_size, file.stat().st_mtime_ns)
+    found = FoundFile(str(file), file.stat().st_size, file.stat().st_mtime_ns)
     for error in (MemoryError("boom"), soundfile.LibsndfileError(17)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(product, "analyse", raising(error))
-            with pytest.raises(product.MachineFault):
+            replace_name(patch, "analyse", raising(error))
+            with pytest.raises(MachineFault):
                 product._process_file(found, job)
             with pytest.raises(MemoryError):
                 product._process_file(found, dataclasses.replace(job, worker_memory_bytes=10**9))
@@ -348,7 +355,7 @@ def syncsafe(number: int) -> bytes:
 @linux_only
 def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None:
     long_silence(workplace.input / "eleven_minutes.flac", 11 / 60)
-    settings = f"worker_memory_mb: {product.MIN_WORKER_MEMORY_MB}\nmax_windows: 64\n"
+    settings = f"worker_memory_mb: {MIN_WORKER_MEMORY_MB}\nmax_windows: 64\n"
     (workplace.folder / "config.yaml").write_text(settings, encoding="utf-8")
     exit_code, account, stderr = run_with(workplace, {"measure": True})
     assert (exit_code, account["inserted"]) == (0, 1), stderr
@@ -368,16 +375,17 @@ def test_a_file_of_64_windows_fits_the_least_limit(workplace: Workplace) -> None
 def test_a_workers_memory_is_its_share_within_bounds_or_what_is_asked(
     monkeypatch: pytest.MonkeyPatch, memory_bytes: int, workers: int, asked_mb: int, expected_mb: int
 ) -> None:
-    monkeypatch.setattr(product, "usable_memory_bytes", lambda: memory_bytes)
-    config = product.Config(workers=workers, worker_memory_mb=asked_mb)
-    assert product.worker_memory_bytes(config) == expected_mb * 10**6
+    replace_name(monkeypatch, "usable_memory_bytes", lambda: memory_bytes)
+    config = Config(workers=workers, worker_memory_mb=asked_mb)
+    assert worker_memory_bytes(config) == expected_mb * 10**6
 
 
 @linux_only
 def test_a_limit_of_the_shell_is_not_exceeded() -> None:
     code = (
-        "import resource, prepare_dataset_sql as product; resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40)); "
-        "product.limit_memory(2**41); print(*resource.getrlimit(resource.RLIMIT_AS))"
+        "import resource; from stem_dataset.workers import worker; "
+        "resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40)); "
+        "worker.limit_memory(2**41); print(*resource.getrlimit(resource.RLIMIT_AS))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.split() == [str(2**40), str(2**40)]
@@ -386,7 +394,7 @@ def test_a_limit_of_the_shell_is_not_exceeded() -> None:
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_macos_and_windows_have_no_limit_of_memory(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    assert product.worker_memory_bytes(product.Config()) is None
+    assert worker_memory_bytes(Config()) is None
 
 
 # -- renewal ----------------------------------------------------------------------------------------------------------
@@ -398,14 +406,14 @@ def test_the_pool_is_renewed_after_so_many_files_and_nothing_is_lost(
     for number in range(10):  # each of another size, so that none is hashed first
         write_tone(workplace.input / f"{number}.wav", seconds=0.05 + number / 100)
     opened: Iterator[int] = iter(range(100))
-    new_executor = product.WorkerPool._new_executor
+    new_executor = WorkerPool._new_executor
 
-    def counted(self: product.WorkerPool, workers: int) -> Any:
+    def counted(self: WorkerPool, workers: int) -> Any:
         next(opened)
         return new_executor(self, workers)
 
-    monkeypatch.setattr(product, "FILES_A_POOL", 4)
-    monkeypatch.setattr(product.WorkerPool, "_new_executor", counted)
+    replace_name(monkeypatch, "FILES_A_POOL", 4)
+    monkeypatch.setattr(WorkerPool, "_new_executor", counted)
     assert workplace.run().inserted == 10
     assert next(opened) == 3  # 4, 4 and 2 files
 

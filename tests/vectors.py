@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-import prepare_dataset_sql as product
+from stem_dataset.clap.engine import LEAST_COSINE
 
 ROUNDING = 2.0**-24  # float32 has 24 bits: half of the last one, relative to the value
 
@@ -30,7 +30,7 @@ def assert_same_vectors(
     """Assert that each row of (N, 512) is the other's but for the rounding of CLAP in that precision."""
     assert np.shape(vectors) == np.shape(others), f"the shapes are {np.shape(vectors)} and {np.shape(others)}"
     cosine = cosines(vectors, others)
-    least = product.LEAST_COSINE[precision]
+    least = LEAST_COSINE[precision]
     worst = int(np.argmin(cosine))  # the first NaN, if there is one
     told = f"row {worst} of {len(cosine)} is the worst: its cosine is {cosine[worst]:.9f}, at least {least} is asked"
     assert (cosine >= least).all(), f"{told} in {precision}; {int((~(cosine >= least)).sum())} rows miss it"
@@ -44,7 +44,7 @@ def assert_a_swap_would_show(vectors: npt.ArrayLike) -> None:
     v = np.asarray(vectors, np.float64)
     v /= np.linalg.norm(v, axis=1, keepdims=True)
     apart = np.linalg.norm(v[:, np.newaxis] - v, axis=2) + 2 * np.eye(len(v))
-    least = 2 * np.sqrt(2 - 2 * product.LEAST_COSINE["f32"])
+    least = 2 * np.sqrt(2 - 2 * LEAST_COSINE["f32"])
     first, second = np.unravel_index(apart.argmin(), apart.shape)
     assert apart.min() > least, f"rows {first} and {second} are only {apart.min():.6f} apart, {least:.6f} is asked"
 

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import prepare_dataset_sql as product
 from audio_files import tree
 from conftest import Workplace, wait_for_no_process_of
+from stem_dataset.output_folders import SCRATCH
+from stem_dataset.quarantine import json_path_of
 
 RUN = ("--batch-windows", "3")
 RESTORE = ("--restore-quarantine",)
@@ -69,7 +70,7 @@ SIGNS: dict[str, Callable[[Workplace], object]] = {
     "discovering": lambda place: log_lines(place, " begins"),
     "loading": lambda place: log_lines(place, " new"),
     "decoding": lambda place: log_lines(place, "the decoders work"),
-    "writing a WAV": lambda place: names_and_times(place.wavs / product.SCRATCH, "*.wav"),
+    "writing a WAV": lambda place: names_and_times(place.wavs / SCRATCH, "*.wav"),
     "WAV written": lambda place: names_and_times(place.wavs, "??/*.wav"),
     "quarantining": lambda place: names_and_times(place.quarantine, "ERROR_*.json"),
     "quarantined": lambda place: place.quarantined(),
@@ -196,7 +197,7 @@ def traces_of(place: Workplace) -> Iterator[str]:
     named = {row["path"] for row in rows.values()}
     noted = {row["quarantine_path"] for row in verdicts.values()}
     jsons = {path.with_suffix("") for path in place.quarantine.glob("ERROR_*.json")}
-    if any((place.wavs / product.SCRATCH).glob("*.wav")):
+    if any((place.wavs / SCRATCH).glob("*.wav")):
         yield "a WAV half written"
     if any(str(path) not in named for path in place.wavs.glob("??/*.wav")):
         yield "a WAV without its row"
@@ -205,8 +206,7 @@ def traces_of(place: Workplace) -> Iterator[str]:
     if any(place.quarantine.glob(".*.tmp")):
         yield "half a copy in quarantine"
     if any(
-        path.exists() and Path(json.loads(product.json_path_of(path).read_text())["original_file"]).exists()
-        for path in jsons
+        path.exists() and Path(json.loads(json_path_of(path).read_text())["original_file"]).exists() for path in jsons
     ):
         yield "a file in its place and in quarantine"
     if any(path.exists() and str(path) not in noted for path in jsons):
@@ -315,7 +315,7 @@ def leftovers(place: Workplace) -> list[str]:
     out = place.database.parent
     named = {row["path"] for row in place.rows()}
     unfinished = [
-        *(place.wavs / product.SCRATCH).glob("*"),
+        *(place.wavs / SCRATCH).glob("*"),
         *out.rglob(".*.tmp"),
         *out.glob("*-wal"),
         *out.glob("*-shm"),
