@@ -54,41 +54,32 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import itertools
 import json
 import logging
 import math
 import os
-import shlex
-import shutil
 import signal
 import sqlite3
 import sys
 import time
 import uuid
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import numpy as np
-from tqdm import tqdm
-
 from stem_dataset import __version__
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import StandardisedAudio
-from stem_dataset.audio.windowing import cut_windows, window_rule
-from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
-from stem_dataset.clap.embed import batches, embed_windows, file_vectors
+from stem_dataset.audio.windowing import cut_windows
+from stem_dataset.clap.embed import BatchEmbedder, embed_windows
 from stem_dataset.clap.engine import ClapModel, ModelLoader
-from stem_dataset.clap.labels import NO_PALETTE, Described, Palette, described_by_clap, embed_palette
-from stem_dataset.clap.session import REFERENCE_TOLERANCE, load_clap
-from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, blob_of, cosine_distance, cosine_of, refuse_broken
-from stem_dataset.commands.stored_stems import advice_for, read_windows
-from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VERIFIED_COSINE, sample_of
+from stem_dataset.clap.session import ClapSession, load_clap
+from stem_dataset.clap.vectors import BAD_VECTOR_TEXT
+from stem_dataset.commands.re_embed import ReEmbed
+from stem_dataset.commands.restore import clean_up, restore_quarantine
+from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VerifyVectors
 from stem_dataset.config import (
     CONFIG_FIELDS,
     JUDGED_FILES,
@@ -106,16 +97,11 @@ from stem_dataset.datatypes import (
     Description,
     Float32,
     FoundFile,
-    NewVector,
+    Int16,
     ProcessedFile,
-    Provenance,
-    ReadStem,
     SourceFormat,
     StemMetadata,
     StemRecord,
-    StoredStem,
-    T,
-    Windowed,
     utc_now,
 )
 from stem_dataset.discover import discover
@@ -140,25 +126,21 @@ from stem_dataset.music.describe import describe, listen
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
 from stem_dataset.output_folders import (
-    SCRATCH,
+    drop_wav,
     hold_outputs,
     make_folders,
     scratch_folder,
     stem_id_of,
-    token_of,
     wav_path,
 )
+from stem_dataset.progress import Progress
 from stem_dataset.quarantine import (
-    finish_move,
-    half_copy_of,
-    is_same_file,
     log_quarantined,
-    put_back,
     quarantine_file,
     read_entry,
 )
 from stem_dataset.resources import usable_workers, worker_memory_bytes
-from stem_dataset.signals import TICK_S, StopSignals
+from stem_dataset.signals import StopSignals
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
 from stem_dataset.workers.dask_pool import ClusterPool
 from stem_dataset.workers.dask_worker import PROGRAM
@@ -172,7 +154,6 @@ from stem_dataset.workers.worker import hash_file
 
 
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
-INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -261,18 +242,17 @@ class DatasetPreparer:
         outer_signals: StopSignals | None = None,
     ) -> None:
         self.config = config
-        self.load_model = load_model
-        self.show_progress = show_progress
         self.summary = Summary(run_id=uuid.uuid4().hex)
         self.re_embedding = ReEmbedding(self.summary.run_id)
         self.verification = Verification(self.summary.run_id)
         self.unsettled: set[str] = set()  # new files without an outcome
         self.signals = StopSignals(outer_signals)
+        self.progress = Progress(show_progress, self.signals)
+        self.session = ClapSession(config, load_model, self.progress)
+        self.embedder = BatchEmbedder(
+            self.session.thread, self.progress, config.batch_windows, self._embed_windows, self._insert_vectors
+        )
         self.database: Database
-        self.weights: Weights
-        self.clap_model: ClapModel | None = None  # until something is to be embedded
-        self.provenance: Provenance | None = None  # of its vectors
-        self.embedding_model = ""
         self.shared_sizes: Set[int] = frozenset()  # of new files: those that another file has too, or a row
         self.rows_by_digest: dict[str, SameBytes] = {}  # of copies
         self.waiting: dict[str, list[FoundFile]] = {}  # by sha256: a file that is being decoded, and its copies
@@ -282,13 +262,6 @@ class DatasetPreparer:
         self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # by the workers
         self.ready: list[StemRecord] = []  # rows that need no embedding
         self.moves: list[tuple[str, str]] = []  # id and new path of rows among them
-        self.tags = self.categories = NO_PALETTE  # by CLAP
-        self.model_thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
-        self.batch: list[Any] = []  # in the model's hands: what `write_vectors` takes
-        self.write_vectors: Callable[[Sequence[tuple[Any, bytes | None]]], None] = self._insert_vectors
-        self.embedding: Future[Float32] | None = None
-        self.bar: tqdm[NoReturn] | None = None
-        self.decoded = 0
         self.refusal = ""  # to go on beyond the first files, to be raised once what is decoded is written
         self.faults_in_a_row: Counter[FaultKind] = Counter()
 
@@ -319,16 +292,8 @@ class DatasetPreparer:
 
     def restore_quarantine(self) -> Counter[str]:
         """Move quarantined files back to where they came from, never over another; return what became of them."""
-        outcomes: Counter[str] = Counter()
         with self.signals, self._outputs():
-            for json_path in sorted(self.config.quarantine.glob("ERROR_*.json")):
-                self.signals.check()
-                try:
-                    outcomes[self._restore(json_path)] += 1
-                except OSError as error:  # what it left is repaired by the next start
-                    log.error("%s: not restored: %s", printable(json_path.with_suffix("")), error)
-                    outcomes["failed"] += 1
-        return outcomes
+            return restore_quarantine(self.config, self.database, self.signals)
 
     def re_embed(self) -> ReEmbedding:
         """Replace every vector that does not compare with this run's, and return the account.
@@ -338,13 +303,14 @@ class DatasetPreparer:
         """
         started = time.monotonic()
         self._require_database("--re-embed")
+        account = self.re_embedding
         with self.signals, self._outputs():
             try:
-                self._re_embed()
+                ReEmbed(self.config, self.database, self.session, self.progress, self._embed_windows).run(account)
             finally:
-                self.re_embedding.seconds = time.monotonic() - started
-                log.info("%s", self.re_embedding)
-        return self.re_embedding
+                account.seconds = time.monotonic() - started
+                log.info("%s", account)
+        return account
 
     def verify_vectors(self, percent: float = SAMPLE_PERCENT, replaces: bool = False) -> Verification:
         """Compute stored vectors of this run's model again, name the rows whose vectors differ, and return the account.
@@ -359,13 +325,19 @@ class DatasetPreparer:
         account.replaces = replaces
         with self.signals, self._outputs():
             try:
-                self._verify(percent)
+                work = VerifyVectors(self.config, self.database, self.session, self.progress, self._embed_windows)
+                work.run(account, percent)
             finally:
                 account.seconds = time.monotonic() - started
                 log.info("%s", account)
                 if account.next_step:
                     log.warning("%s", account.next_step)
         return account
+
+    @property
+    def clap_model(self) -> ClapModel | None:
+        """CLAP, with laion_clap's two methods; None until something is to be embedded."""
+        return self.session.model
 
     def _require_database(self, flag: str) -> None:
         if not check_database(self.config.database):
@@ -394,7 +366,7 @@ class DatasetPreparer:
 
     @functools.cached_property
     def _job(self) -> Job:
-        config = self.config
+        config, provenance = self.config, self.session.provenance
         embeds = config.embed_on == "workers"
         return Job(
             root=self.root,
@@ -403,8 +375,8 @@ class DatasetPreparer:
             worker_memory_bytes=None if config.scheduler else worker_memory_bytes(config),  # Dask limits its own
             config=dataclasses.replace(config, tags={}, category_prompts={}),  # for the parent alone: 5 kB less a file
             run_id=self.summary.run_id,
-            weights=self.weights if embeds else None,
-            reference_vector=self.provenance.reference_vector if embeds and self.provenance else None,
+            weights=self.session.weights if embeds else None,
+            reference_vector=provenance.reference_vector if embeds and provenance else None,
         )
 
     @contextlib.contextmanager
@@ -415,64 +387,13 @@ class DatasetPreparer:
         make_folders(self.config)
         with hold_outputs(self.config), log_to_file(self.config.log_file):
             log.debug("run %s of version %s begins", self.summary.run_id, __version__)
-            self.database = Database(self.config.database, self._breathe)
+            self.database = Database(self.config.database, self.progress.tick)
             with contextlib.closing(self.database):
-                self._clean_up()
+                clean_up(self.config, self.database)
                 try:
                     yield
                 finally:
-                    self.model_thread.shutdown(wait=False, cancel_futures=True)
-
-    def _clean_up(self) -> None:
-        """Finish or undo what a killed run left: half WAVs, and quarantined files that no row names yet."""
-        for folder in filter(None, (self.config.stems, self.config.quarantine)):
-            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-            for token in folder.glob(token_of(folder, "*").name):
-                token.unlink(missing_ok=True)
-        for half_a_copy in self.config.quarantine.glob(".*.tmp"):
-            half_a_copy.unlink(missing_ok=True)
-        noted = self.database.verdict_paths()
-        quarantine = Path(os.path.realpath(self.config.quarantine))
-        for json_path in sorted(quarantine.glob("ERROR_*.json")):
-            path = json_path.with_suffix("")
-            if str(path) not in noted:
-                try:
-                    self._repair(path, json_path)
-                except OSError as error:  # one file that cannot be looked at must not end every run
-                    log.warning("%s: not repaired: %s", printable(path), printable(error))
-
-    def _repair(self, path: Path, json_path: Path) -> None:
-        """Bring a quarantine JSON that the database does not know to one of its two ends."""
-        if not os.path.lexists(path):  # killed before the move: the file is still in its place
-            json_path.unlink()
-            return
-        entry = read_entry(json_path)
-        if entry is None or entry.quarantined_at <= self.database.last_verdict_at(entry.original_file):
-            return
-        source = Path(entry.original_file)
-        with contextlib.suppress(OSError):  # a read-only library, which holds none
-            half_copy_of(source).unlink(missing_ok=True)  # killed while --restore-quarantine copied it back
-        finish_move(entry)
-        self._drop_wav(self.database.enter_quarantined(entry))
-
-    def _restore(self, json_path: Path) -> str:
-        """Put one quarantined file back; return what became of it. Killed at any moment, it can be called again."""
-        entry = read_entry(json_path)
-        path = json_path.with_suffix("")
-        if entry is None or not os.path.lexists(path):
-            return "without a file or a readable JSON"
-        original = Path(entry.original_file)
-        still_there = is_same_file(original, entry)
-        if os.path.lexists(original) and not still_there:
-            log.warning("%s: not restored, since there is another file now", printable(original))
-            return "left, since its place is taken"
-        self.database.forget_quarantined(entry)
-        if still_there:  # a read-only library kept it
-            path.unlink()
-        else:
-            put_back(path, original, entry)
-        json_path.unlink()
-        return "restored"
+                    self.session.close()
 
     # -- discover and resume ------------------------------------------------------------------------------------------
 
@@ -529,7 +450,7 @@ class DatasetPreparer:
 
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
-        self.weights = self._choose_model()
+        self.session.choose()
         self._refuse_to_mix_models()
         if self.config.embed_on == "workers":
             if self.config.scheduler is None:
@@ -537,7 +458,7 @@ class DatasetPreparer:
                     "--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it"
                 )
             self._need_clap()  # for the reference that the workers' must agree with
-        with self._progress(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
+        with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
             while files:
                 self._embed(self._processed(pool, files))
@@ -546,7 +467,7 @@ class DatasetPreparer:
             raise RunStopped(self.refusal)
 
     def _new_pool(self, witness: FoundFile) -> WorkerPool:
-        config, hooks = self.config, (self._tick, self._finish_embedding)
+        config, hooks = self.config, (self.embedder.tick, self.embedder.finish)
         if config.scheduler is not None:
             return ClusterPool(config.scheduler, witness, self._job, config.log_file, *hooks)
         return WorkerPool(usable_workers(config), self._job, config.log_file, *hooks)
@@ -558,46 +479,24 @@ class DatasetPreparer:
         self.left_over = []
         return files
 
-    def _choose_model(self) -> Weights:
-        cache = ModelCache(self.config.model_cache)
-        weights = self._wait_for(self.model_thread.submit(identify_weights, self.config.checkpoint, cache))
-        self.embedding_model = weights.embedding_model(self.config.max_windows, self.config.precision)
-        return weights
-
     def _refuse_to_mix_models(self) -> None:
         """Vectors of two models in one database would be compared as if they meant the same."""
-        present = self.database.other_models(self.embedding_model)
+        present = self.database.other_models(self.session.embedding_model)
         if present:
             raise UsageError(
                 f"{printable(self.config.database)} holds vectors of {' and '.join(present)}, this run would add "
-                f"{self.embedding_model}, and they do not compare: use the former settings, or another --database and "
-                "--stems, or replace those vectors by --re-embed (also to finish one that was interrupted)"
+                f"{self.session.embedding_model}, and they do not compare: use the former settings, or another "
+                "--database and --stems, or replace those vectors by --re-embed (also to finish one that was "
+                "interrupted)"
             )
 
     def _refuse_another_engine(self) -> None:
         """Vectors of one model must compare, whatever engine and versions made them."""
-        former = self._conflicting_provenance()
-        if former is not None and self.database.forget_unused_models()[self.embedding_model]:
-            raise RunStopped(self._conflict_text(former))
-
-    def _conflict_text(self, former: Provenance) -> str:
-        tolerance = REFERENCE_TOLERANCE[self.config.precision]
-        return (
-            f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
-            f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
-            f"than {tolerance:g} in cosine. No file was touched: use the former versions (on the former "
-            "machine, if they are the same), or replace all those vectors by --re-embed"
-        )
-
-    def _conflicting_provenance(self) -> Provenance | None:
-        """Return what first wrote vectors of this run's model, if this run's engine makes others."""
-        former = self.database.first_provenance(self.embedding_model)
-        assert self.provenance is not None
-        if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
-            return None
-        distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
-        tolerance = REFERENCE_TOLERANCE[self.config.precision]
-        return None if distance <= tolerance else former  # a NaN is no agreement
+        model = self.session.embedding_model
+        former = self.database.first_provenance(model)
+        differs = former is not None and self.session.differs_from(former)
+        if former is not None and differs and self.database.forget_unused_models()[model]:
+            raise RunStopped(self.session.conflict_text(former))
 
     def _begin(self, pool: WorkerPool, will_embed: bool) -> None:
         """Let a worker test the decoders, and load CLAP meanwhile if it is needed; raises before any file is
@@ -606,7 +505,7 @@ class DatasetPreparer:
         if will_embed:
             self._need_clap()
         try:
-            problem = self._wait_for(self_test)
+            problem = self.progress.wait_for(self_test)
         except BrokenProcessPool:
             problem = f"a worker process dies at its start; {printable(self.config.log_file)} may say why"
         if problem is not None:
@@ -615,43 +514,10 @@ class DatasetPreparer:
 
     def _need_clap(self) -> None:
         """Load CLAP, unless it is loaded: where all that is new are copies or moved files, nothing is embedded."""
-        if self.clap_model is None:
-            self._show("loading CLAP")
-            self._load_clap(self.weights)
+        if self.session.model is None:
+            self.session.load()
             self._refuse_another_engine()
-            log.debug("CLAP is loaded (%s, %s)", self.provenance, self.config.precision)
-
-    def _load_clap(self, weights: Weights) -> None:
-        """Load CLAP and the palettes, and note what its vectors are made with."""
-        model, self.tags, self.categories = self._wait_for(self.model_thread.submit(self._loaded, weights))
-        self.clap_model = model
-        self.provenance = Provenance(
-            embedding_model=self.embedding_model,
-            engine=model.engine,
-            versions=json.dumps(dict(model.versions), sort_keys=True),
-            checkpoint=weights.name,
-            checkpoint_sha256=weights.sha256,
-            architecture=model.architecture,
-            precision=self.config.precision,
-            window_rule=window_rule(self.config.max_windows),
-            reference_vector=blob_of(refuse_broken(model.reference)),
-            first_used_at=utc_now(),
-        )
-
-    def _loaded(self, weights: Weights) -> tuple[ClapModel, Palette, Palette]:
-        try:
-            model = self.load_model(weights, self.config)
-            if not weights.is_published:
-                log.debug("no tags or categories by CLAP: %s is no published checkpoint", printable(weights.name))
-                return model, NO_PALETTE, NO_PALETTE
-            tags, categories = self.config.tags, self.config.category_prompts
-            return model, embed_palette(model, tags), embed_palette(model, categories)
-        except (RuntimeError, ImportError, AttributeError, MemoryError) as error:  # of torch, openvino, laion_clap
-            log.debug("traceback", exc_info=True, extra={"file_only": True})
-            raise RunStopped(
-                f"CLAP cannot be loaded: {type(error).__name__}: {printable(error)}. No file was touched. Install what "
-                "requirements.txt pins, free memory, or try another --device"
-            ) from error
+            log.debug("CLAP is loaded (%s, %s)", self.session.provenance, self.config.precision)
 
     def _processed(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`; end early where the first ones are nearly all broken: what a whole
@@ -704,12 +570,12 @@ class DatasetPreparer:
         digests = {}
         candidates = [found for found in files if found.size_bytes in self.shared_sizes]
         if candidates:
-            self._show(f"hashing {len(candidates)} files that may be copies")
+            self.progress.say(f"hashing {len(candidates)} files that may be copies")
             for report in pool.reports(hash_file, map(self._with_former_row, candidates)):
                 self._receive(report)
                 if report.sha256 is not None:
                     digests[report.found.path] = report.sha256
-            self._show("decoding")
+            self.progress.say("decoding")
         return digests
 
     def _to_decode(self, found: FoundFile) -> FoundFile:
@@ -776,9 +642,9 @@ class DatasetPreparer:
             if stem.path and source.metadata.path:
                 link_wav(source.metadata.path, stem.path, scratch_folder(stems, self._job.quarantine))
         told_by_name = json.loads(source.metadata.features)["category_source"] == "name"
-        if stem.category == UNKNOWN_CATEGORY and told_by_name and self.weights.is_published:
+        if stem.category == UNKNOWN_CATEGORY and told_by_name and self.session.weights.is_published:
             self._need_clap()
-            stem = self._described(stem, source.clap_embedding)
+            stem = self.session.described(stem, source.clap_embedding)
         return dataclasses.replace(source, metadata=stem, imported_at=utc_now())
 
     def _keeps_its_vector(self, processed: ProcessedFile) -> bool:
@@ -788,7 +654,7 @@ class DatasetPreparer:
         former = self.database.stem_at(processed.found.path)
         if former is None or former.metadata.samples_sha256 != processed.metadata.samples_sha256:
             return False
-        stem = self._described(processed.metadata, former.clap_embedding)
+        stem = self.session.described(processed.metadata, former.clap_embedding)
         self.ready.append(dataclasses.replace(former, metadata=stem, imported_at=utc_now()))
         was_moved = former.metadata.mtime_ns == MOVED_MTIME_NS
         self.summary.moved += was_moved
@@ -811,17 +677,18 @@ class DatasetPreparer:
                 self.database.take_over(moves)
             self._insert_meta(ready)
 
-    def _embed(self, files: Iterator[Windowed]) -> None:
+    def _embed(self, files: Iterator[ProcessedFile]) -> None:
         """Give `files` to the model batch by batch, the next one collected while it has the last, and write them."""
-        self._show("decoding")
         try:
-            for batch in batches(files, self.config.batch_windows):
-                self._finish_embedding()
-                self._start_embedding(batch)
-            self._finish_embedding()
+            self.embedder.run(files)
         except Interrupted:
-            self._settle_interrupted()
+            self._write_ready()
             raise
+
+    def _embed_windows(self, windows: Sequence[Int16]) -> Float32:
+        """Return one vector a window, (N, 512), from one call of CLAP."""
+        assert self.session.model is not None
+        return embed_windows(self.session.model.get_audio_embedding_from_data, windows)
 
     def _receive(self, report: TaskReport) -> ProcessedFile | None:
         """Take a worker's report: log its lines, and settle a file that is not to be embedded."""
@@ -833,7 +700,7 @@ class DatasetPreparer:
             self._count_fault(report.fault)
             return None
         self.faults_in_a_row.clear()
-        self.decoded += report.processed is not None
+        self.progress.decoded += report.processed is not None
         if report.quarantine_json is not None:
             self._enter_quarantined(report.found, report.quarantine_json)
         return report.processed
@@ -869,30 +736,9 @@ class DatasetPreparer:
         entry = read_entry(json_path)
         if entry is None:
             raise RunStopped(f"{printable(json_path)}: just written, and cannot be read; is the disk failing?")
-        self._drop_wav(self.database.enter_quarantined(entry))
+        drop_wav(self.database.enter_quarantined(entry))
         self.broken_digests.add(entry.sha256)
         self._settle(found, "quarantined")
-
-    def _start_embedding(self, batch: list[Windowed]) -> None:
-        windows = [window for file in batch for window in file.windows]
-        self._show(f"embedding {len(windows)} windows")
-        log.debug("embedding %d windows of %d files in one call", len(windows), len(batch))
-        self.batch = batch
-        assert self.clap_model is not None
-        self.embedding = self.model_thread.submit(embed_windows, self.clap_model, windows)
-
-    def _finish_embedding(self) -> None:
-        """Wait for the batch in the model's hands, if there is one, and write it."""
-        if self.embedding is not None:
-            self._wait_for(self.embedding)
-            self._write_embedded()
-
-    def _write_embedded(self) -> None:
-        """Give each file of the finished batch its vector, and write them."""
-        assert self.embedding is not None
-        vectors, batch, self.batch, self.embedding = self.embedding.result(), self.batch, [], None
-        self.write_vectors(list(zip(batch, file_vectors(vectors, [len(f.windows) for f in batch]), strict=True)))
-        self._show("decoding")
 
     def _insert_vectors(self, embedded: Sequence[tuple[ProcessedFile, bytes | None]]) -> None:
         """Write the rows of files with a good vector, and quarantine the others."""
@@ -901,13 +747,10 @@ class DatasetPreparer:
             if vector is None:
                 self._quarantine_for_its_vector(processed)
             else:
-                metadata = self._described(processed.metadata, vector)
-                records.append(StemRecord(metadata, utc_now(), vector, self.embedding_model))
+                metadata = self.session.described(processed.metadata, vector)
+                records.append(StemRecord(metadata, utc_now(), vector, self.session.embedding_model))
         self._insert_meta(records)
         self._write_ready()
-
-    def _described(self, stem: Described, vector: bytes) -> Described:
-        return described_by_clap(stem, np.frombuffer(vector, "<f4"), self.tags, self.categories)
 
     def _insert_meta(self, records: Sequence[StemRecord]) -> None:
         """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
@@ -915,8 +758,8 @@ class DatasetPreparer:
             return
         holders = self.database.holders_of(record.metadata.id for record in records)
         records = [self._with_free_id(record, holders.get(record.metadata.id)) for record in records]
-        for wav in self.database.insert(records, self.provenance):
-            self._drop_wav(wav)
+        for wav in self.database.insert(records, self.session.provenance):
+            drop_wav(wav)
         for record in records:
             self._settle(record.metadata, "inserted")
         log.debug("%d rows written", len(records))
@@ -941,231 +784,16 @@ class DatasetPreparer:
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
         report = quarantine_report(found, BadVector(BAD_VECTOR_TEXT), self._job)
         if report.fault is None and processed.metadata.path:  # else it may be the WAV of the row that stays
-            self._drop_wav(Path(processed.metadata.path))
+            drop_wav(Path(processed.metadata.path))
         self._receive(report)
-
-    def _drop_wav(self, wav: Path | None) -> None:
-        if wav is not None:
-            try:
-                wav.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("%s: an old WAV that no row names cannot be removed: %s", printable(wav), error)
 
     def _settle(self, stem: FoundFile | StemMetadata, outcome: Literal["inserted", "quarantined", "failed"]) -> None:
         """Count the one outcome of a file; a second one raises."""
         self.unsettled.remove(stem.path if isinstance(stem, FoundFile) else stem.original_file)
         setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
-        if self.bar is not None:
-            self.bar.update()
-
-    def _settle_interrupted(self) -> None:
-        """Write the batch in hand if it is done within five seconds."""
-        self._write_ready()
-        if self.embedding is None:
-            return
-        log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
-        if not wait([self.embedding], INTERRUPT_GRACE_S).done:
-            return
-        if self.embedding.exception() is None:
-            self._write_embedded()
-
-    # -- re-embed -----------------------------------------------------------------------------------------------------
-
-    def _re_embed(self) -> None:
-        weights = self._choose_model()
-        used = self.database.forget_unused_models()
-        account = self.re_embedding
-        account.rows, account.already_done = used.total(), used[self.embedding_model]
-        account.left = account.rows - account.already_done
-        with self._progress(account.left):
-            if not self._begin_to_re_embed(weights):
-                log.info("nothing to re-embed: all %d rows are of %s", account.rows, self.embedding_model)
-                return
-            self.write_vectors = self._replace_vectors
-            stems = self.database.stems_of_other_models(self.embedding_model)
-            self._embed(self._read_stems(itertools.islice(stems, self.config.limit), self._fail_to_read))
-        self.database.forget_unused_models()
-
-    def _begin_to_re_embed(self, weights: Weights) -> bool:
-        """Load CLAP, and outdate the rows of this run's model if its engine makes other vectors now; return whether
-        there is anything to do. Where no row's engine can be compared, that is known without CLAP."""
-        account = self.re_embedding
-        if account.left or self.database.first_provenance(self.embedding_model) is not None:
-            self._show("loading CLAP")
-            self._load_clap(weights)
-            former = self._conflicting_provenance()
-            if former is not None:
-                log.info("%s made other vectors than %s makes: all are replaced", former, self.provenance)
-                self.database.mark_outdated(self.embedding_model)
-                account.left, account.already_done = account.rows, 0
-                if self.bar is not None:
-                    self.bar.reset(account.rows)
-        return account.left > 0
-
-    def _read_stems(
-        self, stems: Iterable[StoredStem], fail: Callable[[StoredStem, MachineFault], None]
-    ) -> Iterator[ReadStem]:
-        """Yield `stems` with their windows, read in a thread: a drive that hangs must not stop Ctrl-C."""
-        reader = ThreadPoolExecutor(1)
-        try:
-            for stem in stems:
-                reading = reader.submit(read_windows, stem, self.config)
-                while not wait([reading], TICK_S).done:
-                    self._tick()
-                self._tick()
-                try:
-                    windows = reading.result()
-                except MachineFault as fault:
-                    fail(stem, fault)
-                    continue
-                self.decoded += 1
-                yield ReadStem(stem, windows)
-        finally:
-            reader.shutdown(wait=False, cancel_futures=True)
-
-    def _replace_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Write the good vectors; a row with a bad one stays."""
-        self._write_vectors([(read.stem, vector) for read, vector in embedded if vector])
-        for read, vector in embedded:
-            if vector is None:
-                self._fail(read.stem, BAD_VECTOR_TEXT)
-            else:
-                self._count_row("re_embedded")
-
-    def _write_vectors(self, vectors: Sequence[tuple[StoredStem, bytes]]) -> None:
-        """Write new vectors, and what CLAP tells by them, to their rows in one transaction."""
-        new = []
-        for stored, vector in vectors:
-            stem = self._described(stored, vector)
-            told = (stem.category, stem.tags, stem.features)
-            new.append(NewVector(stem.id, utc_now(), *told, vector, self.embedding_model))
-        if new:
-            assert self.provenance is not None
-            self.database.replace_vectors(new, self.provenance)
-
-    def _fail_to_read(self, stem: StoredStem, fault: MachineFault) -> None:
-        self._fail(stem, f"{fault}; {advice_for(fault, '--re-embed')}")
-
-    def _fail(self, stem: StoredStem, reason: str) -> None:
-        remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
-        log.error(
-            "%s: failed, its row keeps its former vector: %s. To go on without it, remove the row: %s",
-            printable(stem.original_file),
-            printable(reason),
-            printable(remove),
-        )
-        self._count_row("failed")
-
-    def _count_row(self, outcome: Literal["re_embedded", "failed"]) -> None:
-        setattr(self.re_embedding, outcome, getattr(self.re_embedding, outcome) + 1)
-        self.re_embedding.left -= 1
-        if self.bar is not None:
-            self.bar.update()
-
-    # -- verify vectors -----------------------------------------------------------------------------------------------
-
-    def _verify(self, percent: float) -> None:
-        account, limit = self.verification, self.config.limit
-        weights = self._choose_model()
-        if not account.replaces:
-            self.database.forbid_writes()
-        rows = self._rows_to_verify()
-        if not rows:
-            log.info("nothing to verify: %s holds no rows", printable(self.config.database))
-            return
-        sample = sample_of(rows, percent, limit, self.summary.run_id)
-        drawn = f", drawn by the run's id, {account.run_id}" if len(sample) < len(rows) else ""
-        log.info("checking the vectors of %d of %d rows%s", len(sample), len(rows), drawn)
-        with self._progress(len(sample)):
-            self._show("loading CLAP")
-            self._load_clap(weights)
-            former = self._conflicting_provenance()
-            if former is not None:  # every row would differ, and to replace some would mix two engines' vectors
-                raise RunStopped(f"{self._conflict_text(former)} without --verify-vectors; no row was checked")
-            self.write_vectors = self._check_vectors
-            self._embed(self._read_stems(self.database.stems_at(sample), self._cannot_read))
-            if account.replaces and account.differ:
-                self._check_the_rest(rows, sample)
-
-    def _rows_to_verify(self) -> Sequence[int]:
-        """Return the rowids of this run's model. The other rows' vectors cannot be checked: count and name them."""
-        account = self.verification
-        rowids = self.database.rowids_by_model()
-        account.rows = sum(map(len, rowids.values()))
-        own = rowids.pop(self.embedding_model, array("q"))
-        account.left, account.other_models = len(own), account.rows - len(own)
-        if rowids:
-            text = (
-                f"{account.other_models} of {account.rows} rows in {printable(self.config.database)} hold vectors of "
-                f"{' and '.join(sorted(rowids))}, which this run's model, {self.embedding_model}, cannot check: verify "
-                "them with the settings that they were made with (checkpoint, precision, max_windows), or replace them "
-                "all by --re-embed without --verify-vectors"
-            )
-            if not own:
-                raise UsageError(text)
-            log.warning("%s", text)
-        return own
-
-    def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
-        """Check what is not in the sample, which held wrong vectors: there are more of them elsewhere."""
-        drawn = set(sample)
-        limit = self.config.limit or len(rows)
-        rest = array("q", itertools.islice((row for row in rows if row not in drawn), limit - len(sample)))
-        if not rest:
-            return
-        log.warning(
-            "%d of %d rows differ: the other %d are checked as well", self.verification.differ, len(sample), len(rest)
-        )
-        if self.bar is not None:
-            self.bar.total = len(sample) + len(rest)
-        self._embed(self._read_stems(self.database.stems_at(rest), self._cannot_read))
-
-    def _check_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Name the rows whose stored vectors differ from those computed now; with --re-embed, replace them."""
-        account = self.verification
-        compared = [(read.stem, new, cosine_of(read.stem.clap_embedding, new)) for read, new in embedded if new]
-        wrong = [(stem, new, cosine) for stem, new, cosine in compared if not cosine >= VERIFIED_COSINE]  # a NaN too
-        if account.replaces:
-            self._write_vectors([(stem, new) for stem, new, _ in wrong])
-            account.replaced += len(wrong)
-        for stem, _, cosine in wrong:
-            log.warning(
-                "%s (id %s): its stored vector is wrong: cosine %.6f with the one computed now%s",
-                printable(stem.original_file),
-                stem.id,
-                cosine,
-                "; replaced" if account.replaces else "",
-            )
-        account.differ += len(wrong)
-        account.checked += len(compared)
-        self._count_verified(len(compared))
-        for read, vector in embedded:
-            if vector is None:
-                self._cannot_check(read.stem, BAD_VECTOR_TEXT)
-
-    def _cannot_read(self, stem: StoredStem, fault: MachineFault) -> None:
-        self._cannot_check(stem, f"unreadable: {fault}; {advice_for(fault, '--verify-vectors')}")
-
-    def _cannot_check(self, stem: StoredStem, reason: str) -> None:
-        log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
-        self.verification.unreadable += 1
-        self._count_verified(1)
-
-    def _count_verified(self, rows: int) -> None:
-        self.verification.left -= rows
-        if self.bar is not None:
-            self.bar.update(rows)
+        self.progress.advance()
 
     # -- what a person sees -------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _progress(self, files: int) -> Iterator[None]:
-        disable = None if self.show_progress else True  # None: where stderr is no terminal
-        with tqdm(
-            total=files, unit="file", dynamic_ncols=True, smoothing=0, disable=disable, file=sys.stderr
-        ) as self.bar:
-            yield
-        self.bar = None
 
     def _close_account(self, seconds: float) -> None:
         """Say what became of every file, and where everything is."""
@@ -1174,28 +802,6 @@ class DatasetPreparer:
         log.info("%s", self.summary)
         for name in OUTPUTS:
             log.info("%-10s %s", name, printable(getattr(self.config, name) or "none written"))
-
-    def _show(self, activity: str) -> None:
-        if self.bar is not None:
-            self.bar.set_description_str(activity)
-
-    def _tick(self) -> None:
-        """Look for Ctrl-C, move the bar's clock, and write a batch as soon as it is embedded."""
-        self._breathe()
-        if self.embedding is not None and self.embedding.done():
-            self._write_embedded()
-
-    def _wait_for(self, future: Future[T]) -> T:
-        while not wait([future], TICK_S).done:
-            self._breathe()
-        return future.result()
-
-    def _breathe(self) -> None:
-        self.signals.check()
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{self.decoded} decoded", refresh=False)
-            with contextlib.suppress(OSError):  # a closed terminal is no reason to lose a batch
-                self.bar.refresh()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

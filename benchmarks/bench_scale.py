@@ -152,7 +152,7 @@ def preparer_in(folder: Path) -> product.DatasetPreparer:
     )
     preparer = product.DatasetPreparer(config, show_progress=False)
     preparer.database = Database(config.database)
-    preparer.provenance, preparer.embedding_model = PROVENANCE, MODEL
+    preparer.session.provenance, preparer.session.embedding_model = PROVENANCE, MODEL
     return preparer
 
 

@@ -114,7 +114,9 @@ def labelled(model: ClapModel, folder: Path, labels: str, config: Config) -> lis
     """Return all files of the folder with their vectors and labels."""
     files = []
     for batch in batches(decoded(folder, config), config.batch_windows):
-        vectors = embed_windows(model, [window for file in batch for window in file.windows])
+        vectors = embed_windows(
+            model.get_audio_embedding_from_data, [window for file in batch for window in file.windows]
+        )
         blobs = file_vectors(vectors, [len(file.windows) for file in batch])
         for file, blob in zip(batch, blobs, strict=True):
             if blob is not None:

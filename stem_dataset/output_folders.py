@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stem_dataset.config import Config
 from stem_dataset.errors import AlreadyRunning, RunStopped, with_remedy
-from stem_dataset.logs import printable
+from stem_dataset.logs import log, printable
 
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
 LOCK_NAME = ".prepare_dataset.lock"
@@ -75,3 +75,12 @@ def hold_outputs(config: Config) -> Iterator[None]:
             except OSError as error:
                 raise RunStopped(f"{printable(output)}: not writable: {with_remedy(error)}") from None
         yield
+
+
+def drop_wav(wav: Path | None) -> None:
+    """Remove the WAV of a row that is gone or has another one."""
+    if wav is not None:
+        try:
+            wav.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: an old WAV that no row names cannot be removed: %s", printable(wav), error)

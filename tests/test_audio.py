@@ -714,7 +714,7 @@ class ListeningClap(FakeClap):
 def test_all_65535_int16_steps_survive_claps_own_quantisation() -> None:
     steps = np.arange(-32_767, 32_768).astype(np.int16)
     clap = ListeningClap()
-    embed_windows(clap, [steps])
+    embed_windows(clap.get_audio_embedding_from_data, [steps])
     assert clap.heard[0].dtype == np.float32
     np.testing.assert_array_equal(clap_quantises(clap.heard[0]), steps)
 

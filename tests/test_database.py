@@ -265,7 +265,7 @@ def preparer_with(place: Workplace, records: list[StemRecord]) -> DatasetPrepare
     """Return a preparer with an open database that has found the files of `records`."""
     preparer = DatasetPreparer(place.config(), show_progress=False)
     preparer.database = Database(place.folder / "stems.db")
-    preparer.provenance = PROVENANCE
+    preparer.session.provenance = PROVENANCE
     preparer.unsettled = {one.metadata.original_file for one in records}
     preparer.summary.found = len(records)
     return preparer

@@ -511,7 +511,7 @@ def test_a_gpu_without_memory_for_one_window_stops_the_run_and_blames_no_file() 
     windows = [(waveform * WINDOW_STEPS).astype(np.int16) for waveform in WAVEFORMS]
     gpu = FakeGpu(batch_size=32, memory_windows=0)
     with pytest.raises(RunStopped, match=r"on 11 windows: OutOfMemoryError: CUDA out of memory.*No file is to"):
-        embed_windows(gpu, windows)
+        embed_windows(gpu.get_audio_embedding_from_data, windows)
     assert gpu.events == ["out of memory"] * 6  # 32, 16, 8, 4, 2, 1
 
 

@@ -34,6 +34,7 @@ from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import NewVector, Provenance, StoredStem
 from stem_dataset.errors import Interrupted, RunStopped, UsageError
 from stem_dataset.output_folders import SCRATCH, hold_outputs
+from stem_dataset.progress import Progress
 
 STEMS = 7
 TOLD = {"category", "tags", "features"}  # by CLAP; see test_tags.py
@@ -265,7 +266,7 @@ def test_the_mark_that_vectors_are_outdated_may_be_interrupted(
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(product.DatasetPreparer, "_breathe", interrupt)
+        patch.setattr(Progress, "tick", interrupt)
         with pytest.raises(Interrupted):
             filled.re_embed(SecondModel())
     assert len(marked) == 4

@@ -27,6 +27,7 @@ from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
 from patching import replace_name
 from stem_dataset.audio.standardise import SourceLevels
 from stem_dataset.audio.wav import StandardisedAudio
+from stem_dataset.clap.embed import INTERRUPT_GRACE_S
 from stem_dataset.config import TAGS
 from stem_dataset.datatypes import FoundFile, ProcessedFile
 from stem_dataset.discover import discover
@@ -603,7 +604,7 @@ def test_ctrl_c_drops_a_batch_that_takes_longer_than_the_grace(drums: Workplace)
         started = time.monotonic()
         process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - started < product.INTERRUPT_GRACE_S + 3
+    assert time.monotonic() - started < INTERRUPT_GRACE_S + 3
     assert drums.rows() == []
 
 

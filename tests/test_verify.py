@@ -23,7 +23,7 @@ from fake_clap import BrokenClap, FakeClap, OtherClap
 from patching import replace_name
 from prepare_dataset_sql import main
 from stem_dataset.clap.vectors import blob_of
-from stem_dataset.commands.verify import sample_of
+from stem_dataset.commands.verify import VerifyVectors, sample_of
 from stem_dataset.errors import Interrupted, RunStopped, UsageError
 from stem_dataset.output_folders import hold_outputs
 from stem_dataset.summary import Verification
@@ -162,11 +162,11 @@ def test_a_stored_vector_without_a_direction_differs(
 def test_sqlite_itself_refuses_writes_while_vectors_are_verified(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def replace_anyway(self: product.DatasetPreparer, embedded: Any) -> None:
-        self._write_vectors([(read.stem, vector) for read, vector in embedded])
+    def replace_anyway(self: VerifyVectors, embedded: Any) -> None:
+        self.write_vectors([(read.stem, vector) for read, vector in embedded])
 
     before = filled.rows()
-    monkeypatch.setattr(product.DatasetPreparer, "_check_vectors", replace_anyway)
+    monkeypatch.setattr(VerifyVectors, "_check_vectors", replace_anyway)
     with pytest.raises(RunStopped, match="readonly"):
         filled.verify()
     assert filled.rows() == before

@@ -215,7 +215,7 @@ def test_nothing_is_embedded_while_a_suspect_is_alone(few: Workplace) -> None:
 
     class Watched(WorkerPool):
         def _replay_alone(self, found: FoundFile) -> TaskReport:
-            if preparer.embedding is not None:
+            if preparer.embedder.vectors is not None:
                 busy.append(found.path)
             return super()._replay_alone(found)
 

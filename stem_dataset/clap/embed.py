@@ -1,37 +1,45 @@
-"""Windows in, one vector a file out: batches, the one call of CLAP, and the mean over a file's windows."""
+"""Windows in, one vector a file out: batches, one call of CLAP for each, and the mean over a file's windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from stem_dataset.audio.windowing import Waveforms
-from stem_dataset.clap.engine import ClapModel, reference_signal
+from stem_dataset.clap.engine import reference_signal
 from stem_dataset.clap.vectors import blob_of, refuse_broken, well_formed
 from stem_dataset.datatypes import EMBEDDING_SIZE, Float32, Int16, Windowed
-from stem_dataset.errors import RunStopped
+from stem_dataset.errors import Interrupted, RunStopped
+from stem_dataset.logs import log
+from stem_dataset.progress import Progress
+
+INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
 
 
-def embed_windows(model: ClapModel, windows: Sequence[Int16]) -> Float32:
+EmbedAudio = Callable[[Sequence[Float32]], Float32]  # `get_audio_embedding_from_data` of a `ClapModel`
+
+
+def embed_windows(embed_audio: EmbedAudio, windows: Sequence[Int16]) -> Float32:
     """Return one vector a window, shape (N, 512), from one call; a row that is bad twice is left bad.
 
     A bad row is embedded again alone. Where several are bad, or one stays bad, a reference signal decides whether it is
     the engine: then `RunStopped`, since no file is to blame.
     """
-    vectors = _call_clap(model, windows)
+    vectors = _call_clap(embed_audio, windows)
     bad = np.flatnonzero(~well_formed(vectors))
     for row in bad:
-        vectors[row] = _call_clap(model, [windows[row]])[0]
+        vectors[row] = _call_clap(embed_audio, [windows[row]])[0]
     if len(bad) > 1 or not well_formed(vectors).all():
-        refuse_broken(_call_clap(model, [reference_signal()])[0])
+        refuse_broken(_call_clap(embed_audio, [reference_signal()])[0])
     return vectors
 
 
-def _call_clap(model: ClapModel, windows: Sequence[Int16]) -> Float32:
+def _call_clap(embed_audio: EmbedAudio, windows: Sequence[Int16]) -> Float32:
     try:
-        vectors = np.array(model.get_audio_embedding_from_data(Waveforms(windows)), dtype=np.float32)
+        vectors = np.array(embed_audio(Waveforms(windows)), dtype=np.float32)
     except (RuntimeError, MemoryError) as error:
         text = f"CLAP failed on {len(windows)} windows: {type(error).__name__}: {error}"
         raise RunStopped(f"{text}. No file is to blame; if memory ran out, free some, or try --device cpu") from error
@@ -70,3 +78,69 @@ def file_vector(vectors: Float32) -> Float32:
     mean = vectors.mean(axis=0, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):  # windows that cancel out are caught as not well-formed
         return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+
+
+class BatchEmbedder(Generic[Batched]):
+    """Embeds files batch by batch; the next batch is collected while the model has the last."""
+
+    def __init__(
+        self,
+        thread: ThreadPoolExecutor,
+        progress: Progress,
+        batch_windows: int,
+        embed: Callable[[Sequence[Int16]], Float32],
+        write: Callable[[Sequence[tuple[Batched, bytes | None]]], None],
+    ) -> None:
+        """`embed` returns one vector a window, (N, 512), and is called in `thread`. `write` takes the files of a batch
+        with their vectors, None where one is not well-formed."""
+        self.thread = thread
+        self.progress = progress
+        self.batch_windows = batch_windows
+        self.embed = embed
+        self.write = write
+        self.batch: list[Batched] = []  # in the model's hands
+        self.vectors: Future[Float32] | None = None  # of it
+
+    def run(self, files: Iterable[Batched]) -> None:
+        """Embed and write `files`. After Ctrl-C the batch in hand is written if it is done within five seconds."""
+        self.progress.say("decoding")
+        try:
+            for batch in batches(files, self.batch_windows):
+                self.finish()
+                self._start(batch)
+            self.finish()
+        except Interrupted:
+            self._settle_interrupted()
+            raise
+
+    def _start(self, batch: list[Batched]) -> None:
+        windows = [window for file in batch for window in file.windows]
+        self.progress.say(f"embedding {len(windows)} windows")
+        log.debug("embedding %d windows of %d files in one call", len(windows), len(batch))
+        self.batch = batch
+        self.vectors = self.thread.submit(self.embed, windows)
+
+    def finish(self) -> None:
+        """Wait for the batch in the model's hands, if there is one, and write it."""
+        if self.vectors is not None:
+            self.progress.wait_for(self.vectors)
+            self._write()
+
+    def tick(self) -> None:
+        """Look for Ctrl-C, move the bar's clock, and write a batch as soon as it is embedded."""
+        self.progress.tick()
+        if self.vectors is not None and self.vectors.done():
+            self._write()
+
+    def _write(self) -> None:
+        assert self.vectors is not None
+        vectors, batch, self.batch, self.vectors = self.vectors.result(), self.batch, [], None
+        self.write(list(zip(batch, file_vectors(vectors, [len(file.windows) for file in batch]), strict=True)))
+        self.progress.say("decoding")
+
+    def _settle_interrupted(self) -> None:
+        if self.vectors is None:
+            return
+        log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
+        if wait([self.vectors], INTERRUPT_GRACE_S).done and self.vectors.exception() is None:
+            self._write()

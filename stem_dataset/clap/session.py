@@ -1,13 +1,19 @@
-"""Load CLAP on the engine that suits this machine, and answer with proved vectors alone."""
+"""CLAP for one run: load it once on the engine that suits this machine, and answer with proved vectors alone."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from stem_dataset.clap.checkpoints import ModelCache, Weights
-from stem_dataset.clap.engine import ClapModel, Engine, TextVectors, UnprovedVectors, check_engine
+import numpy as np
+
+from stem_dataset.audio.windowing import window_rule
+from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
+from stem_dataset.clap.engine import ClapModel, Engine, ModelLoader, TextVectors, UnprovedVectors, check_engine
+from stem_dataset.clap.labels import NO_PALETTE, Described, Palette, described_by_clap, embed_palette
 from stem_dataset.clap.openvino_engine import load_openvino
 from stem_dataset.clap.torch_engine import (
     TorchCpuClap,
@@ -18,10 +24,12 @@ from stem_dataset.clap.torch_engine import (
     stock_reference,
     warn_of_stand_in,
 )
+from stem_dataset.clap.vectors import blob_of, cosine_distance, refuse_broken
 from stem_dataset.config import Config
-from stem_dataset.datatypes import Float32
+from stem_dataset.datatypes import Float32, Provenance, utc_now
 from stem_dataset.errors import RunStopped
 from stem_dataset.logs import log, printable
+from stem_dataset.progress import Progress
 
 # 1 - cosine of two engines' vectors for the reference signal, at most. Two that are each within `LEAST_COSINE` of stock
 # laion_clap are within four times that of each other (the angles add up).
@@ -107,3 +115,83 @@ class ProvedClap:
 
     def _stopped(self, failure: UnprovedVectors, harm: str) -> RunStopped:
         return RunStopped(f"{failure.finding}, also after the engine was built again. {harm}. {failure.way_out}")
+
+
+class ClapSession:
+    """CLAP for one run: chosen and loaded once, called in one thread, with the provenance of its vectors."""
+
+    def __init__(self, config: Config, load_model: ModelLoader, progress: Progress) -> None:
+        self.config = config
+        self.load_model = load_model
+        self.progress = progress
+        self.thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
+        self.weights: Weights
+        self.embedding_model = ""  # as in the rows
+        self.model: ClapModel | None = None  # until something is to be embedded
+        self.provenance: Provenance | None = None  # of its vectors
+        self.tags = self.categories = NO_PALETTE
+
+    def choose(self) -> None:
+        """Find the checkpoint, without loading it. Raises `WeightsMissing`, and `UsageError` for an unknown name."""
+        cache = ModelCache(self.config.model_cache)
+        self.weights = self.progress.wait_for(self.thread.submit(identify_weights, self.config.checkpoint, cache))
+        self.embedding_model = self.weights.embedding_model(self.config.max_windows, self.config.precision)
+
+    def load(self) -> None:
+        """Load CLAP and the palettes, and note what its vectors are made with."""
+        self.progress.say("loading CLAP")
+        model, self.tags, self.categories = self.progress.wait_for(self.thread.submit(self._loaded))
+        self.model = model
+        self.provenance = Provenance(
+            embedding_model=self.embedding_model,
+            engine=model.engine,
+            versions=json.dumps(dict(model.versions), sort_keys=True),
+            checkpoint=self.weights.name,
+            checkpoint_sha256=self.weights.sha256,
+            architecture=model.architecture,
+            precision=self.config.precision,
+            window_rule=window_rule(self.config.max_windows),
+            reference_vector=blob_of(refuse_broken(model.reference)),
+            first_used_at=utc_now(),
+        )
+
+    def _loaded(self) -> tuple[ClapModel, Palette, Palette]:
+        try:
+            model = self.load_model(self.weights, self.config)
+            if not self.weights.is_published:
+                log.debug("no tags or categories by CLAP: %s is no published checkpoint", printable(self.weights.name))
+                return model, NO_PALETTE, NO_PALETTE
+            tags, categories = self.config.tags, self.config.category_prompts
+            return model, embed_palette(model, tags), embed_palette(model, categories)
+        except (RuntimeError, ImportError, AttributeError, MemoryError) as error:  # of torch, openvino, laion_clap
+            log.debug("traceback", exc_info=True, extra={"file_only": True})
+            raise RunStopped(
+                f"CLAP cannot be loaded: {type(error).__name__}: {printable(error)}. No file was touched. Install what "
+                "requirements.txt pins, free memory, or try another --device"
+            ) from error
+
+    def differs_from(self, former: Provenance | None) -> bool:
+        """Whether this run's engine makes other vectors than `former`, which made vectors of the same model."""
+        assert self.provenance is not None
+        if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
+            return False
+        distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
+        return not distance <= REFERENCE_TOLERANCE[self.config.precision]  # a NaN is no agreement
+
+    def conflict_text(self, former: Provenance) -> str:
+        """Return the message for a database whose vectors `former` made, and the ways out."""
+        tolerance = REFERENCE_TOLERANCE[self.config.precision]
+        return (
+            f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
+            f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
+            f"than {tolerance:g} in cosine. No file was touched: use the former versions (on the former "
+            "machine, if they are the same), or replace all those vectors by --re-embed"
+        )
+
+    def described(self, stem: Described, vector: bytes) -> Described:
+        """Return `stem` with the tags, and where its names tell none the category, that its vector is nearest to."""
+        return described_by_clap(stem, np.frombuffer(vector, "<f4"), self.tags, self.categories)
+
+    def close(self) -> None:
+        """Leave the thread behind: a call that it is in cannot be stopped."""
+        self.thread.shutdown(wait=False, cancel_futures=True)

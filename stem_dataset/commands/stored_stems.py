@@ -1,4 +1,4 @@
-"""Read the windows of stems whose rows are there, for --re-embed and --verify-vectors."""
+"""Stems whose rows are there, read and embedded once more, for --re-embed and --verify-vectors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import errno
 import hashlib
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
 from stem_dataset.audio.windowing import cut_windows
+from stem_dataset.clap.embed import BatchEmbedder
+from stem_dataset.clap.session import ClapSession
 from stem_dataset.config import Config
-from stem_dataset.datatypes import FoundFile, Int16, StoredStem
+from stem_dataset.database.stems import Database
+from stem_dataset.datatypes import Float32, FoundFile, Int16, NewVector, ReadStem, StoredStem, utc_now
 from stem_dataset.errors import (
     PROGRAM_ERRORS,
     REPORT_TEXT,
@@ -23,6 +28,8 @@ from stem_dataset.errors import (
 from stem_dataset.files import check_unchanged, open_regular, sha256_of, size_and_mtime_ns
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import scratch_folder
+from stem_dataset.progress import Progress
+from stem_dataset.signals import TICK_S
 
 OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -82,3 +89,64 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
 def advice_for(fault: MachineFault, flag: str) -> str:
     """Return what a user can do about a stem that `read_windows` cannot read."""
     return REPORT_TEXT if isinstance(fault, ProgramFault) else f"bring back what is missing and run {flag} again"
+
+
+class StoredStems:
+    """What --re-embed and --verify-vectors share: stems are read again, embedded, and given other vectors."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        session: ClapSession,
+        progress: Progress,
+        embed: Callable[[Sequence[Int16]], Float32],
+    ) -> None:
+        """`embed` returns one vector a window, (N, 512)."""
+        self.config = config
+        self.database = database
+        self.session = session
+        self.progress = progress
+        self.embed = embed
+
+    def embed_all(
+        self,
+        stems: Iterable[StoredStem],
+        write: Callable[[Sequence[tuple[ReadStem, bytes | None]]], None],
+        fail: Callable[[StoredStem, MachineFault], None],
+    ) -> None:
+        """Embed `stems` batch by batch, and give each batch to `write`, and a stem that cannot be read to `fail`."""
+        embedder = BatchEmbedder(self.session.thread, self.progress, self.config.batch_windows, self.embed, write)
+        embedder.run(self._read(stems, embedder.tick, fail))
+
+    def _read(
+        self, stems: Iterable[StoredStem], tick: Callable[[], None], fail: Callable[[StoredStem, MachineFault], None]
+    ) -> Iterator[ReadStem]:
+        """Yield `stems` with their windows, read in a thread: a drive that hangs must not stop Ctrl-C."""
+        reader = ThreadPoolExecutor(1)
+        try:
+            for stem in stems:
+                reading = reader.submit(read_windows, stem, self.config)
+                while not wait([reading], TICK_S).done:
+                    tick()
+                tick()
+                try:
+                    windows = reading.result()
+                except MachineFault as fault:
+                    fail(stem, fault)
+                    continue
+                self.progress.decoded += 1
+                yield ReadStem(stem, windows)
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+
+    def write_vectors(self, vectors: Sequence[tuple[StoredStem, bytes]]) -> None:
+        """Write new vectors, and what CLAP tells by them, to their rows in one transaction."""
+        new = []
+        for stored, vector in vectors:
+            stem = self.session.described(stored, vector)
+            told = (stem.category, stem.tags, stem.features)
+            new.append(NewVector(stem.id, utc_now(), *told, vector, self.session.embedding_model))
+        if new:
+            assert self.session.provenance is not None
+            self.database.replace_vectors(new, self.session.provenance)

@@ -1,10 +1,19 @@
-"""--verify-vectors: which rows are checked, and what counts as wrong."""
+"""--verify-vectors: compute stored vectors again, and name or replace those that differ."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from array import array
 from collections.abc import Sequence
+
+from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, cosine_of
+from stem_dataset.commands.stored_stems import StoredStems, advice_for
+from stem_dataset.datatypes import ReadStem, StoredStem
+from stem_dataset.errors import MachineFault, RunStopped, UsageError
+from stem_dataset.logs import log, printable
+from stem_dataset.summary import Verification
 
 # A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
 # far above it, in bf16 too.
@@ -17,3 +26,99 @@ def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: st
     """Return `percent` of `rowids`, drawn uniformly: at least 200 (or all, where there are fewer), at most `limit`."""
     size = min(max(LEAST_SAMPLE, math.ceil(len(rowids) * percent / 100)), len(rowids), limit or len(rowids))
     return sorted(random.Random(seed).sample(rowids, size)) if size < len(rowids) else rowids
+
+
+class VerifyVectors(StoredStems):
+    """One run of --verify-vectors."""
+
+    account: Verification
+
+    def run(self, account: Verification, percent: float) -> None:
+        """Compute the vectors of `percent` of the rows again, and count and name in `account` those that differ."""
+        self.account = account
+        self.session.choose()
+        if not account.replaces:
+            self.database.forbid_writes()
+        rows = self._rows_to_verify()
+        if not rows:
+            log.info("nothing to verify: %s holds no rows", printable(self.config.database))
+            return
+        sample = sample_of(rows, percent, self.config.limit, account.run_id)
+        drawn = f", drawn by the run's id, {account.run_id}" if len(sample) < len(rows) else ""
+        log.info("checking the vectors of %d of %d rows%s", len(sample), len(rows), drawn)
+        with self.progress.over(len(sample)):
+            self.session.load()
+            former = self.database.first_provenance(self.session.embedding_model)
+            # Every row would differ then, and to replace some would mix two engines' vectors.
+            if former is not None and self.session.differs_from(former):
+                raise RunStopped(f"{self.session.conflict_text(former)} without --verify-vectors; no row was checked")
+            self.embed_all(self.database.stems_at(sample), self._check_vectors, self._cannot_read)
+            if account.replaces and account.differ:
+                self._check_the_rest(rows, sample)
+
+    def _rows_to_verify(self) -> Sequence[int]:
+        """Return the rowids of this run's model. The other rows' vectors cannot be checked: count and name them."""
+        account, model = self.account, self.session.embedding_model
+        rowids = self.database.rowids_by_model()
+        account.rows = sum(map(len, rowids.values()))
+        own = rowids.pop(model, array("q"))
+        account.left, account.other_models = len(own), account.rows - len(own)
+        if rowids:
+            text = (
+                f"{account.other_models} of {account.rows} rows in {printable(self.config.database)} hold vectors of "
+                f"{' and '.join(sorted(rowids))}, which this run's model, {model}, cannot check: verify "
+                "them with the settings that they were made with (checkpoint, precision, max_windows), or replace them "
+                "all by --re-embed without --verify-vectors"
+            )
+            if not own:
+                raise UsageError(text)
+            log.warning("%s", text)
+        return own
+
+    def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
+        """Check what is not in the sample, which held wrong vectors: there are more of them elsewhere."""
+        drawn = set(sample)
+        limit = self.config.limit or len(rows)
+        rest = array("q", itertools.islice((row for row in rows if row not in drawn), limit - len(sample)))
+        if not rest:
+            return
+        log.warning(
+            "%d of %d rows differ: the other %d are checked as well", self.account.differ, len(sample), len(rest)
+        )
+        self.progress.extend(len(rest))
+        self.embed_all(self.database.stems_at(rest), self._check_vectors, self._cannot_read)
+
+    def _check_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
+        """Name the rows whose stored vectors differ from those computed now; with --re-embed, replace them."""
+        account = self.account
+        compared = [(read.stem, new, cosine_of(read.stem.clap_embedding, new)) for read, new in embedded if new]
+        wrong = [(stem, new, cosine) for stem, new, cosine in compared if not cosine >= VERIFIED_COSINE]  # a NaN too
+        if account.replaces:
+            self.write_vectors([(stem, new) for stem, new, _ in wrong])
+            account.replaced += len(wrong)
+        for stem, _, cosine in wrong:
+            log.warning(
+                "%s (id %s): its stored vector is wrong: cosine %.6f with the one computed now%s",
+                printable(stem.original_file),
+                stem.id,
+                cosine,
+                "; replaced" if account.replaces else "",
+            )
+        account.differ += len(wrong)
+        account.checked += len(compared)
+        self._count(len(compared))
+        for read, vector in embedded:
+            if vector is None:
+                self._cannot_check(read.stem, BAD_VECTOR_TEXT)
+
+    def _cannot_read(self, stem: StoredStem, fault: MachineFault) -> None:
+        self._cannot_check(stem, f"unreadable: {fault}; {advice_for(fault, '--verify-vectors')}")
+
+    def _cannot_check(self, stem: StoredStem, reason: str) -> None:
+        log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
+        self.account.unreadable += 1
+        self._count(1)
+
+    def _count(self, rows: int) -> None:
+        self.account.left -= rows
+        self.progress.advance(rows)

@@ -139,7 +139,7 @@ def embed_here(reports: Sequence[TaskReport], job: Job) -> None:
     decoded = [report for report in reports if report.processed is not None]
     for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):
         windows = [window for processed in batch for window in processed.windows]
-        vectors = embed_windows(engine_here(job), windows)
+        vectors = embed_windows(engine_here(job).get_audio_embedding_from_data, windows)
         blobs = file_vectors(vectors, [len(processed.windows) for processed in batch])
         for report, vector in zip(decoded[: len(batch)], blobs, strict=True):
             assert report.processed is not None
