@@ -1,4 +1,5 @@
-# make demo: set up, run the main job on the fixtures, show what came of it.   make test: everything that must pass.
+# make demo: set up, run the main job on the fixtures, show what came of it.   make test: everything that must pass,
+# of which make check is the part that takes seconds: format, lint, imports, types.
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -6,16 +7,19 @@ INSTALLED := .venv/.installed
 STAND_IN := build/clap/stand-in.json
 DEMO := build/demo.txt
 
-.PHONY: demo test chaos format readme clean
+.PHONY: demo check test chaos format readme clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
 	@cat $(DEMO)
 
-test: $(INSTALLED) $(DEMO)
+check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+test: check $(DEMO)
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder # by file: two load CLAP, which takes seconds and gigabytes
 
 # Kills by the dozen, spoilt files by the thousand, hours of audio: minutes. SEED=7 throws other dice than the usual ones.

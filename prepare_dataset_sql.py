@@ -992,5 +992,10 @@ def leave(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Run the command line of this process: what the installed `prepare-dataset-sql` calls."""
     leave(main())
+
+
+if __name__ == "__main__":
+    command()

@@ -115,7 +115,7 @@ CONFIG_PATHS = tuple(name for name, config_field in CONFIG_FIELDS.items() if "Pa
 def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
     """Merge `flags` over `config_file` over the defaults, and validate the whole.
 
-    Without `config_file`, ./config.yaml is taken, else the one beside this module, else the defaults alone. Paths in a
+    Without `config_file`, ./config.yaml is taken, else the one beside the script, else the defaults alone. Paths in a
     file are relative to that file, flags to the current folder. Raises `UsageError` naming key, value and rule.
     """
     from pydantic import ValidationError, create_model
@@ -136,7 +136,8 @@ def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
 
 
 def _default_config_file() -> Path | None:
-    candidates = (Path("config.yaml"), PROGRAM_FOLDER / "config.yaml")
+    installed = PROGRAM_FOLDER / "stem_dataset" / "config.yaml"  # a wheel has it there
+    candidates = (Path("config.yaml"), PROGRAM_FOLDER / "config.yaml", installed)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 

@@ -1,4 +1,7 @@
-"""Whether a file is cut off: it has less audio than its header promises."""
+"""Whether a file is cut off: it has less audio than its header promises.
+
+Alone because each format promises in its own way, and decoding needs none of it.
+"""
 
 from __future__ import annotations
 

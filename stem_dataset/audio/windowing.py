@@ -1,4 +1,7 @@
-"""The windows of ten seconds that CLAP sees of a file, in int16 steps."""
+"""The windows of ten seconds that CLAP sees of a file, in int16 steps.
+
+Alone because workers cut windows and CLAP reads them, and neither is to load the other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""CLAP's vectors: whether they are well-formed, how far two are apart, and their bytes in the database."""
+"""CLAP's vectors: whether they are well-formed, how far two are apart, and their bytes in the database.
+
+Alone because the engines and the commands need it, and the commands are not to load the engines.
+"""
 
 from __future__ import annotations
 
