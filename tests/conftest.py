@@ -23,6 +23,7 @@ import soundfile
 
 import make_clap
 import make_stems
+import patching
 from fake_clap import FakeClap
 from patching import replace_name
 from prepare_dataset_sql import DatasetPreparer
@@ -36,6 +37,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
 # test_clap, which computes, runs one that mostly waits, and none of the two that start programs with the real CLAP.
 LONGEST_FILES = "test_clap test_workers test_cluster test_run test_machine test_engines test_weights".split()
+
+patching.refuse_patches_that_reach_nothing()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,12 @@ does not reach: such a test would pass without testing anything.
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
+import inspect
 import pkgutil
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +20,8 @@ import pytest
 import prepare_dataset_sql
 import stem_dataset
 
+OURS = ("prepare_dataset_sql", "stem_dataset")
+
 
 def modules() -> list[ModuleType]:
     """Return the script and every module of the package."""
@@ -23,9 +29,17 @@ def modules() -> list[ModuleType]:
     return [prepare_dataset_sql, stem_dataset, *(importlib.import_module(module.name) for module in package)]
 
 
+@functools.cache
+def names_used_in(module: ModuleType) -> frozenset[str]:
+    """Return the names that a module's code reads."""
+    tree = ast.parse(inspect.getsource(module))
+    return frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+
+
 def users_of(name: str) -> list[ModuleType]:
-    """Return the modules that have `name`, all for the same thing; an error where none has it."""
-    users = [module for module in modules() if not isinstance(vars(module).get(name, module), ModuleType)]
+    """Return the modules that use `name`, all for the same thing; an error where none does."""
+    holders = [module for module in modules() if not isinstance(vars(module).get(name, module), ModuleType)]
+    users = [module for module in holders if name in names_used_in(module)]
     meanings = {id(vars(module)[name]) for module in users}
     assert len(meanings) == 1, f"{name}: {len(meanings)} things in the program have this name, and one is needed"
     return users
@@ -44,6 +58,23 @@ def replace_name(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> N
     """Replace `name` wherever the program uses it, until the test ends."""
     for module in users_of(name):
         monkeypatch.setattr(module, name, value)
+
+
+def refuse_patches_that_reach_nothing() -> None:
+    """Let each `setattr` of a `MonkeyPatch` fail where it replaces a name that the program's module never uses."""
+    real = pytest.MonkeyPatch.setattr
+
+    @functools.wraps(real)
+    def checked(self: pytest.MonkeyPatch, target: Any, name: Any, *rest: Any, **options: Any) -> None:
+        module, attribute = target, name
+        if isinstance(target, str) and target.startswith("stem_dataset."):
+            dotted, _, attribute = target.rpartition(".")
+            module = sys.modules.get(dotted)
+        if isinstance(module, ModuleType) and module.__name__.partition(".")[0] in OURS:
+            assert attribute in names_used_in(module), f"{module.__name__} never uses {attribute}: patch its users"
+        real(self, target, name, *rest, **options)
+
+    pytest.MonkeyPatch.setattr = checked  # type: ignore[method-assign]
 
 
 def replace_for_good(dotted: str, value: object) -> None:
