@@ -25,7 +25,7 @@ test: check $(DEMO)
 # Kills by the dozen, spoilt files by the thousand, hours of audio: minutes. SEED=7 throws other dice than the usual ones.
 chaos: $(INSTALLED)
 	CHAOS=long SEED=$(SEED) $(BIN)/pytest -q -s tests/chaos tests/test_hostile.py
-	$(BIN)/python tests/hostile.py
+	$(BIN)/python tests/support/hostile.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench_run import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 sys.path.insert(0, str(REPOSITORY))
 
 import dask_cluster

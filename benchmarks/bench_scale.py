@@ -331,7 +331,7 @@ def bench_memory(folder: Path, options: argparse.Namespace) -> None:
         (place / "config.yaml").touch()
         command = [
             sys.executable,
-            str(REPOSITORY / "tests" / "driver.py"),
+            str(REPOSITORY / "tests" / "support" / "driver.py"),
             "--input",
             "stems in",
             "--workers",

@@ -19,12 +19,12 @@ import pytest
 
 import audio_files
 from audio_files import everything, write_text, write_tone
-from conftest import REPOSITORY, Workplace
 from patching import replace_name
 from prepare_dataset_sql import DatasetPreparer, main
 from stem_dataset.database.stems import Database
 from stem_dataset.errors import AlreadyRunning, RunStopped, UsageError
 from stem_dataset.output_folders import LOCK_NAME, SCRATCH
+from workplace import REPOSITORY, Workplace
 
 
 @pytest.fixture

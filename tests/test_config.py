@@ -14,20 +14,25 @@ import pytest
 import yaml
 
 import prepare_dataset_sql as product
-from audio_files import write_tone
-from conftest import REPOSITORY, Workplace
+from config_helpers import config_file
 from patching import replace_name
 from prepare_dataset_sql import main
 from stem_dataset import __version__
 from stem_dataset.config import CONFIG_FIELDS, CONFIG_PATHS, Config, load_config
 from stem_dataset.errors import UsageError
-from stem_dataset.resources import usable_cores, usable_memory_bytes
+from workplace import REPOSITORY, Workplace
 
 CONFIG_YAML = REPOSITORY / "config.yaml"
+
+
 SETTINGS_WITH_A_FLAG = (
     "input database stems quarantine log_file workers batch_windows limit checkpoint device".split()  # of Config
 )
+
+
 LISTS = ("categories", "tags", "category_prompts")  # whose defaults are in config.yaml alone
+
+
 OTHER_FLAGS = (
     "--config --no-stems --dry-run --report --restore-quarantine --re-embed --verify-vectors --version".split()
 )
@@ -36,13 +41,6 @@ OTHER_FLAGS = (
 def squeezed(text: str) -> str:
     """Return `text` without white space: argparse breaks lines at spaces and hyphens."""
     return "".join(text.split())
-
-
-def config_file(folder: Path, text: str | bytes, name: str = "settings.yaml") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
 
 
 # -- the copies of one fact -------------------------------------------------------------------------------------------
@@ -266,7 +264,11 @@ def test_a_file_that_is_no_config_ends_with_exit_2(
 
 
 EMPTY = ["", " ", "\t \n"]
+
+
 NO_NAMES = ["null", "None", "NULL", "~"]
+
+
 # Those whose value may be any text: an empty one would be taken for a path.
 TEXT_SETTINGS = [name for name, f in CONFIG_FIELDS.items() if "Path" in str(f.type) or "Given" in str(f.type)]
 
@@ -449,132 +451,3 @@ def test_the_process_reads_config_yaml_of_its_current_folder(tmp_path: Path) -> 
     assert done.returncode == 2
     assert re.search(r"config\.yaml: device: 'gpu'", done.stderr)
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not Unicode")
-def test_paths_of_bytes_that_are_no_text_work(tmp_path: Path) -> None:
-    place = Workplace(tmp_path / os.fsdecode(b"caf\xe9"))  # the input's, and every output's
-    write_tone(place.input / "kick.wav")
-    first = place.execute()
-    assert first.returncode == 0, first.stderr
-    assert [row["original_file"] for row in place.rows()] == [os.fspath(place.input / "kick.wav")]
-    assert Path(place.rows()[0]["path"]).is_file()
-    assert place.execute("--dry-run").stdout == ""
-
-
-# -- cores ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-
-
-@dataclasses.dataclass
-class FakeLinux:
-    """A /proc and a /sys/fs/cgroup of our own."""
-
-    folder: Path
-
-    def write(self, name: str, content: str | bytes) -> None:
-        config_file((self.folder / name).parent, content, Path(name).name)
-
-    def write_all(self, membership: str, limits: dict[str, str]) -> None:
-        self.write("proc/self/cgroup", membership)
-        for name, text in limits.items():
-            self.write(f"cgroup/{name}", text)
-
-    def cores(self) -> int:
-        return usable_cores(self.folder / "proc", self.folder / "cgroup")
-
-
-@pytest.fixture
-def linux(tmp_path: Path, eight_cores: None) -> FakeLinux:
-    return FakeLinux(tmp_path)
-
-
-V2 = "0::/pod/container\n"
-V1 = "12:cpuset:/elsewhere\n4:cpu,cpuacct:/docker/1:2\n1:name=systemd:/x\n0::/\n"
-
-
-@pytest.mark.parametrize(
-    ("membership", "quotas", "cores"),
-    [
-        (V2, {}, 8),
-        (V2, {"pod/container/cpu.max": "max 100000"}, 8),
-        (V2, {"pod/container/cpu.max": "300000 100000\n"}, 3),
-        (V2, {"pod/container/cpu.max": "max 100000", "pod/cpu.max": "200000 100000"}, 2),
-        (V2, {"pod/container/cpu.max": "400000 100000", "pod/cpu.max": "200000 100000", "cpu.max": "max 1"}, 2),
-        ("0::/\n", {"cpu.max": "200000 100000"}, 2),  # in a container with a cgroup namespace of its own
-        (V2, {"pod/container/cpu.max": "1600000 100000"}, 8),  # more than the affinity
-        (V2, {"pod/container/cpu.max": "150000 100000"}, 2),
-        (V2, {"pod/container/cpu.max": "10000 100000"}, 1),
-        (V1, {}, 8),
-        (V1, {"cpu/docker/1:2/cpu.cfs_quota_us": "-1", "cpu/docker/1:2/cpu.cfs_period_us": "100000"}, 8),
-        (V1, {"cpu/docker/1:2/cpu.cfs_quota_us": "250000\n", "cpu/docker/1:2/cpu.cfs_period_us": "100000\n"}, 3),
-        (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "50000"}, 1),  # docker's view from inside
-        (V1, {"cpu/elsewhere/cpu.cfs_quota_us": "50000", "cpu/elsewhere/cpu.cfs_period_us": "50000"}, 8),
-        (V1, {"cpu/cpu.cfs_quota_us": "50000"}, 8),  # half the truth
-    ],
-)
-def test_cores_are_those_of_the_affinity_or_of_the_smallest_quota_rounded_up(
-    linux: FakeLinux, membership: str, quotas: dict[str, str], cores: int
-) -> None:
-    linux.write_all(membership, quotas)
-    assert linux.cores() == cores
-
-
-@pytest.mark.parametrize("text", [b"", b"\n", b"100000", b"a b", b"1 2 3", b"0 0", b"100000 0", b"-5 -5", b"\xff \xff"])
-def test_a_quota_that_makes_no_sense_is_none(linux: FakeLinux, text: bytes) -> None:
-    linux.write("proc/self/cgroup", V2)
-    linux.write("cgroup/pod/container/cpu.max", text)
-    assert linux.cores() == 8
-
-
-@pytest.mark.parametrize("membership", [b"", b"nonsense", b":", b"0::/../../\xff\n", b"\xff\n\n"])
-def test_a_membership_that_makes_no_sense_leaves_the_affinity(linux: FakeLinux, membership: bytes) -> None:
-    linux.write("proc/self/cgroup", membership)
-    assert linux.cores() == 8
-
-
-def test_a_quota_that_cannot_be_read_is_none(linux: FakeLinux) -> None:
-    linux.write("proc/self/cgroup", V2)
-    (linux.folder / "cgroup" / "pod" / "container" / "cpu.max").mkdir(parents=True)
-    assert linux.cores() == 8
-
-
-V1_MEMORY = "9:memory:/docker/1:2\n4:cpu:/elsewhere\n0::/\n"
-UNLIMITED = "9223372036854771712\n"  # of v1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asked on Linux alone")
-@pytest.mark.parametrize(
-    ("membership", "limits", "memory_mb"),
-    [
-        (V2, {}, 16_000),
-        (V2, {"pod/container/memory.max": "max\n"}, 16_000),
-        (V2, {"pod/container/memory.max": "4000000000\n"}, 4_000),
-        (V2, {"pod/container/memory.max": "4000000000", "pod/memory.max": "3000000000"}, 3_000),
-        (V2, {"pod/container/memory.max": "64000000000"}, 16_000),
-        (V2, {"pod/container/memory.max": "a lot"}, 16_000),
-        (V1_MEMORY, {"memory/docker/1:2/memory.limit_in_bytes": UNLIMITED}, 16_000),
-        (V1_MEMORY, {"memory/docker/1:2/memory.limit_in_bytes": "2000000000\n"}, 2_000),
-        (V1_MEMORY, {"memory/memory.limit_in_bytes": "1000000000"}, 1_000),  # docker's view from inside
-        (V1_MEMORY, {"memory/elsewhere/memory.limit_in_bytes": "5"}, 16_000),
-    ],
-)
-def test_memory_is_the_machines_or_the_smallest_limit(
-    linux: FakeLinux, membership: str, limits: dict[str, str], memory_mb: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000_000, "SC_PAGE_SIZE": 4_000}.__getitem__)
-    linux.write_all(membership, limits)
-    assert usable_memory_bytes(linux.folder / "proc", linux.folder / "cgroup") == memory_mb * 10**6
-
-
-@pytest.mark.parametrize(("count", "cores"), [(6, 6), (None, 1)])
-def test_macos_and_windows_have_neither_affinity_nor_cgroups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None, cores: int
-) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: count)
-    assert FakeLinux(tmp_path).cores() == cores

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 import audio_files
 from audio_files import write_text, write_tone
-from conftest import REPOSITORY, Workplace
 from hostile import NAMES, NAMES_OF_LINUX
 from prepare_dataset_sql import main
 from stem_dataset.discover import READABLE_SUFFIXES, discover
@@ -28,6 +27,7 @@ from stem_dataset.files import is_inside
 from stem_dataset.logs import printable
 from stem_dataset.quarantine import read_entry
 from stem_dataset.summary import Summary
+from workplace import REPOSITORY, Workplace
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs, sockets and links of POSIX")
 

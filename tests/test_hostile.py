@@ -17,11 +17,11 @@ import pytest
 
 import audio_files
 import hostile
-from conftest import Workplace, obey_modes
 from hostile import HOSTILE, INNOCENT, Hostile, snapshot
 from stem_dataset.logs import printable
 from stem_dataset.output_folders import LOCK_NAME
 from vectors import assert_equal_to_the_last_bit
+from workplace import Workplace, obey_modes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse or change some of these names")
 

@@ -22,9 +22,9 @@ import pytest
 import audio_files
 import prepare_dataset_sql as product
 from audio_files import tree, write_text, write_tone
-from conftest import REPOSITORY, Workplace, obey_modes, wait_for_no_process_of
 from fake_clap import FakeClap, is_reference
 from patching import replace_name
+from workplace import REPOSITORY, Workplace, obey_modes, wait_for_no_process_of
 
 
 @dataclass(frozen=True)
@@ -524,7 +524,7 @@ def test_an_output_that_may_not_be_written_to_is_said_before_anything_is_touched
 def hanging_drive(source: Path, mount_point: Path, hangs_at: str, cached_s: int = 0) -> Iterator[subprocess.Popen[str]]:
     """A drive with the files of `source` that answers until it is asked for what the file `hangs_at` holds."""
     mount_point.mkdir()
-    program = str(REPOSITORY / "tests" / "hanging_drive.py")
+    program = str(REPOSITORY / "tests" / "support" / "hanging_drive.py")
     command = [sys.executable, program, str(source), str(mount_point), hangs_at, str(cached_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as drive:
         assert drive.stdout is not None

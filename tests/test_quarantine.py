@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 import audio_files
 from audio_files import copy_with_times, file_names, tree, write_cut_flac, write_nan, write_text, write_tone
-from conftest import Workplace
 from fake_clap import FakeClap
 from patching import replace_name, value_of
 from prepare_dataset_sql import DatasetPreparer, main
@@ -30,6 +29,7 @@ from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import FormerRow, FoundFile, QuarantineEntry
 from stem_dataset.errors import BrokenFile, MachineFault, NoSamples
 from stem_dataset.quarantine import _claim_name, json_path_of, quarantine_file, read_entry
+from workplace import Workplace
 
 needs_links = pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
 MTIME_NS = 1_600_000_000_123_456_789

@@ -14,11 +14,11 @@ import pytest
 
 import demo
 import prepare_dataset_sql as product
-from conftest import REPOSITORY, Workplace
 from stem_dataset.config import CONFIG_FIELDS, Config, default_text
 from stem_dataset.datatypes import SourceFormat
 from stem_dataset.errors import PrepareError
 from stem_dataset.music.describe import quality_issues
+from workplace import REPOSITORY, Workplace
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FEATURES = README.partition("The keys of `features`")[2].partition("Evidence is asked")[0]

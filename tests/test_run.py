@@ -22,7 +22,6 @@ import soundfile
 
 import prepare_dataset_sql as product
 from audio_files import write_tone
-from conftest import Workplace, needs_proc, wait_for_log, wait_for_no_process_of
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
 from patching import replace_name
 from stem_dataset.audio.standardise import SourceLevels
@@ -37,6 +36,7 @@ from stem_dataset.workers.pool import WorkerPool
 from stem_dataset.workers.tasks import as_fault
 from stem_dataset.workers.worker import hash_file, run_tasks, self_test
 from vectors import ROUNDING, assert_equal_to_the_last_bit
+from workplace import Workplace, needs_proc, wait_for_log, wait_for_no_process_of
 
 VALID, BROKEN = 71, 3
 

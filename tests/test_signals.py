@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import REPOSITORY, Workplace, needs_proc, run_program, stand_in_environment, wait_for_log
 from patching import replace_name
 from prepare_dataset_sql import main
 from stem_dataset.config import Config
 from stem_dataset.errors import Interrupted
 from stem_dataset.signals import INTERRUPTED_TEXT, STOP_SIGNALS, StopSignals
+from workplace import REPOSITORY, Workplace, needs_proc, run_program, stand_in_environment, wait_for_log
 
 FILES = 12
 ERROR_LINE = f"error: {INTERRUPTED_TEXT}"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from conftest import Workplace
 from mutations import Sound, mutated, valid_sounds
+from workplace import Workplace
 
 CONFIG = """\
 file_timeout_s: 20

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from audio_files import tree
-from conftest import Workplace, wait_for_no_process_of
 from stem_dataset.output_folders import SCRATCH
 from stem_dataset.quarantine import json_path_of
+from workplace import Workplace, wait_for_no_process_of
 
 RUN = ("--batch-windows", "3")
 RESTORE = ("--restore-quarantine",)

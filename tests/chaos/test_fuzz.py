@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fuzz
-from conftest import Workplace, needs_proc, wait_for_no_process_of
 from extent import FUZZED_FILES, SEED, say
+from workplace import Workplace, needs_proc, wait_for_no_process_of
 
 
 @needs_proc

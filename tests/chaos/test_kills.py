@@ -11,9 +11,9 @@ import pytest
 
 import kills
 from audio_files import tree
-from conftest import Workplace, needs_proc
 from extent import KILLED_FILES, KILLS, LONG, RESTORE_KILLS, SEED, say
 from killed_library import make_library
+from workplace import Workplace, needs_proc
 
 pytestmark = needs_proc
 

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from audio_files import long_silence
-from conftest import Workplace
 from extent import HOURS_OF_SILENCE, MINUTES_OF_NOISE, say
+from workplace import Workplace
 
 
 def minutes_of_noise(path: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from audio_files import write_tone
-from conftest import REPOSITORY, Workplace
 from dask_cluster import Cluster, cluster, wait_for
 from extent import LONG
+from workplace import REPOSITORY, Workplace
 
 FILES = 60
 HOSTS = 4
@@ -110,7 +110,12 @@ def test_a_host_that_is_cut_off_costs_no_file(
     for number in range(FILES):
         write_tone(workplace.input / f"{number:02d}.wav", 200 + 10 * number, 0.1 + number / 200)
     with cluster_on(network, tmp_path / "dask") as made:
-        command = [*network.on(0), sys.executable, str(REPOSITORY / "tests" / "driver.py"), *workplace.flags()]
+        command = [
+            *network.on(0),
+            sys.executable,
+            str(REPOSITORY / "tests" / "support" / "driver.py"),
+            *workplace.flags(),
+        ]
         flags = ["--scheduler", made.address, "--embed-on", embed_on, "--batch-windows", "4", "--report", "report.json"]
         with subprocess.Popen([*command, *flags], cwd=workplace.folder, stderr=subprocess.PIPE, text=True) as process:
             while process.poll() is None and (not workplace.database.exists() or len(rows_of(workplace)) < 4):

@@ -1,0 +1,176 @@
+"""What a person sees: the bar on a terminal, the lines without one, the account at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import sqlite3
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workplace import Workplace
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+
+
+def open_terminal() -> tuple[int, int]:
+    """Return both ends of a terminal of 120 columns: the one that reads what is drawn, and the program's."""
+    import fcntl
+    import termios
+
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    return master, slave
+
+
+def run_on_a_terminal(place: Workplace, faults: dict[str, object]) -> list[tuple[float, str]]:
+    """Run the program with stderr on a terminal; return what it draws, with the time in seconds."""
+    master, slave = open_terminal()
+    started = time.monotonic()
+    drawn: list[tuple[float, str]] = []
+    with place.start(faults=faults, stderr=slave):
+        os.close(slave)
+        while True:
+            try:
+                text = os.read(master, 65536).decode("utf-8", "replace")
+            except OSError:  # the other side is closed
+                break
+            drawn.append((time.monotonic() - started, text))
+    os.close(master)
+    return drawn
+
+
+@pytest.fixture
+def few(workplace: Workplace, library: Path) -> Workplace:
+    """Eight valid files and an empty one."""
+    for file in sorted((library / "stems" / "Drums").rglob("*.wav"))[:8]:
+        shutil.copy(file, workplace.input)
+    (workplace.input / "empty.wav").touch()
+    return workplace
+
+
+def test_the_bars_clock_moves_every_second_and_names_both_phases(few: Workplace) -> None:
+    drawn = run_on_a_terminal(few, {"slow_file_s": 0.7, "slow_s": 4})
+    bars = [(at, text) for at, text in drawn if "file" in text and "|" in text]
+    embedding = [at for at, text in bars if "embedding 8 windows" in text]
+    decoding = [at for at, text in bars if "decoding" in text and at < embedding[0]]
+    for times, at_least_s in ((decoding, 2.0), (embedding, 3.0)):
+        gaps = sorted(later - earlier for earlier, later in itertools.pairwise(times))
+        assert times[-1] - times[0] > at_least_s
+        assert gaps[len(gaps) * 9 // 10] < 1.0  # nine in ten: another program may have had the core
+    clocks = {clock for _, text in bars if "embedding" in text for clock in re.findall(r"\[(\d\d:\d\d)<", text)}
+    assert len(clocks) >= 3
+
+
+def test_log_lines_do_not_break_the_bar(few: Workplace) -> None:
+    text = "".join(text for _, text in run_on_a_terminal(few, {}))
+    lines = [line.rpartition("\r")[2] for line in text.split("\r\n")]
+    assert sum("quarantined as ERROR_LibsndfileError_empty.wav" in line for line in lines) == 1
+    assert not any("|" in line for line in lines if "quarantined as" in line)
+
+
+def test_without_a_terminal_there_is_no_bar_but_short_lines_and_the_account(few: Workplace) -> None:
+    result = few.execute()
+    assert result.returncode == 0
+    assert result.stdout == ""
+    assert "\r" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[0] == "0 already processed, 9 new"
+    account = "found 9: 0 already done, 8 inserted, 1 quarantined, 0 failed, 0 ignored; # s, # files/s"
+    assert re.sub(r"\d+\.\d+", "#", lines[2]) == account
+    assert [line.split() for line in lines[3:]] == [
+        ["database", str(few.database)],
+        ["stems", str(few.wavs)],
+        ["quarantine", str(few.quarantine)],
+        ["log_file", str(few.log_file)],
+    ]
+
+
+def test_the_log_file_holds_the_workers_lines_and_the_account(few: Workplace) -> None:
+    few.execute("-q")
+    log = few.log_file.read_text(encoding="utf-8")
+    assert re.search(r"ERROR ForkServerProcess-\d+: .*empty.wav: quarantined as|ERROR SpawnProcess-", log)
+    assert "found 9: 0 already done, 8 inserted" in log
+
+
+def test_quiet_says_only_what_went_wrong(few: Workplace) -> None:
+    lines = few.execute("-q").stderr.splitlines()
+    assert len(lines) == 1
+    assert "empty.wav: quarantined" in lines[0]
+
+
+def test_a_closed_terminal_costs_the_lines_and_not_the_run(few: Workplace) -> None:
+    reader, writer = os.pipe()
+    process = few.start(stderr=writer, faults={"slow_s": 1})
+    os.close(writer)
+    os.close(reader)
+    assert process.wait(60) == 0
+    assert len(few.rows()) == 8
+
+
+SLOWLY = {"slow_s": 0.7}  # with --batch-windows 2: four batches, so that there are commits before and after
+
+
+def wait_for_a_row(place: Workplace) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(sqlite3.OperationalError):  # the schema is not there yet
+            if place.database.exists() and place.rows("SELECT id FROM stems"):
+                return
+        time.sleep(0.05)
+    raise AssertionError("no row within a minute")
+
+
+def assert_all_is_done(place: Workplace) -> None:
+    assert len(place.rows()) == 8
+    assert place.quarantined() == ["ERROR_LibsndfileError_empty.wav"]
+    assert "found 9: 0 already done, 8 inserted, 1 quarantined" in place.log_file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_what_shows_the_bar_may_die_in_mid_run(kind: str, few: Workplace) -> None:
+    reader, writer = open_terminal() if kind == "terminal" else os.pipe()
+    with few.start("--batch-windows", "2", faults=SLOWLY, stderr=writer) as process:
+        os.close(writer)
+        wait_for_a_row(few)
+        shown = os.read(reader, 65536).decode()
+        os.close(reader)
+        assert process.wait(60) == 0
+    assert ("decoded" in shown) == (kind == "terminal")  # the bar was there
+    assert_all_is_done(few)
+
+
+def test_a_terminal_that_is_closed_ends_its_run_in_order(few: Workplace) -> None:
+    """The run's own terminal: the kernel sends SIGHUP, and every write fails from then on."""
+    import fcntl
+    import termios
+
+    master, slave = open_terminal()
+    own_terminal: Any = {
+        "stderr": slave,
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+    }
+    with few.start("--batch-windows", "2", faults=SLOWLY, **own_terminal) as process:
+        os.close(slave)
+        wait_for_a_row(few)
+        os.close(master)
+        assert process.wait(60) == 130
+    assert 1 <= len(few.rows()) <= 8
+    assert "found 9:" in few.log_file.read_text(encoding="utf-8")
+    few.run()
+    assert len(few.rows()) == 8
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_behind_stderr_costs_the_lines_and_not_the_run(few: Workplace) -> None:
+    with open("/dev/full", "w") as full, few.start(stderr=full) as process:
+        assert process.wait(60) == 0
+    assert_all_is_done(few)
