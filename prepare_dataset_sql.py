@@ -64,7 +64,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -91,9 +91,8 @@ from stem_dataset.config import (
     refuse_nothing,
 )
 from stem_dataset.database.connection import KnownFiles, check_database, known_files, open_read_only
-from stem_dataset.database.stems import MOVED_MTIME_NS, Database
+from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import (
-    UNKNOWN_CATEGORY,
     Description,
     Float32,
     FoundFile,
@@ -105,8 +104,8 @@ from stem_dataset.datatypes import (
     utc_now,
 )
 from stem_dataset.discover import discover
-from stem_dataset.drives import STAT_S, answers, is_gone, refuse_network_drive
-from stem_dataset.duplicates import SameBytes, link_wav, renamed
+from stem_dataset.drives import STAT_S, answers, refuse_network_drive
+from stem_dataset.duplicates import Decision, Duplicates
 from stem_dataset.errors import (
     BadVector,
     FaultKind,
@@ -147,11 +146,6 @@ from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.workers.pool import WorkerPool
 from stem_dataset.workers.tasks import Job, TaskReport, as_fault, quarantine_report
 from stem_dataset.workers.worker import hash_file
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Facts: what is given by CLAP, by the formats and by the libraries. What a user may choose is in `Config`.
-# ---------------------------------------------------------------------------------------------------------------------
-
 
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
 
@@ -253,16 +247,10 @@ class DatasetPreparer:
             self.session.thread, self.progress, config.batch_windows, self._embed_windows, self._insert_vectors
         )
         self.database: Database
+        self.duplicates: Duplicates
         self.shared_sizes: Set[int] = frozenset()  # of new files: those that another file has too, or a row
-        self.rows_by_digest: dict[str, SameBytes] = {}  # of copies
-        self.waiting: dict[str, list[FoundFile]] = {}  # by sha256: a file that is being decoded, and its copies
-        self.silent_folders: set[str] = set()  # on drives that hang
-        self.left_over: list[FoundFile] = []  # copies of one that came to nothing
-        self.broken_digests: set[str] = set()
         self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # by the workers
         self.ready: list[StemRecord] = []  # rows that need no embedding
-        self.moves: list[tuple[str, str]] = []  # id and new path of rows among them
-        self.refusal = ""  # to go on beyond the first files, to be raised once what is decoded is written
         self.faults_in_a_row: Counter[FaultKind] = Counter()
 
     def run(self) -> Summary:
@@ -433,10 +421,6 @@ class DatasetPreparer:
         self.summary.vanished = len(vanished)
         return files
 
-    def _with_former_row(self, found: FoundFile) -> FoundFile:
-        """Add what must outlive the row of an earlier version of this file."""
-        return dataclasses.replace(found, former=self.database.former_row(found.path))
-
     def _refuse_to_forget(self, files: Sequence[FoundFile]) -> None:
         """A run that ends well has an outcome for each of its files; else whoever called it takes them for done."""
         forgotten = [found.path for found in files if found.path in self.unsettled]
@@ -458,26 +442,94 @@ class DatasetPreparer:
                     "--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it"
                 )
             self._need_clap()  # for the reference that the workers' must agree with
+        self.duplicates = Duplicates(self.config, self.root, self.database, self.session, self._need_clap)
         with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
-            while files:
-                self._embed(self._processed(pool, files))
-                files = [] if self.refusal else self._take_left_over()
-        if self.refusal:
-            raise RunStopped(self.refusal)
+            try:
+                self._import_part(pool, files[:JUDGED_FILES])
+                self._refuse_a_broken_library(len(files))
+                for start in range(JUDGED_FILES, len(files), FILES_A_PART):
+                    self._import_part(pool, files[start : start + FILES_A_PART])
+            except Interrupted:
+                self.embedder.settle_interrupted()
+                self._write_ready()
+                raise
+
+    def _import_part(self, pool: WorkerPool, files: Sequence[FoundFile]) -> None:
+        """Decide about each of `files`, decode those that are to be decoded, and write all their rows."""
+        while files:
+            digests = self._hash(pool, files)
+            unsettled = [found for found in files if found.path in self.unsettled]
+            decisions = self.duplicates.decide(unsettled, digests)
+            self._settle_duplicates(decisions)
+            self._decode(pool, [decision.found for decision in decisions if decision.action.endswith("decode")])
+            self.embedder.flush()
+            self._write_ready()
+            files = self.duplicates.left_over(self.unsettled)
+
+    def _hash(self, pool: WorkerPool, files: Sequence[FoundFile]) -> dict[str, str]:
+        """Return the sha256 of those of `files` that may be copies, by path; where there is none, settle the file."""
+        digests = {}
+        candidates = [found for found in files if found.size_bytes in self.shared_sizes]
+        if candidates:
+            self.progress.say(f"hashing {len(candidates)} files that may be copies")
+            for report in pool.reports(hash_file, map(self.database.with_former_row, candidates)):
+                self._receive(report)
+                if report.sha256 is not None:
+                    digests[report.found.path] = report.sha256
+        return digests
+
+    def _settle_duplicates(self, decisions: Sequence[Decision]) -> None:
+        """Write the rows of the files that need not be decoded: kept, copied and moved ones."""
+        moves = [(each.row_id, each.found.path) for each in decisions if each.action.startswith("move")]
+        if moves:
+            self.database.take_over(moves)
+        for decision in decisions:
+            if decision.action in ("keep", "copy", "move"):
+                self.ready.append(self.duplicates.row_of(decision))
+                self.summary.vectors_kept += decision.action == "keep"
+                self.summary.copied += decision.action == "copy"
+                self.summary.moved += decision.action == "move"
+                self._write_full_batch()
+        self._write_ready()
+
+    def _decode(self, pool: WorkerPool, files: Sequence[FoundFile]) -> None:
+        """Give `files` to the workers, and what they make of them to the model, batch by batch."""
+        if not files:
+            return
+        self._need_clap()
+        self.progress.say("decoding")
+        for report in pool.reports(_process_file, map(self.database.with_former_row, files)):
+            processed = self._receive(report)
+            if processed is None:
+                continue
+            with_former_vector = self.duplicates.row_with_former_vector(processed)
+            if with_former_vector is not None:
+                record, was_moved = with_former_vector
+                self.ready.append(record)
+                self.summary.moved += was_moved
+                self.summary.vectors_kept += not was_moved
+            elif processed.is_embedded:
+                self.embedded.append((processed, processed.vector))
+            else:
+                self.embedder.add(processed)
+            self._write_full_batch()
+
+    def _refuse_a_broken_library(self, files: int) -> None:
+        """Stop where the first files are nearly all broken: what a whole library shares is no fault of its files."""
+        broken, share = self.summary.quarantined, self.config.max_broken_share
+        if files >= JUDGED_FILES and broken > share * JUDGED_FILES:
+            raise RunStopped(
+                f"{broken} of the first {JUDGED_FILES} files were quarantined, over max_broken_share = {share:g}: look "
+                f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
+                "puts them back where they were; --max-broken-share 1 goes on regardless"
+            )
 
     def _new_pool(self, witness: FoundFile) -> WorkerPool:
         config, hooks = self.config, (self.embedder.tick, self.embedder.finish)
         if config.scheduler is not None:
             return ClusterPool(config.scheduler, witness, self._job, config.log_file, *hooks)
         return WorkerPool(usable_workers(config), self._job, config.log_file, *hooks)
-
-    def _take_left_over(self) -> list[FoundFile]:
-        """Return the copies of files that were to be decoded for them and came to nothing: each may fare better."""
-        failed = [digest for digest, (original, *_) in self.waiting.items() if original.path not in self.unsettled]
-        files = self.left_over + [copy for digest in failed for copy in self.waiting.pop(digest)[1:]]
-        self.left_over = []
-        return files
 
     def _refuse_to_mix_models(self) -> None:
         """Vectors of two models in one database would be compared as if they meant the same."""
@@ -519,171 +571,16 @@ class DatasetPreparer:
             self._refuse_another_engine()
             log.debug("CLAP is loaded (%s, %s)", self.session.provenance, self.config.precision)
 
-    def _processed(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
-        """Yield what the workers make of `files`; end early where the first ones are nearly all broken: what a whole
-        library shares is no fault of its files."""
-        broken_before, share = self.summary.quarantined, self.config.max_broken_share
-        yield from self._received(pool, files[:JUDGED_FILES])
-        broken = self.summary.quarantined - broken_before
-        if len(files) >= JUDGED_FILES and broken > share * JUDGED_FILES:
-            self.refusal = (
-                f"{broken} of the first {JUDGED_FILES} files were quarantined, over max_broken_share = {share:g}: look "
-                f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
-                "puts them back where they were; --max-broken-share 1 goes on regardless"
-            )
-            return
-        for start in range(JUDGED_FILES, len(files), FILES_A_PART):
-            yield from self._received(pool, files[start : start + FILES_A_PART])
-
-    def _received(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
-        """Yield what the workers make of `files` and is to be embedded; settle the rest."""
-        digests = self._hash(pool, files)
-        while files:
-            for report in pool.reports(_process_file, self._originals(files, digests)):
-                processed = self._receive(report)
-                if processed is None or self._keeps_its_vector(processed):
-                    continue
-                if processed.is_embedded:
-                    self._take_embedded(processed)
-                else:
-                    yield processed
-            files = self._take_left_over()
-        self._write_ready()
-
-    def _originals(self, files: Sequence[FoundFile], digests: Mapping[str, str]) -> Iterator[FoundFile]:
-        """Yield those of `files` that are to be decoded: of files with the same bytes, also in earlier runs, the first;
-        the others' rows are made of its row."""
-        for found in files:
-            digest = digests.get(found.path)
-            if digest is None:
-                if found.path in self.unsettled:
-                    yield self._to_decode(found)
-            elif digest in self.waiting:
-                self.waiting[digest].append(found)
-            elif not self._settle_as_copy(found, digest):
-                if digest not in self.broken_digests:
-                    self.waiting[digest] = [found]
-                yield self._to_decode(found)
-
-    def _hash(self, pool: WorkerPool, files: Sequence[FoundFile]) -> dict[str, str]:
-        """Return the sha256 of those of `files` that may be copies, by path; where there is none, settle the file."""
-        digests = {}
-        candidates = [found for found in files if found.size_bytes in self.shared_sizes]
-        if candidates:
-            self.progress.say(f"hashing {len(candidates)} files that may be copies")
-            for report in pool.reports(hash_file, map(self._with_former_row, candidates)):
-                self._receive(report)
-                if report.sha256 is not None:
-                    digests[report.found.path] = report.sha256
-            self.progress.say("decoding")
-        return digests
-
-    def _to_decode(self, found: FoundFile) -> FoundFile:
-        self._need_clap()
-        return self._with_former_row(found)
-
-    # -- what needs no embedding --------------------------------------------------------------------------------------
-
-    def _settle_as_copy(self, found: FoundFile, digest: str) -> bool:
-        """Make the row of a file whose bytes a row has, be it its own; False where none can serve."""
-        own = self.database.stem_at(found.path)
-        same = self._rows_with_bytes(digest)
-        moved = own is None and bool(same.gone)
-        if moved:
-            stem_id = same.gone.pop()
-            self.moves.append((stem_id, found.path))
-            source = own = self.database.stem_of(stem_id)
-        elif own is not None and own.metadata.sha256 == digest:
-            source = own
-        else:
-            source, own = self.database.stem_of(same.any_id) if same.any_id else None, None
-        if source is None or source.metadata.sha256 != digest or not self._can_serve(source.metadata):
-            self.rows_by_digest.pop(digest, None)  # this file's row will serve the next
-            self._write_ready()  # a row that was moved is there for its new file
-            return False
-        self.ready.append(self._copy_of(source, found, is_own=own is not None))
-        self.summary.moved += moved
-        self.summary.vectors_kept += not moved and own is not None
-        self.summary.copied += own is None
-        if len(self.ready) >= self.config.batch_windows:
-            self._write_ready()
-        return True
-
-    def _rows_with_bytes(self, digest: str) -> SameBytes:
-        """Return the rows of files with this sha256, looked up once in a run: there may be thousands."""
-        if digest not in self.rows_by_digest:
-            rows = self.database.rows_of(digest)
-            if not rows:
-                return SameBytes("", [])
-            gone = [stem_id for stem_id, original_file in reversed(rows) if self._is_gone(original_file)]
-            self.rows_by_digest[digest] = SameBytes(rows[-1][0], gone)
-        return self.rows_by_digest[digest]
-
-    def _is_gone(self, path: str) -> bool:
-        folder = os.path.dirname(path)
-        try:
-            return folder not in self.silent_folders and is_gone(path)
-        except TimeoutError:
-            self.silent_folders.add(folder)
-            return False
-
-    def _can_serve(self, stem: StemMetadata) -> bool:
-        """Whether a row has all that a copy's is made of: rows of earlier versions may not say what was heard."""
-        has_wav = self._job.stems is None or (stem.path is not None and os.path.exists(stem.path))
-        return has_wav and "tempo_candidates" in json.loads(stem.features)
-
-    def _copy_of(self, source: StemRecord, found: FoundFile, is_own: bool) -> StemRecord:
-        """Return `source`'s row as that of another file with the same bytes, or of its own under a new name."""
-        names = read_name(found.path, self._job.root, self.config.categories)
-        stem, stems = renamed(source.metadata, found, names), self._job.stems
-        if not is_own:
-            stem_id = self.database.free_id(found.path, stem.sha256)
-            stem = dataclasses.replace(stem, id=stem_id, path=wav_path(stems, stem_id) if stems else None)
-            if stem.path and source.metadata.path:
-                link_wav(source.metadata.path, stem.path, scratch_folder(stems, self._job.quarantine))
-        told_by_name = json.loads(source.metadata.features)["category_source"] == "name"
-        if stem.category == UNKNOWN_CATEGORY and told_by_name and self.session.weights.is_published:
-            self._need_clap()
-            stem = self.session.described(stem, source.clap_embedding)
-        return dataclasses.replace(source, metadata=stem, imported_at=utc_now())
-
-    def _keeps_its_vector(self, processed: ProcessedFile) -> bool:
-        """Whether a file that changed has the samples that it had, as when a pack is tagged anew; its row is made."""
-        if processed.found.former is None:
-            return False
-        former = self.database.stem_at(processed.found.path)
-        if former is None or former.metadata.samples_sha256 != processed.metadata.samples_sha256:
-            return False
-        stem = self.session.described(processed.metadata, former.clap_embedding)
-        self.ready.append(dataclasses.replace(former, metadata=stem, imported_at=utc_now()))
-        was_moved = former.metadata.mtime_ns == MOVED_MTIME_NS
-        self.summary.moved += was_moved
-        self.summary.vectors_kept += not was_moved
-        return True
-
-    def _take_embedded(self, processed: ProcessedFile) -> None:
-        self.embedded.append((processed, processed.vector))
-        if len(self.embedded) >= self.config.batch_windows:
+    def _write_full_batch(self) -> None:
+        if len(self.ready) + len(self.embedded) >= self.config.batch_windows:
             self._write_ready()
 
     def _write_ready(self) -> None:
         """Write the rows that need no embedding here."""
-        if self.embedded:
-            embedded, self.embedded = self.embedded, []
-            self._insert_vectors(embedded)
-        while self.ready or self.moves:  # those that are written may have copies of their own
-            (moves, self.moves), (ready, self.ready) = (self.moves, []), (self.ready, [])
-            if moves:
-                self.database.take_over(moves)
-            self._insert_meta(ready)
-
-    def _embed(self, files: Iterator[ProcessedFile]) -> None:
-        """Give `files` to the model batch by batch, the next one collected while it has the last, and write them."""
-        try:
-            self.embedder.run(files)
-        except Interrupted:
-            self._write_ready()
-            raise
+        embedded, self.embedded = self.embedded, []
+        ready, self.ready = self.ready, []
+        self._insert_vectors(embedded)
+        self._commit(ready)
 
     def _embed_windows(self, windows: Sequence[Int16]) -> Float32:
         """Return one vector a window, (N, 512), from one call of CLAP."""
@@ -737,7 +634,7 @@ class DatasetPreparer:
         if entry is None:
             raise RunStopped(f"{printable(json_path)}: just written, and cannot be read; is the disk failing?")
         drop_wav(self.database.enter_quarantined(entry))
-        self.broken_digests.add(entry.sha256)
+        self.duplicates.broken.add(entry.sha256)
         self._settle(found, "quarantined")
 
     def _insert_vectors(self, embedded: Sequence[tuple[ProcessedFile, bytes | None]]) -> None:
@@ -749,13 +646,17 @@ class DatasetPreparer:
             else:
                 metadata = self.session.described(processed.metadata, vector)
                 records.append(StemRecord(metadata, utc_now(), vector, self.session.embedding_model))
-        self._insert_meta(records)
-        self._write_ready()
+        self._commit(records)
+
+    def _commit(self, records: Sequence[StemRecord]) -> None:
+        """Write `records`, then the rows of the files that waited for them."""
+        while records:
+            self._insert_meta(records)
+            records = self.duplicates.follow(records)
+            self.summary.copied += len(records)
 
     def _insert_meta(self, records: Sequence[StemRecord]) -> None:
         """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
-        if not records:  # every file of the batch has a bad vector: nothing is of this run's provenance
-            return
         holders = self.database.holders_of(record.metadata.id for record in records)
         records = [self._with_free_id(record, holders.get(record.metadata.id)) for record in records]
         for wav in self.database.insert(records, self.session.provenance):
@@ -763,9 +664,6 @@ class DatasetPreparer:
         for record in records:
             self._settle(record.metadata, "inserted")
         log.debug("%d rows written", len(records))
-        for record in records:
-            copies = self.waiting.pop(record.metadata.sha256, [])[1:]
-            self.left_over += [copy for copy in copies if not self._settle_as_copy(copy, record.metadata.sha256)]
 
     def _with_free_id(self, record: StemRecord, holder: str | None) -> StemRecord:
         """Return `record` with another id, and another name of its WAV, where a row that was moved away has the one.
@@ -774,11 +672,8 @@ class DatasetPreparer:
         stem = record.metadata
         if holder in (None, stem.original_file):
             return record
-        stem_id = self.database.free_id(stem.original_file, stem.sha256)
-        path = wav_path(self._job.stems, stem_id) if self._job.stems else None
-        if path and stem.path:
-            link_wav(stem.path, path, scratch_folder(self._job.stems, self._job.quarantine))
-        return dataclasses.replace(record, metadata=dataclasses.replace(stem, id=stem_id, path=path))
+        stem = self.duplicates.with_id(stem, self.database.free_id(stem.original_file, stem.sha256))
+        return dataclasses.replace(record, metadata=stem)
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))

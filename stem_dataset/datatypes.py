@@ -178,6 +178,16 @@ class StoredStem:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownRow:
+    """A row that has the bytes of a new file."""
+
+    id: str
+    original_file: str
+    is_gone: bool  # there is nothing at `original_file` any more
+    can_serve: bool  # the row of another file can be made of it
+
+
+@dataclass(frozen=True, slots=True)
 class ReadStem:
     """A stored stem with its audio as CLAP's windows, as in `ProcessedFile`."""
 

@@ -1,4 +1,4 @@
-"""Rows of files whose bytes a row has already: copied, moved or renamed files, which are not decoded."""
+"""Files whose bytes a row or another file has: copied, moved, renamed and re-tagged files, which are not decoded."""
 
 from __future__ import annotations
 
@@ -6,20 +6,211 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from stem_dataset.datatypes import FoundFile, NameFacts, StemMetadata
+from stem_dataset.clap.session import ClapSession
+from stem_dataset.config import Config
+from stem_dataset.database.stems import MOVED_MTIME_NS, Database
+from stem_dataset.datatypes import (
+    UNKNOWN_CATEGORY,
+    FoundFile,
+    KnownRow,
+    NameFacts,
+    ProcessedFile,
+    StemMetadata,
+    StemRecord,
+    utc_now,
+)
+from stem_dataset.drives import is_gone
 from stem_dataset.files import sync_folder
 from stem_dataset.music.describe import describe
+from stem_dataset.music.filenames import read_name
+from stem_dataset.output_folders import scratch_folder, wav_path
+
+Action = Literal[
+    "decode",  # no row can serve
+    "wait",  # for the row of another file with the same bytes, which is decoded
+    "keep",  # the file's own row has these bytes already
+    "copy",  # the row is made of another file's
+    "move",  # ... whose file is gone: the row goes over to this file
+    "move and decode",  # ... and lacks what this version writes
+]
 
 
 @dataclass(frozen=True, slots=True)
-class SameBytes:
-    """The rows of files with the same bytes, by id."""
+class Decision:
+    """What becomes of a file, and the row that it is made of."""
 
-    any_id: str  # the newest; '': there is none
-    gone: list[str]  # those whose own file is gone, the oldest last
+    found: FoundFile
+    action: Action
+    row_id: str = ""
+
+
+def plan(
+    files: Sequence[FoundFile],
+    digests: Mapping[str, str],
+    rows: Mapping[str, Sequence[KnownRow]],
+    paths_with_rows: Set[str],
+    broken: Set[str],
+) -> list[Decision]:
+    """Decide about `files`, in their order, before any is decoded.
+
+    `digests` holds the sha256 of the files that may be duplicates, by path, and `rows` the rows with each of them, the
+    oldest first. `paths_with_rows` are those of `files` that have a row. `broken` are hashes of files that were
+    quarantined in this run: files with the same bytes do not wait for each other.
+    """
+    decisions = []
+    decoded: set[str] = set()
+    moved: dict[str, FoundFile] = {}  # by the id of the row
+    for found in files:
+        digest = digests.get(found.path)
+        if digest is None:
+            decision = Decision(found, "decode")
+        elif digest in decoded:
+            decision = Decision(found, "wait")
+        else:
+            known = [after_move(row, moved.get(row.id)) for row in rows.get(digest, ())]
+            decision = _decide(found, known, found.path in paths_with_rows)
+            if decision.action.startswith("move"):
+                moved[decision.row_id] = found
+            if decision.action.endswith("decode") and digest not in broken:
+                decoded.add(digest)
+        decisions.append(decision)
+    return decisions
+
+
+def after_move(row: KnownRow, found: FoundFile | None) -> KnownRow:
+    """Return `row` as it is once it has gone over to `found`, if it does."""
+    return row if found is None else KnownRow(row.id, found.path, is_gone=False, can_serve=row.can_serve)
+
+
+def _decide(found: FoundFile, known: Sequence[KnownRow], has_row: bool) -> Decision:
+    """Decide about one file, given the rows that have its bytes."""
+    own = next((row for row in known if row.original_file == found.path), None)
+    gone = None if has_row else next((row for row in known if row.is_gone), None)
+    if gone is not None:
+        return Decision(found, "move" if gone.can_serve else "move and decode", gone.id)
+    if own is not None:
+        return Decision(found, "keep", own.id) if own.can_serve else Decision(found, "decode")
+    source = next((row for row in reversed(known) if row.can_serve), None)
+    return Decision(found, "copy", source.id) if source is not None else Decision(found, "decode")
+
+
+class Duplicates:
+    """What a run knows of the files whose bytes another file or a row has."""
+
+    def __init__(
+        self, config: Config, root: str, database: Database, session: ClapSession, need_clap: Callable[[], None]
+    ) -> None:
+        """`root` is the real path of the input folder. `need_clap` loads CLAP unless it is loaded."""
+        self.config = config
+        self.root = root
+        self.stems = Path(os.path.realpath(config.stems)) if config.stems else None
+        self.scratch_folder = scratch_folder(self.stems, Path(os.path.realpath(config.quarantine)))
+        self.database = database
+        self.session = session
+        self.need_clap = need_clap
+        self.broken: set[str] = set()  # hashes of files that were quarantined
+        self._rows: dict[str, list[KnownRow]] = {}  # by hash; looked up once in a run, there may be thousands
+        self._waiting: dict[str, tuple[FoundFile, list[FoundFile]]] = {}  # by hash: who is decoded, who waits for it
+        self._silent_folders: set[str] = set()  # on drives that hang
+
+    def decide(self, files: Sequence[FoundFile], digests: Mapping[str, str]) -> list[Decision]:
+        """Decide about `files`; see `plan`. Those that wait are remembered until `follow` or `left_over`."""
+        with_rows = {path for path in digests if self.database.former_row(path) is not None}
+        rows = {digest: self._rows_with(digest) for digest in set(digests.values())}
+        decisions = plan(files, digests, rows, with_rows, self.broken)
+        for decision in decisions:
+            found, digest = decision.found, digests.get(decision.found.path)
+            if digest is not None and decision.action == "wait":
+                self._waiting[digest][1].append(found)
+            elif digest is not None and decision.action.endswith("decode"):
+                if digest not in self.broken:
+                    self._waiting[digest] = (found, [])
+                self._rows.pop(digest, None)  # its row will serve the next
+            elif digest is not None and decision.action == "move":
+                self._note_move(digest, decision)
+        return decisions
+
+    def _rows_with(self, digest: str) -> list[KnownRow]:
+        if digest not in self._rows:
+            rows = [
+                KnownRow(stem_id, original_file, self._is_gone(original_file), is_current and self._has_wav(wav))
+                for stem_id, original_file, wav, is_current in self.database.rows_of(digest)
+            ]
+            if not rows:
+                return []
+            self._rows[digest] = rows
+        return self._rows[digest]
+
+    def _note_move(self, digest: str, decision: Decision) -> None:
+        self._rows[digest] = [
+            after_move(row, decision.found if row.id == decision.row_id else None) for row in self._rows[digest]
+        ]
+
+    def _is_gone(self, path: str) -> bool:
+        folder = os.path.dirname(path)
+        try:
+            return folder not in self._silent_folders and is_gone(path)
+        except TimeoutError:
+            self._silent_folders.add(folder)
+            return False
+
+    def _has_wav(self, wav: str | None) -> bool:
+        return self.stems is None or (wav is not None and os.path.exists(wav))
+
+    def row_of(self, decision: Decision) -> StemRecord:
+        """Return the row of a file that is kept, copied or moved."""
+        source = self.database.stem_of(decision.row_id)
+        assert source is not None, "rows are not deleted in a run but by this function's caller"
+        return self._row_of(source, decision.found, is_own=decision.action != "copy")
+
+    def _row_of(self, source: StemRecord, found: FoundFile, is_own: bool) -> StemRecord:
+        """Return `source`'s row as that of another file with the same bytes, or of its own under a new name."""
+        names = read_name(found.path, self.root, self.config.categories)
+        stem = renamed(source.metadata, found, names)
+        if not is_own:
+            stem = self.with_id(stem, self.database.free_id(found.path, stem.sha256))
+        told_by_name = json.loads(source.metadata.features)["category_source"] == "name"
+        if stem.category == UNKNOWN_CATEGORY and told_by_name and self.session.weights.is_published:
+            self.need_clap()
+            stem = self.session.described(stem, source.clap_embedding)
+        return dataclasses.replace(source, metadata=stem, imported_at=utc_now())
+
+    def with_id(self, stem: StemMetadata, stem_id: str) -> StemMetadata:
+        """Return `stem` with another id, and with its WAV under the name that goes with it."""
+        path = wav_path(self.stems, stem_id) if self.stems else None
+        if path and stem.path:
+            link_wav(stem.path, path, self.scratch_folder)
+        return dataclasses.replace(stem, id=stem_id, path=path)
+
+    def row_with_former_vector(self, processed: ProcessedFile) -> tuple[StemRecord, bool] | None:
+        """Return the row of a file that changed in what is no sound, as when a pack is tagged anew, and whether its row
+        was moved; None where the samples are others."""
+        if processed.found.former is None:
+            return None
+        former = self.database.stem_at(processed.found.path)
+        if former is None or former.metadata.samples_sha256 != processed.metadata.samples_sha256:
+            return None
+        stem = self.session.described(processed.metadata, former.clap_embedding)
+        record = dataclasses.replace(former, metadata=stem, imported_at=utc_now())
+        return record, former.metadata.mtime_ns == MOVED_MTIME_NS
+
+    def follow(self, records: Iterable[StemRecord]) -> list[StemRecord]:
+        """Return the rows of the files that waited for `records`, which are committed."""
+        followers = []
+        for record in records:
+            _, waiting = self._waiting.pop(record.metadata.sha256, (None, []))
+            followers += [self._row_of(record, found, is_own=False) for found in waiting]
+        return followers
+
+    def left_over(self, unsettled: Set[str]) -> list[FoundFile]:
+        """Return the files that waited for one that came to nothing: each may fare better."""
+        failed = [digest for digest, (decoded, _) in self._waiting.items() if decoded.path not in unsettled]
+        return [found for digest in failed for found in self._waiting.pop(digest)[1]]
 
 
 def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetadata:

@@ -22,6 +22,8 @@ from audio_files import write_tone
 from fake_clap import BrokenClap, FakeClap
 from patching import replace_name
 from stem_dataset.clap.checkpoints import Weights
+from stem_dataset.datatypes import FoundFile, KnownRow
+from stem_dataset.duplicates import plan
 from stem_dataset.summary import Summary
 from workplace import Workplace
 
@@ -474,3 +476,56 @@ def test_a_file_that_was_only_touched_is_not_decoded(place: Workplace) -> None:
     assert after["mtime_ns"] == 1
     assert without(after, "mtime_ns", "imported_at") == without(before, "mtime_ns", "imported_at")
     assert Path(after["path"]).exists()
+
+
+# -- the plan: what becomes of each file, decided before any is decoded -----------------------------------------------
+
+A, B = "a" * 64, "b" * 64
+
+
+def known(stem_id: str, path: str, *, gone: bool = False, serves: bool = True) -> KnownRow:
+    return KnownRow(stem_id, path, gone, serves)
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "with_rows", "broken", "expected"),
+    [
+        # No row has the bytes: the first is decoded, and the others wait for its row.
+        ({"/1": A, "/2": A, "/3": B}, {}, "", "", ["decode", "wait", "decode"]),
+        # A file that may not be a duplicate has no hash.
+        ({"/1": None, "/2": None}, {}, "", "", ["decode", "decode"]),
+        # Its own row: a file whose time changed, but not its bytes.
+        ({"/1": A}, {A: [known("x", "/1")]}, "/1", "", ["keep x"]),
+        # Its own row is of an earlier version, or its WAV is lost.
+        ({"/1": A, "/2": A}, {A: [known("x", "/1", serves=False)]}, "/1", "", ["decode", "wait"]),
+        # Another file's row, and that file is there.
+        ({"/2": A}, {A: [known("x", "/1")]}, "", "", ["copy x"]),
+        # ... the newest that can serve.
+        ({"/3": A}, {A: [known("x", "/1"), known("y", "/2", serves=False)]}, "", "", ["copy x"]),
+        ({"/3": A}, {A: [known("x", "/1"), known("y", "/2")]}, "", "", ["copy y"]),
+        ({"/2": A, "/3": A}, {A: [known("x", "/1", serves=False)]}, "", "", ["decode", "wait"]),
+        # Another file's row, and that file is gone: the oldest of them moves, each once.
+        ({"/2": A}, {A: [known("x", "/1", gone=True)]}, "", "", ["move x"]),
+        (
+            {"/3": A, "/4": A, "/5": A},
+            {A: [known("x", "/1", gone=True), known("y", "/2", gone=True)]},
+            "",
+            "",
+            ["move x", "move y", "copy y"],
+        ),
+        ({"/3": A, "/4": A}, {A: [known("x", "/1", gone=True), known("y", "/2")]}, "", "", ["move x", "copy y"]),
+        ({"/2": A, "/3": A}, {A: [known("x", "/1", gone=True, serves=False)]}, "", "", ["move and decode x", "wait"]),
+        # A file that has a row keeps its id: no row moves to it.
+        ({"/2": A}, {A: [known("x", "/1", gone=True)]}, "/2", "", ["copy x"]),
+        # Files whose bytes were quarantined do not wait for each other.
+        ({"/1": A, "/2": A}, {}, "", A, ["decode", "decode"]),
+    ],
+)
+def test_the_plan(
+    files: dict[str, str | None], rows: dict[str, list[KnownRow]], with_rows: str, broken: str, expected: list[str]
+) -> None:
+    found = [FoundFile(path, 1, 1) for path in files]
+    digests = {path: digest for path, digest in files.items() if digest is not None}
+    decisions = plan(found, digests, rows, set(with_rows.split()), set(broken.split()))
+    assert [decision.found for decision in decisions] == found
+    assert [f"{decision.action} {decision.row_id}".strip() for decision in decisions] == expected

@@ -12,7 +12,7 @@ from stem_dataset.audio.windowing import Waveforms
 from stem_dataset.clap.engine import reference_signal
 from stem_dataset.clap.vectors import blob_of, refuse_broken, well_formed
 from stem_dataset.datatypes import EMBEDDING_SIZE, Float32, Int16, Windowed
-from stem_dataset.errors import Interrupted, RunStopped
+from stem_dataset.errors import RunStopped
 from stem_dataset.logs import log
 from stem_dataset.progress import Progress
 
@@ -98,26 +98,31 @@ class BatchEmbedder(Generic[Batched]):
         self.batch_windows = batch_windows
         self.embed = embed
         self.write = write
+        self.collected: list[Batched] = []  # for the next batch
         self.batch: list[Batched] = []  # in the model's hands
         self.vectors: Future[Float32] | None = None  # of it
 
-    def run(self, files: Iterable[Batched]) -> None:
-        """Embed and write `files`. After Ctrl-C the batch in hand is written if it is done within five seconds."""
-        self.progress.say("decoding")
-        try:
-            for batch in batches(files, self.batch_windows):
-                self.finish()
-                self._start(batch)
-            self.finish()
-        except Interrupted:
-            self._settle_interrupted()
-            raise
+    def add(self, file: Batched) -> None:
+        """Take a file; a batch that is full goes to the model, once that has finished the last."""
+        if self.collected and self._collected_windows() + len(file.windows) > self.batch_windows:
+            self._start()
+        self.collected.append(file)
 
-    def _start(self, batch: list[Batched]) -> None:
-        windows = [window for file in batch for window in file.windows]
+    def flush(self) -> None:
+        """Embed and write all that was taken."""
+        if self.collected:
+            self._start()
+        self.finish()
+
+    def _collected_windows(self) -> int:
+        return sum(len(file.windows) for file in self.collected)
+
+    def _start(self) -> None:
+        self.finish()
+        self.batch, self.collected = self.collected, []
+        windows = [window for file in self.batch for window in file.windows]
         self.progress.say(f"embedding {len(windows)} windows")
-        log.debug("embedding %d windows of %d files in one call", len(windows), len(batch))
-        self.batch = batch
+        log.debug("embedding %d windows of %d files in one call", len(windows), len(self.batch))
         self.vectors = self.thread.submit(self.embed, windows)
 
     def finish(self) -> None:
@@ -138,7 +143,8 @@ class BatchEmbedder(Generic[Batched]):
         self.write(list(zip(batch, file_vectors(vectors, [len(file.windows) for file in batch]), strict=True)))
         self.progress.say("decoding")
 
-    def _settle_interrupted(self) -> None:
+    def settle_interrupted(self) -> None:
+        """Write the batch in the model's hands if it is done within five seconds."""
         if self.vectors is None:
             return
         log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)

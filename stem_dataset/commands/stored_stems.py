@@ -20,6 +20,7 @@ from stem_dataset.datatypes import Float32, FoundFile, Int16, NewVector, ReadSte
 from stem_dataset.errors import (
     PROGRAM_ERRORS,
     REPORT_TEXT,
+    Interrupted,
     MachineFault,
     ProgramFault,
     blaming_the_program,
@@ -117,7 +118,14 @@ class StoredStems:
     ) -> None:
         """Embed `stems` batch by batch, and give each batch to `write`, and a stem that cannot be read to `fail`."""
         embedder = BatchEmbedder(self.session.thread, self.progress, self.config.batch_windows, self.embed, write)
-        embedder.run(self._read(stems, embedder.tick, fail))
+        self.progress.say("decoding")
+        try:
+            for stem in self._read(stems, embedder.tick, fail):
+                embedder.add(stem)
+            embedder.flush()
+        except Interrupted:
+            embedder.settle_interrupted()
+            raise
 
     def _read(
         self, stems: Iterable[StoredStem], tick: Callable[[], None], fail: Callable[[StoredStem, MachineFault], None]

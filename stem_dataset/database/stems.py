@@ -32,6 +32,7 @@ from stem_dataset.database.schema import (
 )
 from stem_dataset.datatypes import (
     FormerRow,
+    FoundFile,
     NewVector,
     Provenance,
     QuarantineEntry,
@@ -265,6 +266,10 @@ class Database:
         row = self._row(query, os.fsencode(original_file))
         return FormerRow(*row) if row else None
 
+    def with_former_row(self, found: FoundFile) -> FoundFile:
+        """Return `found` with what must outlive the row of an earlier version of it."""
+        return dataclasses.replace(found, former=self.former_row(found.path))
+
     def stem_at(self, original_file: str) -> StemRecord | None:
         """Return the row of a file."""
         return self._stem("original_file = CAST(? AS TEXT)", os.fsencode(original_file))
@@ -281,11 +286,16 @@ class Database:
         metadata = {column.name: columns.pop(column.name) for column in dataclasses.fields(StemMetadata)}
         return StemRecord(StemMetadata(**metadata), **columns)
 
-    def rows_of(self, digest: str) -> list[tuple[str, str]]:
-        """Return id and original file of the rows of files with this sha256, the oldest first."""
+    def rows_of(self, digest: str) -> list[tuple[str, str, str | None, bool]]:
+        """Return id, original file and WAV of the rows of files with this sha256, the oldest first, and whether each
+        has all that this version writes: rows of earlier versions lack the candidates for the tempo."""
+        query = (
+            "SELECT id, original_file, path, instr(features, '\"tempo_candidates\"') > 0 FROM stems WHERE sha256 = ? "
+            "ORDER BY rowid"
+        )
         with self.errors():
-            query = "SELECT id, original_file FROM stems WHERE sha256 = ? ORDER BY rowid"
-            return self.connection.execute(query, (digest,)).fetchall()
+            rows = self.connection.execute(query, (digest,)).fetchall()
+        return [(stem_id, original_file, wav, bool(is_current)) for stem_id, original_file, wav, is_current in rows]
 
     def holders_of(self, stem_ids: Iterable[str]) -> dict[str, str]:
         """Return the files whose rows have these ids, by id."""
