@@ -64,7 +64,7 @@ def plan(
     """
     decisions = []
     decoded: set[str] = set()
-    moved: dict[str, FoundFile] = {}  # by the id of the row
+    sources: dict[str, _Sources] = {}
     for found in files:
         digest = digests.get(found.path)
         if digest is None:
@@ -72,31 +72,33 @@ def plan(
         elif digest in decoded:
             decision = Decision(found, "wait")
         else:
-            known = [after_move(row, moved.get(row.id)) for row in rows.get(digest, ())]
-            decision = _decide(found, known, found.path in paths_with_rows)
-            if decision.action.startswith("move"):
-                moved[decision.row_id] = found
+            if digest not in sources:
+                sources[digest] = _Sources(rows.get(digest, ()))
+            decision = sources[digest].decide(found, found.path in paths_with_rows)
             if decision.action.endswith("decode") and digest not in broken:
                 decoded.add(digest)
         decisions.append(decision)
     return decisions
 
 
-def after_move(row: KnownRow, found: FoundFile | None) -> KnownRow:
-    """Return `row` as it is once it has gone over to `found`, if it does."""
-    return row if found is None else KnownRow(row.id, found.path, is_gone=False, can_serve=row.can_serve)
+class _Sources:
+    """The rows with the same bytes, as the files of a part take them. There may be thousands, so no look is at all."""
 
+    def __init__(self, rows: Sequence[KnownRow]) -> None:
+        """`rows` has the oldest first."""
+        self.by_path = {row.original_file: row for row in rows}
+        self.gone = [row for row in reversed(rows) if row.is_gone]
+        self.newest = next((row for row in reversed(rows) if row.can_serve), None)
 
-def _decide(found: FoundFile, known: Sequence[KnownRow], has_row: bool) -> Decision:
-    """Decide about one file, given the rows that have its bytes."""
-    own = next((row for row in known if row.original_file == found.path), None)
-    gone = None if has_row else next((row for row in known if row.is_gone), None)
-    if gone is not None:
-        return Decision(found, "move" if gone.can_serve else "move and decode", gone.id)
-    if own is not None:
-        return Decision(found, "keep", own.id) if own.can_serve else Decision(found, "decode")
-    source = next((row for row in reversed(known) if row.can_serve), None)
-    return Decision(found, "copy", source.id) if source is not None else Decision(found, "decode")
+    def decide(self, found: FoundFile, has_row: bool) -> Decision:
+        """Decide about one file. A row that moves to it is no other's to take over."""
+        own = self.by_path.get(found.path)
+        if not has_row and self.gone:
+            gone = self.gone.pop()
+            return Decision(found, "move" if gone.can_serve else "move and decode", gone.id)
+        if own is not None:
+            return Decision(found, "keep", own.id) if own.can_serve else Decision(found, "decode")
+        return Decision(found, "decode") if self.newest is None else Decision(found, "copy", self.newest.id)
 
 
 class Duplicates:
@@ -131,9 +133,15 @@ class Duplicates:
                 if digest not in self.broken:
                     self._waiting[digest] = (found, [])
                 self._rows.pop(digest, None)  # its row will serve the next
-            elif digest is not None and decision.action == "move":
-                self._note_move(digest, decision)
+        self._note_moves({decision.row_id: decision.found for decision in decisions if decision.action == "move"})
         return decisions
+
+    def _note_moves(self, moved: Mapping[str, FoundFile]) -> None:
+        """Let the rows that went over to files be those files' rows from now on."""
+        for rows in self._rows.values() if moved else ():
+            for place, row in enumerate(rows):
+                if row.id in moved:
+                    rows[place] = KnownRow(row.id, moved[row.id].path, is_gone=False, can_serve=row.can_serve)
 
     def _rows_with(self, digest: str) -> list[KnownRow]:
         if digest not in self._rows:
@@ -145,11 +153,6 @@ class Duplicates:
                 return []
             self._rows[digest] = rows
         return self._rows[digest]
-
-    def _note_move(self, digest: str, decision: Decision) -> None:
-        self._rows[digest] = [
-            after_move(row, decision.found if row.id == decision.row_id else None) for row in self._rows[digest]
-        ]
 
     def _is_gone(self, path: str) -> bool:
         folder = os.path.dirname(path)
