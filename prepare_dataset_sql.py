@@ -67,7 +67,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from stem_dataset import __version__
 from stem_dataset.audio.standardise import standardise
@@ -85,9 +85,10 @@ from stem_dataset.config import (
     JUDGED_FILES,
     OUTPUTS,
     Config,
-    default_text,
-    is_given,
+    flag_options,
+    has_flag,
     load_config,
+    path_if_given,
     refuse_nothing,
 )
 from stem_dataset.database.connection import KnownFiles, check_database, known_files, open_read_only
@@ -712,19 +713,9 @@ def build_parser() -> argparse.ArgumentParser:
         "wrong, 2 usage or config, 3 no CLAP weights, 4 stopped, 5 another run is at work, 130 interrupted.",
         argument_default=argparse.SUPPRESS,
     )
-    for name in ("input", "database", "stems", "quarantine", "log_file"):
-        _add_setting(parser, name, type=path_if_given, metavar="FILE" if name in ("database", "log_file") else "DIR")
+    for name in filter(has_flag, CONFIG_FIELDS):
+        parser.add_argument(f"--{name.replace('_', '-')}", **flag_options(name))
     parser.add_argument("--no-stems", dest="stems", action="store_const", const=None, help="write no standardised WAVs")
-    for name in ("workers", "batch_windows", "limit"):
-        _add_setting(parser, name, type=int, metavar="N")
-    _add_setting(parser, "max_broken_share", type=float, metavar="SHARE")
-    _add_setting(parser, "scheduler", metavar="tcp://HOST:PORT")
-    _add_setting(parser, "embed_on", choices=("driver", "workers"))
-    _add_setting(parser, "checkpoint", metavar="NAME|FILE")
-    _add_setting(parser, "trust_checkpoint", action="store_true")
-    _add_setting(parser, "device", choices=("auto", "cpu", "cuda"))
-    _add_setting(parser, "precision", choices=("f32", "bf16"))
-    _add_setting(parser, "model_cache", type=path_if_given, metavar="DIR")
     parser.add_argument(
         "--config", type=path_if_given, metavar="FILE", default=None, help="settings (default: ./config.yaml)"
     )
@@ -739,11 +730,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(level=logging.INFO)
     return parser
-
-
-def path_if_given(text: str) -> Path | str:
-    """Return a flag's path, or `text` as it is where that names nothing, which the checks refuse: Path("") is '.'."""
-    return Path(text) if is_given(text) else text
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:
@@ -776,12 +762,6 @@ def percent_of_rows(text: str) -> float:
     if not 0 < percent <= 100:
         raise argparse.ArgumentTypeError(f"{text!r}: give a number over 0 and up to 100 (per cent of the rows), or all")
     return percent
-
-
-def _add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    """Add the flag of a `Config` field, with the field's own words and default."""
-    text = f"{CONFIG_FIELDS[name].metadata['help']} (default: {default_text(name)})"
-    parser.add_argument(f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Interval, MinLen, Predicate
 
@@ -229,3 +230,41 @@ def default_text(key: str) -> str:
     if default is dataclasses.MISSING:
         return "a list in config.yaml"
     return default.as_posix() if isinstance(default, Path) else str(default)
+
+
+METAVARS = {
+    "database": "FILE",
+    "log_file": "FILE",
+    "scheduler": "tcp://HOST:PORT",
+    "checkpoint": "NAME|FILE",
+}
+
+
+def has_flag(name: str) -> bool:
+    """Return whether a setting has a flag: all but the lists of words and prompts, which no command line could hold."""
+    return CONFIG_FIELDS[name].default is not dataclasses.MISSING
+
+
+def flag_options(name: str) -> dict[str, Any]:
+    """Return what argparse needs to know of a setting's flag, by the setting's type, help and default."""
+    text = f"{CONFIG_FIELDS[name].metadata['help']} (default: {default_text(name)})"
+    options: dict[str, Any] = {"help": text.replace("%", "%%")}
+    (kind,) = _types_of(name)
+    if get_origin(kind) is Literal:
+        return {**options, "choices": get_args(kind)}
+    if kind is bool:
+        return {**options, "action": "store_true"}
+    metavars = {Path: "DIR", int: "N", float: "X", str: "TEXT"}
+    return {**options, "type": path_if_given if kind is Path else kind, "metavar": METAVARS.get(name, metavars[kind])}
+
+
+def _types_of(name: str) -> list[Any]:
+    """Return the types of a setting's values, without their ranges and without None."""
+    hint = get_type_hints(Config)[name]
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [kind for kind in kinds if kind is not type(None)]
+
+
+def path_if_given(text: str) -> Path | str:
+    """Return a flag's path, or `text` as it is where that names nothing, which the checks refuse: Path("") is '.'."""
+    return Path(text) if is_given(text) else text
