@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from patching import replace_for_good, value_of
+from stem_dataset.clap import checkpoints
 from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, identify_weights
 from stem_dataset.clap.download import fetch_weights
 from stem_dataset.errors import WeightsMissing
@@ -29,13 +29,13 @@ HASHED: list[str] = []
 
 def count_hashing() -> None:
     """Note the name of every file that is hashed whole."""
-    sha256_of_path = value_of("sha256_of_path")
+    sha256_of_path = checkpoints.sha256_of_path  # type: ignore[attr-defined]
 
     def counting(path: str | Path) -> str:
         HASHED.append(Path(path).name)
-        return str(sha256_of_path(path))
+        return sha256_of_path(path)
 
-    replace_for_good("sha256_of_path", counting)
+    checkpoints.sha256_of_path = counting  # type: ignore[attr-defined]
 
 
 def fetch(checkpoint: str) -> dict[str, Any]:

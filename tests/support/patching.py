@@ -13,12 +13,13 @@ import inspect
 import pkgutil
 import sys
 from types import ModuleType
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 import prepare_dataset_sql
 import stem_dataset
+
+if TYPE_CHECKING:  # the programs that tests start by the hundred do without it: it takes a third of a second
+    import pytest
 
 OURS = ("prepare_dataset_sql", "stem_dataset")
 
@@ -36,19 +37,18 @@ def names_used_in(module: ModuleType) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
 
 
-def users_of(name: str) -> list[ModuleType]:
-    """Return the modules that use `name`, all for the same thing; an error where none does."""
+def holders_of(name: str) -> list[ModuleType]:
+    """Return the modules that have `name`, all for the same thing; an error where none has it."""
     holders = [module for module in modules() if not isinstance(vars(module).get(name, module), ModuleType)]
-    users = [module for module in holders if name in names_used_in(module)]
-    meanings = {id(vars(module)[name]) for module in users}
+    meanings = {id(vars(module)[name]) for module in holders}
     assert len(meanings) == 1, f"{name}: {len(meanings)} things in the program have this name, and one is needed"
-    return users
+    return holders
 
 
 def value_of(dotted: str) -> Any:
     """Return what the program has under a name, or under an attribute of it, as 'Database.insert'."""
     name, *attributes = dotted.split(".")
-    value = vars(users_of(name)[0])[name]
+    value = vars(holders_of(name)[0])[name]
     for attribute in attributes:
         value = getattr(value, attribute)
     return value
@@ -56,12 +56,16 @@ def value_of(dotted: str) -> Any:
 
 def replace_name(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     """Replace `name` wherever the program uses it, until the test ends."""
-    for module in users_of(name):
+    users = [module for module in holders_of(name) if name in names_used_in(module)]
+    assert users, f"no module of the program uses {name}"
+    for module in users:
         monkeypatch.setattr(module, name, value)
 
 
 def refuse_patches_that_reach_nothing() -> None:
     """Let each `setattr` of a `MonkeyPatch` fail where it replaces a name that the program's module never uses."""
+    import pytest
+
     real = pytest.MonkeyPatch.setattr
 
     @functools.wraps(real)
@@ -80,5 +84,5 @@ def refuse_patches_that_reach_nothing() -> None:
 def replace_for_good(dotted: str, value: object) -> None:
     """Replace a name wherever this process uses it, or an attribute, as 'Database.insert'."""
     owner, _, name = dotted.rpartition(".")
-    for holder in [value_of(owner)] if owner else users_of(name):
+    for holder in [value_of(owner)] if owner else holders_of(name):
         setattr(holder, name, value)
