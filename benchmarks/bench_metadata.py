@@ -185,7 +185,7 @@ class Row:
 def tempo_rows(results: Sequence[Result]) -> list[Row]:
     loops = [result for result in results if result.truth.exam == "loops"]
     shots = [result for result in results if result.truth.exam == "one_shots_and_noises"]
-    where = {"name": "the tempo is in the name", "bars": "the length is whole bars", "audio": "only the sound tells"}
+    where = {"name": "the tempo is in the name", "bars": "the length is whole bars", "audio": "only the audio gives it"}
     rows = []
     for group in GROUPS:
         chosen = [result for result in loops if result.truth.group == group]

@@ -190,9 +190,9 @@ def ask(path: Path) -> None:
             ("by path", "SELECT * FROM stems WHERE original_file = ?", names),
             ("by sha256 (a copy's)", "SELECT id, original_file FROM stems WHERE sha256 = ?", digests),
             ("by category and tempo", BY_CATEGORY_AND_TEMPO, [category]),
-            ("loops by keys and tempo (README)", readme_query("key IN"), [None]),
-            ("dark kicks (README)", readme_query("'kick' AND json_extract"), [None]),
-            ("all that needs a listen (README)", readme_query("quality_ok = 0"), [None]),
+            ("loops by keys and tempo (docs)", docs_query("key IN"), [None]),
+            ("dark kicks (docs)", docs_query("'kick' AND json_extract"), [None]),
+            ("all that needs a listen (docs)", docs_query("quality_ok = 0"), [None]),
             ("what a run asks: path, size, mtime of all", RESUME, [None]),
         ):
             print_times(what, lambda value, query=query: count_rows(database, query, value), values)  # type: ignore[misc]
@@ -203,7 +203,7 @@ def ask(path: Path) -> None:
 
 RESUME = "SELECT original_file, size_bytes, mtime_ns FROM stems"
 BY_CATEGORY_AND_TEMPO = "SELECT * FROM stems WHERE category = ? AND bpm BETWEEN 124 AND 128"
-# The README's, in a process of its own, for its memory.
+# That of docs/database.md, in a process of its own, for its memory.
 NEIGHBOURS = """
 import resource, sqlite3, sys, time
 import numpy as np
@@ -216,14 +216,14 @@ started = time.perf_counter()
 nearest = np.argsort(-(vectors @ vectors[0]))[:4]
 asked_s = time.perf_counter() - started
 peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(f"nearest neighbours (README): {read_s:.1f} s to read {len(names):,} vectors, {asked_s * 1e3:,.0f} ms a question")
-print(f"nearest neighbours (README): peak memory {peak_bytes / 1e9:.2f} GB")
+print(f"nearest neighbours (docs): {read_s:.1f} s to read {len(names):,} vectors, {asked_s * 1e3:,.0f} ms a question")
+print(f"nearest neighbours (docs): peak memory {peak_bytes / 1e9:.2f} GB")
 """
 
 
-def readme_query(part: str) -> str:
-    """Return the README's query that `part` is of."""
-    blocks = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("```sql\n")[1:]
+def docs_query(part: str) -> str:
+    """Return the query of docs/database.md that contains `part`."""
+    blocks = (REPOSITORY / "docs" / "database.md").read_text(encoding="utf-8").split("```sql\n")[1:]
     return next(block.partition("```")[0] for block in blocks if part in block.partition("```")[0])
 
 

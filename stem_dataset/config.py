@@ -1,6 +1,6 @@
 """Every setting with its default, its range and its one line of help.
 
-config.yaml, the README's table and --help say the same; a test compares them.
+config.yaml, the table in docs/settings.md and --help say the same; a test compares them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JUDGED_FILES = 500  # by which a library that is all broken is told from one wit
 
 
 def setting(default: Any, help_text: str) -> Any:
-    """Return a `Config` field with its default and the line that config.yaml, --help and the README show for it."""
+    """Return a `Config` field with its default and its line of help, which config.yaml and docs/settings.md repeat."""
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata={"help": help_text})
     return field(default=default, metadata={"help": help_text})

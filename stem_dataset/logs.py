@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import logging
 import os
+import platform
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import soundfile
 from tqdm import tqdm
 
-from stem_dataset.errors import RunStopped, with_remedy
+from stem_dataset import __version__
+from stem_dataset.errors import PrepareError, RunStopped, with_remedy
+
+LIBRARIES = ("soundfile", "soxr", "numpy", "openvino", "torch", "laion-clap", "huggingface-hub")
 
 log = logging.getLogger("prepare_dataset_sql")
 
@@ -21,6 +28,27 @@ def printable(path: object) -> str:
     """Return a path or message as text that neither breaks a line nor steers a terminal: odd characters escaped."""
     text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def versions_block() -> str:
+    """Return the versions that a bug report needs, one per line. No library is imported for it."""
+    versions = {
+        "prepare_dataset_sql": __version__,
+        "Python": sys.version.replace("\n", " "),
+        "platform": platform.platform(),
+        **{name: _installed_version(name) for name in LIBRARIES},
+        "libsndfile": soundfile.__libsndfile_version__,
+        "SQLite": sqlite3.sqlite_version,
+    }
+    lines = [f"{name + ':':21}{version}" for name, version in versions.items()]
+    return "\n".join(["---- copy from here into a bug report", *lines, "---- to here, with the traceback above"])
+
+
+def _installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 class _LogLines(io.TextIOBase):
@@ -87,6 +115,8 @@ def log_to_file(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         log.debug("the run ends with %s: %s", type(error).__name__, error, exc_info=True, extra={"file_only": True})
+        if not isinstance(error, (PrepareError, OSError, MemoryError)):  # `run_safely` calls it a fault of this program
+            log.critical("a fault of this program\n%s", versions_block(), extra={"file_only": True})
         raise
     finally:
         logging.captureWarnings(False)

@@ -1,20 +1,38 @@
-"""The output folders: create and lock them, and where a WAV goes in them."""
+"""The output folders: create, mark and lock them, and where a WAV goes in them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from stem_dataset.config import Config
-from stem_dataset.errors import AlreadyRunning, RunStopped, with_remedy
+from stem_dataset.errors import AlreadyRunning, MachineFault, RunStopped, with_remedy
+from stem_dataset.files import open_regular
 from stem_dataset.logs import log, printable
 
 SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
 LOCK_NAME = ".prepare_dataset.lock"
+README_NAME = "README.txt"
+# The first line of each README. Folders in use have it: another text would no longer recognise them.
+MARKER = "prepare_dataset_sql: output folder. Keep this file, which marks it as one."
+
+DATABASE_README = """\
+The SQLite database of audio stems, and by default also their WAVs, the quarantine folder and the log.
+"""
+STEMS_README = """\
+Standardised WAVs (48 kHz, mono, 24 bit). In the database, the column path of the table stems names them.
+"""
+QUARANTINE_README = """\
+Files that could not be imported. They were moved here: do not delete them unless you have them elsewhere. The JSON
+beside each file says where it was and what is wrong with it. This command moves all of them back:
+
+    python prepare_dataset_sql.py --restore-quarantine
+"""
 
 
 def scratch_folder(stems: Path | None, quarantine: Path) -> Path:
@@ -38,7 +56,10 @@ def token_of(folder: Path, run_id: str) -> Path:
 
 
 def make_folders(config: Config) -> None:
-    """Create the output folders; raises `RunStopped` where that cannot be."""
+    """Create the output folders, with a README in each; raises `RunStopped` where that cannot be."""
+    readmes = {config.stems: STEMS_README, config.quarantine: QUARANTINE_README}
+    if not config.database.parent.exists():  # else it may be any folder of the user's
+        readmes = {config.database.parent: DATABASE_README, **readmes}
     for folder in filter(None, (config.log_file.parent, config.database.parent, config.stems, config.quarantine)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +70,31 @@ def make_folders(config: Config) -> None:
         except OSError as error:
             text = f"{printable(folder)}: this output folder cannot be made or written to: {with_remedy(error)}"
             raise RunStopped(f"{text}; no file was touched") from None
+    for output, readme_text in readmes.items():
+        if output is not None:
+            write_readme(output, readme_text)
+
+
+def write_readme(folder: Path, text: str) -> None:
+    """Say in `folder` what it is, unless it holds a README. A disk without room for that stops no run."""
+    readme = folder / README_NAME
+    with contextlib.suppress(OSError):
+        if not os.path.lexists(readme) or _is_empty_file(readme):  # the disk was full, or that run was killed
+            readme.write_text(f"{MARKER}\n\n{text}", encoding="ascii")
+
+
+def _is_empty_file(path: Path) -> bool:
+    status = path.lstat()
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def is_output_folder(folder: str | Path) -> bool:
+    """Return whether this program, in any run, wrote its output to `folder`, which its README says."""
+    try:
+        with open_regular(os.path.join(folder, README_NAME)) as file:
+            return file.readline(len(MARKER) + 2).rstrip(b"\r\n") == MARKER.encode("ascii")
+    except (OSError, MachineFault):  # no README, or a FIFO of that name
+        return False
 
 
 @contextlib.contextmanager

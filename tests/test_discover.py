@@ -303,7 +303,8 @@ def test_a_folder_that_fails_half_way_through_its_listing_counts_as_failed(
     touch(tmp_path, "a.wav", "b.wav", "c.wav")
 
     def interrupted(folder: str) -> Iterator[os.DirEntry[str]]:
-        yield next(scandir(folder))
+        with scandir(folder) as entries:
+            yield next(entries)
         raise OSError(5, "Input/output error")
 
     scandir = os.scandir

@@ -19,7 +19,7 @@ import audio_files
 import hostile
 from hostile import HOSTILE, INNOCENT, Hostile, snapshot
 from stem_dataset.logs import printable
-from stem_dataset.output_folders import LOCK_NAME
+from stem_dataset.output_folders import LOCK_NAME, README_NAME
 from vectors import assert_equal_to_the_last_bit
 from workplace import Workplace, obey_modes
 
@@ -79,7 +79,11 @@ class Story:
             verdicts={row["original_file"]: row for row in self.place.rows("SELECT * FROM quarantined")},
             account=json.loads(report.read_text()) if report.exists() else {},
             tree=snapshot(self.place.input),
-            quarantine={name: was for name, was in snapshot(self.place.quarantine).items() if name != LOCK_NAME},
+            quarantine={
+                name: was
+                for name, was in snapshot(self.place.quarantine).items()
+                if name not in (LOCK_NAME, README_NAME)
+            },
         )
 
 

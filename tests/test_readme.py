@@ -1,11 +1,13 @@
-"""The README says what the program does: its transcript, its tables, its snippets."""
+"""The README and docs/ say what the program does: transcript, tables, queries, snippets, names and links."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +16,15 @@ import pytest
 
 import demo
 import prepare_dataset_sql as product
+from pages import DATABASE, DOCS, PAGES, QUERIES, README, anchors, first_cells, links, page, section
+from prose import sentences, words
 from stem_dataset.config import CONFIG_FIELDS, Config, default_text
 from stem_dataset.datatypes import SourceFormat
 from stem_dataset.errors import PrepareError
 from stem_dataset.music.describe import quality_issues
 from workplace import REPOSITORY, Workplace
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-FEATURES = README.partition("The keys of `features`")[2].partition("Evidence is asked")[0]
-QUERIES = re.findall(r"```sql\n([^`]+)```", README)
+FEATURES = section(DATABASE, "The keys of `features`")
 VARIABLE = (
     (r"\d+\.\d s, \d+\.\d files/s", "# s, # files/s"),
     (r'("quarantined_at"): ".*"', r"\1"),
@@ -47,7 +49,8 @@ def test_the_transcript_is_what_the_demo_prints() -> None:
 
 
 def test_the_settings_table_is_config() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) \|$", README, re.MULTILINE)
+    page_text = page("docs/settings.md").partition("## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) \|$", page_text, re.MULTILINE)
     settings = {name: (default.strip("`"), text) for name, default, text in rows}
     assert list(settings) == list(CONFIG_FIELDS)
     for name, config_field in CONFIG_FIELDS.items():
@@ -60,14 +63,17 @@ def test_the_settings_table_is_config() -> None:
 def test_the_table_of_columns_is_the_schema(workplace: Workplace) -> None:
     workplace.run()
     columns = [row["name"] for row in workplace.rows("PRAGMA table_info(stems)")]
-    part = README.partition("One row a stem in `stems`")[2].partition("The keys of `features`")[0]
-    assert first_cells(part) == columns
+    assert first_cells(section(DATABASE, "The table `stems`")) == columns
+    main_columns = first_cells(section(README, "What comes out"))
+    assert len(main_columns) > 10
+    assert set(main_columns) <= set(columns)
 
 
-def first_cells(part: str) -> list[str]:
-    """Return the names in the first column of the tables in a part of the README."""
-    rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
-    return [name for cell in rows for name in re.findall(r"`(\w+)`", cell)]
+def test_the_page_on_the_database_names_every_table(workplace: Workplace) -> None:
+    workplace.run()
+    tables = {row["name"] for row in workplace.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    named = re.findall(r"^- `(\w+)`", section(DATABASE, "The other tables"), re.MULTILINE)
+    assert {"stems", *named} == tables
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +104,13 @@ def test_the_table_of_features_has_every_quality_issue() -> None:
 
 
 def ask(place: Workplace, query: str) -> list[str]:
-    """Return what sqlite3 prints for a query of the README, whose /music is the folder of `place`."""
+    """Return what sqlite3 prints for a query of the docs, whose /music is the folder of `place`."""
     rows = place.rows(query.replace("/music", os.path.realpath(place.folder)))
     return ["|".join("" if value is None else str(value) for value in row.values()) for row in rows]
 
 
-def test_the_queries_answer_what_the_readme_shows(fixtures: Workplace) -> None:
-    shown = re.findall(r"```sql\n([^`]+)```\n```\n([^`]+)```", README)
+def test_the_queries_answer_what_the_page_shows(fixtures: Workplace) -> None:
+    shown = re.findall(r"```sql\n([^`]+)```\n```\n([^`]+)```", DATABASE)
     assert len(shown) == 3
     for query, answer in shown:
         assert ask(fixtures, query) == answer.splitlines(), query
@@ -135,8 +141,7 @@ def test_the_queries_ask_for_keys_of_features_alone() -> None:
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:
-    part = README.partition("## Exit codes")[2].partition("##")[0]
-    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", part, re.MULTILINE)}
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section(README, "Exit codes"), re.MULTILINE)}
     classes = PrepareError.__subclasses__()
     assert codes == {0, 1} | {error.exit_code for error in classes}
 
@@ -148,7 +153,7 @@ def test_the_snippet_reads_a_database_with_a_name_that_is_not_utf_8(workplace: W
         name = os.fsdecode(b"kick \xff%d.wav" % number)
         (workplace.input / name).write_bytes(source.read_bytes())
     workplace.run()
-    snippet = README.partition("```python\n")[2].partition("```")[0]
+    snippet = DATABASE.partition("```python\n")[2].partition("```")[0]
     assert snippet == demo.NEIGHBOURS
     snippet = snippet.replace("processed_database/stems.db", str(workplace.database))
     result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False)
@@ -158,13 +163,103 @@ def test_the_snippet_reads_a_database_with_a_name_that_is_not_utf_8(workplace: W
     assert lines[0] == f"1.000  '{workplace.input}/kick \\udcff0.wav'"
 
 
-def test_every_flag_is_a_real_one() -> None:
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "CHANGELOG.md"])
+def test_every_flag_is_a_real_one(name: str) -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", product.build_parser().format_help()))
     benchmarks = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "benchmarks").glob("*.py"))
-    others = {
-        "--strict",
-        "--nthreads",
-        "--nworkers",
-        *re.findall(r'"(--[a-z-]+)"', benchmarks),
-    }  # mypy's, Dask's, and the benchmarks' own
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - others <= known
+    others = {"--strict", "--nthreads", "--nworkers", "--minimal"}  # mypy's, Dask's and git's
+    others |= set(re.findall(r'"(--[a-z-]+)"', benchmarks))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page(name))) - others <= known
+
+
+def test_the_page_on_settings_has_every_flag_that_is_no_setting() -> None:
+    parser = product.build_parser()
+    parser.prog = "program"  # in a worker of pytest-xdist it is "-c"
+    flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", parser.format_help()))
+    flags -= {f"--{name.replace('_', '-')}" for name in CONFIG_FIELDS} | {"-h"}
+    rows = section(page("docs/settings.md"), "Flags that are no settings")
+    cells = [line.split("|")[1] for line in rows.splitlines() if line.startswith("| `-")]
+    assert {flag for cell in cells for flag in re.findall(r"`(--?[a-z-]+)", cell)} == flags
+
+
+# -- the pages as a whole ---------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= 200
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_to_a_file_and_an_anchor(name: str) -> None:
+    for link in links(page(name)):
+        file, _, anchor = link.partition("#")
+        target = (REPOSITORY / name).parent / file if file else REPOSITORY / name
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = re.findall(r"^\| \[[\w.-]+\]\(([\w.-]+)\)", page("docs/index.md"), re.MULTILINE)
+    assert sorted([*listed, "index.md"]) == [Path(name).name for name in DOCS]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_sentences_are_short(name: str) -> None:
+    lengths = [words(sentence) for sentence in sentences(page(name))]
+    assert 7 <= statistics.median(lengths) <= 17
+    assert sum(length > 30 for length in lengths) <= len(lengths) / 10
+
+
+def test_a_sentence_is_counted_as_a_reader_does() -> None:
+    text = "# Not this one\n\nOne `a b c` two\nthree. Four [five six](x.md)!\n\n- Seven, e.g. eight\n\n```\nno\n```\n"
+    assert [words(sentence) for sentence in sentences(text)] == [4, 3, 3]
+
+
+# -- the map of the package -------------------------------------------------------------------------------------------
+
+DEVELOP = page("docs/develop.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_a_page_names_is_there(name: str) -> None:
+    files = re.findall(r"`((?:stem_dataset|tests|fixtures|benchmarks)/[\w/.]*)[ `]", page(name))
+    assert [file for file in files if not (REPOSITORY / file).exists()] == []
+
+
+def test_the_map_has_every_module_of_the_package() -> None:
+    on_the_map = {Path(file).name for file in re.findall(r"`stem_dataset/([\w.]+)", section(DEVELOP, "The map"))}
+    package = REPOSITORY / "stem_dataset"
+    modules = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert on_the_map == modules - {"__init__.py"}
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the functions, classes, constants and fields that a file of Python defines."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+@pytest.mark.parametrize(
+    "heading", ["One file's way", "How to add a decoder", "How to add a setting", "How to add a column"]
+)
+def test_every_name_on_the_way_is_one_of_the_program(heading: str) -> None:
+    text = section(DEVELOP, heading)
+    files = [REPOSITORY / "prepare_dataset_sql.py", *(REPOSITORY / "stem_dataset").rglob("*.py")]
+    known = set().union(*map(names_in, [*files, REPOSITORY / "tests" / "support" / "records.py"]))
+    named = {part for name in re.findall(r"`([A-Za-z_][\w.]*)`", text) if "/" not in name for part in name.split(".")}
+    files_named = {"config", "yaml", "requirements", "txt", "pyproject", "toml"}
+    assert len(named) > 3
+    assert sorted(named - known - files_named) == []
+
+
+def test_every_name_is_in_the_file_beside_it() -> None:
+    pairs = re.findall(r"`(?:\w+\.)?(\w+)`\s+(?:in|\()\s*`?((?:stem_dataset|tests)/[\w/.]+\.py|the script)", DEVELOP)
+    assert len(pairs) > 20
+    for name, file in pairs:
+        path = "prepare_dataset_sql.py" if file == "the script" else file
+        assert name in names_in(REPOSITORY / path), (name, file)

@@ -17,6 +17,13 @@ from stem_dataset.datatypes import storable
 from stem_dataset.errors import UsageError, WeightsMissing
 from stem_dataset.files import sha256_of_path
 from stem_dataset.logs import log, printable
+from stem_dataset.output_folders import write_readme
+
+CACHE_README = """\
+What prepare_dataset_sql.py made of the CLAP weights, so that later runs start faster: hashes of files, compiled models
+and the vectors of texts.
+You can remove this folder at any time. The next run makes what it needs again.
+"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class ModelCache:
         scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            write_readme(self.folder, CACHE_README)
             scratch.write_bytes(content)
             os.replace(scratch, path)
         except OSError as error:

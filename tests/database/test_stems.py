@@ -19,6 +19,7 @@ import soundfile
 import audio_files
 from audio_files import write_text, write_tone
 from fake_clap import FakeClap
+from pages import DATABASE
 from patching import replace_name
 from prepare_dataset_sql import DatasetPreparer, main
 from records import (
@@ -26,7 +27,6 @@ from records import (
     KICKS,
     LOOPS,
     PROVENANCE,
-    README,
     STEMS,
     TO_LISTEN_TO,
     column,
@@ -119,7 +119,7 @@ def test_two_rows_never_share_an_original_or_an_id(database: Database) -> None:
         database.insert([record("/c.wav", id=stem_id_of("/a.wav", "0" * 64))], PROVENANCE)
 
 
-(NEIGHBOURS,) = re.findall(r'db\.execute\("(.+?)"\)', README)
+(NEIGHBOURS,) = re.findall(r'db\.execute\("(.+?)"\)', DATABASE)
 
 
 @pytest.mark.parametrize(

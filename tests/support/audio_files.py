@@ -19,7 +19,7 @@ import soundfile
 
 import prepare_dataset_sql as product
 from fake_clap import FakeClap
-from stem_dataset.output_folders import LOCK_NAME, SCRATCH
+from stem_dataset.output_folders import LOCK_NAME, README_NAME, SCRATCH
 from stem_dataset.workers.pool import WorkerPool
 
 Float32 = npt.NDArray[np.float32]
@@ -167,8 +167,8 @@ def everything(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Return the names in `folder`, sorted, but for lock files and the folder of unfinished files."""
-    return sorted(name for name in os.listdir(folder) if name not in (LOCK_NAME, SCRATCH))
+    """Return the names in `folder`, sorted, but for its README, lock files and the folder of unfinished files."""
+    return sorted(name for name in os.listdir(folder) if name not in (LOCK_NAME, README_NAME, SCRATCH))
 
 
 class InlineExecutor(Executor):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import numpy as np
 import pytest
 
 from audio_files import write_text
+from pages import QUERIES
 from prepare_dataset_sql import main
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import Provenance, StemMetadata, StemRecord, utc_now
 from stem_dataset.output_folders import stem_id_of
-from workplace import REPOSITORY, Workplace
+from workplace import Workplace
 
 
 def record(original_file: str, **changes: Any) -> StemRecord:
@@ -109,10 +109,7 @@ def statements_of(database: Database, ask: Callable[[], object]) -> list[str]:
     return statements
 
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-
-
-KICKS, DARK_KICKS, LOOPS, TO_LISTEN_TO = re.findall(r"```sql\n([^`]+)```", README)
+KICKS, DARK_KICKS, LOOPS, TO_LISTEN_TO = QUERIES
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from quick_analysis import plausible_measurements
 from stem_dataset.commands.verify import SAMPLE_PERCENT
 from stem_dataset.config import Config, load_config
 from stem_dataset.datatypes import text_of
+from stem_dataset.output_folders import README_NAME
 from stem_dataset.summary import ReEmbedding, Summary, Verification
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -182,8 +183,9 @@ class Workplace:
         return sorted(os.path.relpath(row["original_file"], os.path.realpath(self.input)) for row in self.rows())
 
     def quarantined(self) -> list[str]:
-        """Return the names in the quarantine folder, without the JSONs and what is hidden."""
-        return sorted(p.name for p in self.quarantine.glob("[!.]*") if p.suffix != ".json")
+        """Return the names in the quarantine folder, without the JSONs, the README and what is hidden."""
+        names = {path.name for path in self.quarantine.glob("[!.]*") if path.suffix != ".json"}
+        return sorted(names - {README_NAME})
 
 
 def use_quick_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
