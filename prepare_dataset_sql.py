@@ -104,7 +104,7 @@ from stem_dataset.datatypes import (
     StemRecord,
     utc_now,
 )
-from stem_dataset.discover import discover
+from stem_dataset.discover import WalkRules, discover
 from stem_dataset.drives import STAT_S, answers, refuse_network_drive
 from stem_dataset.duplicates import Decision, Duplicates
 from stem_dataset.errors import (
@@ -353,6 +353,10 @@ class DatasetPreparer:
     def _own_folders(self) -> frozenset[str]:
         return frozenset(os.path.realpath(folder) for folder in (self.config.stems, self.config.quarantine) if folder)
 
+    @property
+    def _walk_rules(self) -> WalkRules:
+        return WalkRules(self.root, self._own_folders, tuple(self.config.exclude), self.config.follow_links)
+
     @functools.cached_property
     def _job(self) -> Job:
         config, provenance = self.config, self.session.provenance
@@ -408,7 +412,7 @@ class DatasetPreparer:
     def _new_files(self, known: KnownFiles) -> list[FoundFile]:
         """Return the files that are not `known` as they are; what remains of its imported ones has vanished."""
         files = []
-        for found in discover(self.root, self._own_folders, self.summary):
+        for found in discover(self._walk_rules, self.summary):
             status = (found.size_bytes, found.mtime_ns)
             if known.imported.pop(found.path, None) == status or (found.path, *status) in known.quarantined:
                 self.summary.already_done += 1

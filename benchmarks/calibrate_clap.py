@@ -38,7 +38,7 @@ from stem_dataset.clap.labels import Palette, embed_palette, nearest_texts
 from stem_dataset.clap.session import load_clap
 from stem_dataset.config import CONFIG_FIELDS, Config, load_config
 from stem_dataset.datatypes import Int16
-from stem_dataset.discover import discover
+from stem_dataset.discover import WalkRules, discover
 from stem_dataset.errors import PrepareError, UsageError
 from stem_dataset.files import open_regular
 from stem_dataset.logs import printable
@@ -97,7 +97,7 @@ LABELS = {"names": labels_of_names, "folder": labels_of_folders}
 
 def decoded(folder: Path, config: Config) -> Iterator[Decoded]:
     """Yield the folder's audio files, but for broken ones."""
-    found = sorted(Path(found.path) for found in discover(str(folder), frozenset(), Summary("")))
+    found = sorted(Path(found.path) for found in discover(WalkRules(str(folder)), Summary("")))
     with tempfile.TemporaryDirectory() as scratch:
         for path in found:
             try:

@@ -27,7 +27,7 @@ JUDGED_FILES = 500  # by which a library that is all broken is told from one wit
 
 def setting(default: Any, help_text: str) -> Any:
     """Return a `Config` field with its default and its line of help, which config.yaml and docs/settings.md repeat."""
-    if isinstance(default, dict):
+    if isinstance(default, dict | list):
         return field(default_factory=default.copy, metadata={"help": help_text})
     return field(default=default, metadata={"help": help_text})
 
@@ -46,6 +46,8 @@ class Config:
     """All settings. A flag beats config.yaml, which beats these defaults."""
 
     input: Path | None = setting(None, "the folder of stems; usually given as --input")
+    exclude: list[str] = setting([], "globs of files and folders below the input to leave out, as '*.mp3'")
+    follow_links: bool = setting(False, "enter linked folders, each real folder once")
     database: Path = setting(Path("processed_database/stems.db"), "the SQLite database")
     stems: Path | None = setting(Path("processed_database/stems"), "folder of the standardised WAVs; null writes none")
     quarantine: Path = setting(Path("processed_database/quarantine"), "folder that broken files are moved to")
@@ -226,10 +228,21 @@ def refuse_nothing(flag: str, path: Path | str | None) -> None:
 
 
 def default_text(key: str) -> str:
-    default = CONFIG_FIELDS[key].default
-    if default is dataclasses.MISSING:
+    """Return the default of a setting as --help and messages show it."""
+    default = default_of(key)
+    if isinstance(default, dict):
         return "a list in config.yaml"
+    if isinstance(default, list):
+        return ", ".join(default) or "none"
     return default.as_posix() if isinstance(default, Path) else str(default)
+
+
+def default_of(name: str) -> Any:
+    """Return the default of a setting."""
+    config_field = CONFIG_FIELDS[name]
+    return (
+        config_field.default if config_field.default_factory is dataclasses.MISSING else config_field.default_factory()
+    )
 
 
 METAVARS = {
@@ -242,7 +255,7 @@ METAVARS = {
 
 def has_flag(name: str) -> bool:
     """Return whether a setting has a flag: all but the lists of words and prompts, which no command line could hold."""
-    return CONFIG_FIELDS[name].default is not dataclasses.MISSING
+    return not isinstance(default_of(name), dict)
 
 
 def flag_options(name: str) -> dict[str, Any]:
@@ -252,6 +265,8 @@ def flag_options(name: str) -> dict[str, Any]:
     (kind,) = _types_of(name)
     if get_origin(kind) is Literal:
         return {**options, "choices": get_args(kind)}
+    if get_origin(kind) is list:
+        return {**options, "action": "append", "metavar": "GLOB"}
     if kind is bool:
         return {**options, "action": "store_true"}
     metavars = {Path: "DIR", int: "N", float: "X", str: "TEXT"}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from stem_dataset.datatypes import FoundFile
 from stem_dataset.errors import with_remedy
 from stem_dataset.files import is_inside, size_and_mtime_ns
 from stem_dataset.logs import log, printable
+from stem_dataset.output_folders import LOCK_NAME
 from stem_dataset.summary import Summary
 
 READABLE_SUFFIXES = frozenset(
@@ -20,14 +23,59 @@ DANGLING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
 UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .ape .wv .ac3 .dts .mka .ra .tta .mpc".split())
 
 
-def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterator[FoundFile]:
-    """Yield the audio files under `root`, each folder's sorted and before its subfolders'; count the rest by reason.
+# Folders of the system and of network drives: what was deleted, thumbnails, and what a file check found. Folders whose
+# names begin with a dot are never entered either.
+SKIPPED_FOLDERS = frozenset(
+    name.lower()
+    for name in (
+        *("$RECYCLE.BIN", "System Volume Information", "RECYCLER", "lost+found"),
+        *("#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@eaDir", "@__thumb", "@tmp"),
+        *("__MACOSX", "Network Trash Folder", "Temporary Items"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WalkRules:
+    """Which folders and files the walk leaves aside."""
+
+    root: str  # its real path
+    own_folders: frozenset[str] = frozenset()  # real paths of the outputs of this run
+    exclude: tuple[str, ...] = ()  # globs, matched against the path below the root
+    follow_links: bool = False  # enter linked folders
+
+    def excludes(self, path: str) -> bool:
+        """Whether a glob matches the path of a file or folder below the root. An asterisk matches slashes too."""
+        below = os.path.relpath(path, self.root).replace(os.sep, "/")
+        return any(fnmatch.fnmatchcase(below, pattern.rstrip("/")) for pattern in self.exclude)
+
+    def skips_folder(self, path: str) -> bool:
+        """Whether a folder is not entered, without a word: hidden folders are counted by their entry."""
+        return path in self.own_folders or os.path.basename(path).lower() in SKIPPED_FOLDERS
+
+    def takes(self, path: str) -> bool:
+        """Whether the walk itself takes the file at a real path, so that a link to it would be the same stem twice."""
+        if not is_inside(path, self.root) or path == self.root:
+            return False
+        *folders, name = os.path.relpath(path, self.root).split(os.sep)
+        parents = [os.path.join(self.root, *folders[: depth + 1]) for depth in range(len(folders))]
+        entered = not any(folder.startswith(".") for folder in folders)
+        entered = entered and not any(self.skips_folder(each) or self.excludes(each) for each in parents)
+        entered = entered and not any(os.path.lexists(os.path.join(each, LOCK_NAME)) for each in parents)
+        return entered and not name.startswith(".") and _suffix(name) in READABLE_SUFFIXES and not self.excludes(path)
+
+
+def discover(rules: WalkRules, summary: Summary) -> Iterator[FoundFile]:
+    """Yield the audio files under the root, each folder's sorted and before its subfolders'; count the rest by reason.
 
     One `scandir` a folder and one `stat` a file, since each is a journey to the server where the input is a network
-    share. `root` and `own_folders` (never entered) are real paths. A linked folder is never entered, so there is no
-    loop. A folder that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
+    share. A linked folder is entered only if `rules` say so, and each real folder once, so there is no loop. A folder
+    that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
     """
-    folders = [root]
+    folders = [rules.root]
+    entered = {rules.root}  # real paths; needed only where links are followed
+    linked = ""  # the first folder behind a link that is not followed
+    with_audio_names = taken = 0
     while folders:
         folder = folders.pop()
         try:
@@ -38,25 +86,59 @@ def discover(root: str, own_folders: frozenset[str], summary: Summary) -> Iterat
             summary.failed += 1
             summary.unseen.append(folder)
             continue
+        if folder != rules.root and any(entry.name == LOCK_NAME for entry in entries):
+            _ignore(summary, "output folder of another run")
+            continue
         subfolders = []
         for entry in entries:
-            if _is_folder(entry) and not entry.name.startswith("."):
-                if entry.path not in own_folders:
+            is_link = _is_linked_folder(entry)
+            if (_is_folder(entry) or (is_link and rules.follow_links)) and not entry.name.startswith("."):
+                if _is_entered(entry, is_link, entered, rules, summary):
                     subfolders.append(entry.path)
-                    if _suffix(entry.name) in READABLE_SUFFIXES:
-                        _ignore(summary, "folder with an audio name")
                 continue
-            found = _examine(entry, root, summary)
+            if is_link and not linked and not entry.name.startswith("."):
+                linked = entry.path
+            with_audio_names += _suffix(entry.name) in READABLE_SUFFIXES
+            found = _examine(entry, rules, summary)
             if found is not None:
+                taken += 1
                 yield found
         folders.extend(reversed(subfolders))
+    if linked:
+        log.warning("%s: a linked folder, not entered; --follow-links enters such folders", printable(linked))
+    if with_audio_names and not taken:
+        log.warning(
+            "%s holds %d files with audio names, and none of them was taken: %s",
+            printable(rules.root),
+            with_audio_names,
+            ", ".join(f"{count} {reason}" for reason, count in sorted(summary.ignored.items())) or "all failed",
+        )
 
 
-def _examine(entry: os.DirEntry[str], root: str, summary: Summary) -> FoundFile | None:
+def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules: WalkRules, summary: Summary) -> bool:
+    """Whether the walk enters a folder, or a link to one; count why not, where a user would miss its stems."""
+    if rules.skips_folder(entry.path):
+        return False
+    if rules.excludes(entry.path):
+        _ignore(summary, "excluded folder")
+        return False
+    if rules.follow_links:
+        real_path = os.path.realpath(entry.path)
+        if real_path in entered or rules.skips_folder(real_path):
+            return False
+        if is_link and is_inside(real_path, rules.root):
+            return False  # the walk comes to it without the link
+        entered.add(real_path)
+    if _suffix(entry.name) in READABLE_SUFFIXES:
+        _ignore(summary, "folder with an audio name")
+    return True
+
+
+def _examine(entry: os.DirEntry[str], rules: WalkRules, summary: Summary) -> FoundFile | None:
     """Return `entry` as a file to process, or count why it is not one."""
     summary.found += 1
     try:
-        reason = _reason_to_ignore(entry, root)
+        reason = _reason_to_ignore(entry, rules)
         if reason is None:
             status = entry.stat()
             return FoundFile(entry.path, *size_and_mtime_ns(status))
@@ -91,7 +173,7 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _reason_to_ignore(entry: os.DirEntry[str], root: str) -> str | None:
+def _reason_to_ignore(entry: os.DirEntry[str], rules: WalkRules) -> str | None:
     """Return why `entry`, which is no plain folder, is not a stem, or None if it is one."""
     suffix = _suffix(entry.name)
     if entry.name.startswith("._"):
@@ -104,13 +186,16 @@ def _reason_to_ignore(entry: os.DirEntry[str], root: str) -> str | None:
         return f"{suffix[1:]} (convert to wav or flac first)"
     if suffix not in READABLE_SUFFIXES:
         return "not audio"
+    if rules.exclude and rules.excludes(entry.path):
+        return "excluded"
     if entry.is_symlink():
-        return _reason_to_ignore_link(entry.path, root)
+        return _reason_to_ignore_link(entry.path, rules)
     return None if entry.is_file(follow_symlinks=False) else "not a regular file"
 
 
-def _reason_to_ignore_link(link: str, root: str) -> str | None:
-    """A link to a file inside the input has its target there; one to a file outside is a stem of its own.
+def _reason_to_ignore_link(link: str, rules: WalkRules) -> str | None:
+    """A link to a file that the walk takes itself is the same stem twice; one to any other file is a stem of its own:
+    in a clone of git-annex, say, whose files lie in a hidden folder.
 
     Raises OSError where the target may be there and cannot be looked at.
     """
@@ -124,4 +209,4 @@ def _reason_to_ignore_link(link: str, root: str) -> str | None:
         return "linked folder"
     if not stat.S_ISREG(mode):
         return "not a regular file"
-    return "link to a file inside" if is_inside(os.path.realpath(link), root) else None
+    return "link to a file inside" if rules.takes(os.path.realpath(link)) else None

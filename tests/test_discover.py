@@ -22,7 +22,7 @@ import audio_files
 from audio_files import write_text, write_tone
 from hostile import NAMES, NAMES_OF_LINUX
 from prepare_dataset_sql import main
-from stem_dataset.discover import READABLE_SUFFIXES, discover
+from stem_dataset.discover import READABLE_SUFFIXES, WalkRules, discover
 from stem_dataset.files import is_inside
 from stem_dataset.logs import printable
 from stem_dataset.quarantine import read_entry
@@ -32,11 +32,11 @@ from workplace import REPOSITORY, Workplace
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="FIFOs, sockets and links of POSIX")
 
 
-def walk(root: Path, *own_folders: Path) -> tuple[list[str], Summary]:
+def walk(root: Path, *own_folders: Path, **rules: Any) -> tuple[list[str], Summary]:
     """Return the files found, relative to `root`, and the account, its sum checked as at a run's end."""
     summary = Summary("run")
     real_root = os.path.realpath(root)
-    found = list(discover(real_root, frozenset(map(os.path.realpath, own_folders)), summary))
+    found = list(discover(WalkRules(real_root, frozenset(map(os.path.realpath, own_folders)), **rules), summary))
     summary.left = len(found)
     assert summary.sum_closes, summary
     return [os.path.relpath(file.path, real_root) for file in found], summary
@@ -68,16 +68,16 @@ def test_found_file_carries_absolute_path_size_and_mtime(tmp_path: Path) -> None
     path = tmp_path / "a.wav"
     path.write_bytes(b"12345")
     os.utime(path, ns=(1, 1_700_000_000_123_456_789))
-    (found,) = discover(os.path.realpath(tmp_path), frozenset(), Summary("run"))
+    (found,) = discover(WalkRules(os.path.realpath(tmp_path)), Summary("run"))
     assert (found.path, found.size_bytes, found.mtime_ns) == (os.path.realpath(path), 5, 1_700_000_000_123_456_789)
 
 
 STRACED = """
 import os, sys
-from stem_dataset.discover import discover
+from stem_dataset.discover import WalkRules, discover
 from stem_dataset.summary import Summary
 os.path.exists("/begins here")
-found = list(discover(sys.argv[1], frozenset(), Summary("run")))
+found = list(discover(WalkRules(sys.argv[1]), Summary("run")))
 os.path.exists("/ends here")
 print(len(found))
 """
@@ -118,7 +118,7 @@ def test_a_file_is_asked_for_its_status_once_and_only_through_its_folder_s_listi
     monkeypatch.setattr(os, "scandir", lambda folder: [Entry(entry, asked) for entry in scandir(folder)])
     for name in ("stat", "lstat"):
         monkeypatch.setattr(os, name, lambda path, *_, **__: pytest.fail(f"a second look at {path}"))
-    found = list(discover(str(tmp_path), frozenset(), Summary("run")))
+    found = list(discover(WalkRules(str(tmp_path)), Summary("run")))
     monkeypatch.undo()
     assert len(found) == 10
     assert sorted(asked) == sorted(os.path.basename(file.path) for file in found)
@@ -207,7 +207,7 @@ def test_a_link_to_a_file_outside_is_found_under_the_link_s_path_with_its_target
     outside.write_bytes(b"12345678")
     os.utime(outside, ns=(1, 1_600_000_000_000_000_000))
     os.symlink("../outside.bin", root / "linked.wav")
-    (found,) = discover(os.path.realpath(root), frozenset(), Summary("run"))
+    (found,) = discover(WalkRules(os.path.realpath(root)), Summary("run"))
     assert found.path == os.path.join(os.path.realpath(root), "linked.wav")
     assert (found.size_bytes, found.mtime_ns) == (8, 1_600_000_000_000_000_000)
 
@@ -413,3 +413,101 @@ def test_the_account_lists_its_reasons_and_closes_only_when_all_are_counted() ->
     summary.ignored = Counter({"hidden": 2, "not audio": 1})
     assert summary.sum_closes
     assert "3 ignored (2 hidden, 1 not audio), 1 left for the next run" in str(summary)
+
+
+# -- folders that nobody wants in a library, links, and globs ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "#recycle", "@Recycle", "@eaDir", ".Trash-1000"),
+        *(".Trashes", "__MACOSX", "lost+found"),
+    ],
+)
+def test_what_a_system_or_a_network_drive_keeps_for_itself_is_never_walked(folder: str, tmp_path: Path) -> None:
+    touch(tmp_path, "kick.wav", f"{folder}/deleted.wav", f"Drums/{folder}/deep/deleted.wav", "Drums/snare.wav")
+    assert walk(tmp_path)[0] == ["kick.wav", "Drums/snare.wav"]
+
+
+def test_the_outputs_of_a_run_with_other_settings_are_not_taken_for_stems(workplace: Workplace) -> None:
+    write_tone(workplace.input / "kick.wav")
+    write_text(workplace.input / "broken.wav")
+    inside = {"stems": workplace.input / "old" / "stems", "quarantine": workplace.input / "old" / "quarantine"}
+    workplace.run(**inside)
+    assert len(list((workplace.input / "old").rglob("*.wav"))) == 2
+    summary = workplace.run(database=workplace.folder / "other.db")
+    assert (summary.inserted, summary.quarantined) == (1, 0)
+    assert summary.ignored["output folder of another run"] == 2
+
+
+@needs_posix
+def test_a_link_to_a_file_that_the_walk_does_not_take_is_a_stem(tmp_path: Path) -> None:
+    """Clones of git-annex and DataLad, and the caches of Hugging Face, hold nothing but such links."""
+    annex = ".git/annex/objects/xx/yy/SHA256E-1.wav/SHA256E-1.wav"
+    touch(tmp_path, annex, "blobs/0123abcd", "outtakes/snare.wav", "hat.wav")
+    for name, target in {"kick.wav": annex, "clap.wav": "blobs/0123abcd", "tom.wav": "outtakes/snare.wav"}.items():
+        os.symlink(target, tmp_path / name)
+    os.symlink("hat.wav", tmp_path / "same hat.wav")
+    found, summary = walk(tmp_path, exclude=("outtakes",))
+    assert found == ["clap.wav", "hat.wav", "kick.wav", "tom.wav"]
+    assert summary.ignored == {"hidden": 1, "not audio": 1, "excluded folder": 1, "link to a file inside": 1}
+
+
+@needs_posix
+def test_linked_folders_are_entered_on_request_and_each_real_folder_once(tmp_path: Path) -> None:
+    root, drive = tmp_path / "in", tmp_path / "drive"
+    touch(root, "own/kick.wav")
+    touch(drive, "Splice/snare.wav", "Splice/deep/hat.wav", "other/clap.wav")
+    os.symlink(drive / "Splice", root / "Splice")
+    os.symlink(drive / "Splice", root / "Splice again")
+    os.symlink(drive, root / "all")
+    os.symlink("../in", root / "own" / "loop")
+    os.symlink(drive / "other", drive / "Splice" / "deep" / "more")
+    found, _ = walk(root, follow_links=True)
+    assert sorted(os.path.basename(path) for path in found) == ["clap.wav", "hat.wav", "kick.wav", "snare.wav"]
+    assert "Splice/snare.wav" in found
+
+
+@needs_posix
+def test_without_that_one_line_names_the_first_linked_folder_and_the_flag(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "in"
+    touch(root, "kick.wav")
+    for name in ("a", "b"):
+        touch(tmp_path / name, "far.wav")
+        os.symlink(tmp_path / name, root / name)
+    walk(root)
+    (line,) = [record.getMessage() for record in caplog.records if "--follow-links" in record.getMessage()]
+    assert f"{os.path.realpath(root)}/a: a linked folder, not entered" in line
+
+
+def test_globs_leave_out_files_and_folders_and_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "kick.wav", "Loops/a.wav", "Loops/deep/b.wav", "Drums/raw kick.wav", "Drums/old/c.wav", "x.mp3")
+    found, summary = walk(tmp_path, exclude=("*.mp3", "Loops", "Drums/old/", "*/raw *"))
+    assert found == ["kick.wav"]
+    assert summary.ignored == {"excluded": 2, "excluded folder": 2}
+
+
+def test_globs_come_from_flags_or_config_yaml_and_the_account_names_them(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("kick.wav", "raw.wav", "old.wav"):
+        write_tone(workplace.input / name)
+    (workplace.folder / "config.yaml").write_text("exclude: ['raw*']\n", encoding="utf-8")
+    assert main([*workplace.flags(), "--dry-run", "--config", str(workplace.folder / "config.yaml")]) == 0
+    assert [os.path.basename(line) for line in capsys.readouterr().out.splitlines()] == ["kick.wav", "old.wav"]
+    result = workplace.execute("--exclude", "raw*", "--exclude", "old*")
+    assert result.returncode == 0, result.stderr
+    assert "1 inserted" in result.stderr
+    assert "2 excluded" in result.stderr
+
+
+def test_a_walk_that_takes_none_of_its_audio_names_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.wav", "b.wav", "cover.jpg")
+    walk(tmp_path, exclude=("*.wav",))
+    assert "holds 2 files with audio names, and none of them was taken: 2 excluded, 1 not audio" in caplog.text
+    caplog.clear()
+    walk(tmp_path, exclude=("a*",))
+    assert "none of them was taken" not in caplog.text

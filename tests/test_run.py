@@ -29,7 +29,7 @@ from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.clap.embed import INTERRUPT_GRACE_S
 from stem_dataset.config import TAGS
 from stem_dataset.datatypes import FoundFile, ProcessedFile
-from stem_dataset.discover import discover
+from stem_dataset.discover import WalkRules, discover
 from stem_dataset.errors import Interrupted, MachineFault, NotFinite, ProgramFault, RunStopped
 from stem_dataset.summary import Summary
 from stem_dataset.workers.pool import WorkerPool
@@ -164,7 +164,7 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     shutil.copytree(library / "stems" / "Drums", workplace.input, dirs_exist_ok=True)
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     workplace.quarantine.mkdir(parents=True)
-    files = list(discover(preparer.root, frozenset(), Summary("x")))
+    files = list(discover(WalkRules(preparer.root), Summary("x")))
     taken = iter(files)
     pool = WorkerPool(2, preparer._job, workplace.log_file, lambda: None, lambda: None)
     most = 0
@@ -187,7 +187,7 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     loaded_modules = "set(__import__('sys').modules)"  # for `eval`: a worker cannot import this file
     try:
         before = pool.executor.submit(eval, loaded_modules).result()
-        files = discover(preparer.root, frozenset(), Summary("x"))
+        files = discover(WalkRules(preparer.root), Summary("x"))
         reports = list(pool.reports(product._process_file, files))
         after = pool.executor.submit(eval, loaded_modules).result()
     finally:
