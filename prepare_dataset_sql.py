@@ -142,10 +142,11 @@ from stem_dataset.quarantine import (
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import StopSignals
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
-from stem_dataset.workers.dask_pool import ClusterPool
+from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.dask_worker import PROGRAM
-from stem_dataset.workers.pool import WorkerPool
-from stem_dataset.workers.tasks import Job, TaskReport, as_fault, quarantine_report
+from stem_dataset.workers.local_pool import LocalBackend
+from stem_dataset.workers.pool import Backend, Pool
+from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, quarantine_report
 from stem_dataset.workers.worker import hash_file
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -466,11 +467,27 @@ class DatasetPreparer:
         if self.refusal:
             raise RunStopped(self.refusal)
 
-    def _new_pool(self, witness: FoundFile) -> WorkerPool:
-        config, hooks = self.config, (self.embedder.tick, self.embedder.finish)
-        if config.scheduler is not None:
-            return ClusterPool(config.scheduler, witness, self._job, config.log_file, *hooks)
-        return WorkerPool(usable_workers(config), self._job, config.log_file, *hooks)
+    def _new_pool(self, witness: FoundFile) -> Pool:
+        config = self.config
+        if config.scheduler is None:
+            backend: Backend = LocalBackend(usable_workers(config), self._job, config.log_file)
+        else:
+            client = self.progress.wait_for(connect(config.scheduler))
+            backend = DaskBackend(client, config.scheduler, witness, self._job)
+        return Pool(backend, self._job)
+
+    def _reports(self, pool: Pool, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
+        """Yield the pool's reports. Between two of them, look for Ctrl-C, and write a batch that is embedded.
+
+        A model that fills the memory would get the worker of an innocent file killed, so nothing is embedded while a
+        file is tried again alone.
+        """
+        for report in pool.reports(work, files):
+            self.embedder.tick()
+            if pool.is_retrying:
+                self.embedder.finish()
+            if report is not None:
+                yield report
 
     def _take_left_over(self) -> list[FoundFile]:
         """Return the copies of files that were to be decoded for them and came to nothing: each may fare better."""
@@ -498,7 +515,7 @@ class DatasetPreparer:
         if former is not None and differs and self.database.forget_unused_models()[model]:
             raise RunStopped(self.session.conflict_text(former))
 
-    def _begin(self, pool: WorkerPool, will_embed: bool) -> None:
+    def _begin(self, pool: Pool, will_embed: bool) -> None:
         """Let a worker test the decoders, and load CLAP meanwhile if it is needed; raises before any file is
         touched."""
         self_test = pool.self_test()
@@ -519,7 +536,7 @@ class DatasetPreparer:
             self._refuse_another_engine()
             log.debug("CLAP is loaded (%s, %s)", self.session.provenance, self.config.precision)
 
-    def _processed(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
+    def _processed(self, pool: Pool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files`; end early where the first ones are nearly all broken: what a whole
         library shares is no fault of its files."""
         broken_before, share = self.summary.quarantined, self.config.max_broken_share
@@ -535,11 +552,11 @@ class DatasetPreparer:
         for start in range(JUDGED_FILES, len(files), FILES_A_PART):
             yield from self._received(pool, files[start : start + FILES_A_PART])
 
-    def _received(self, pool: WorkerPool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
+    def _received(self, pool: Pool, files: Sequence[FoundFile]) -> Iterator[ProcessedFile]:
         """Yield what the workers make of `files` and is to be embedded; settle the rest."""
         digests = self._hash(pool, files)
         while files:
-            for report in pool.reports(_process_file, self._originals(files, digests)):
+            for report in self._reports(pool, _process_file, self._originals(files, digests)):
                 processed = self._receive(report)
                 if processed is None or self._keeps_its_vector(processed):
                     continue
@@ -565,13 +582,13 @@ class DatasetPreparer:
                     self.waiting[digest] = [found]
                 yield self._to_decode(found)
 
-    def _hash(self, pool: WorkerPool, files: Sequence[FoundFile]) -> dict[str, str]:
+    def _hash(self, pool: Pool, files: Sequence[FoundFile]) -> dict[str, str]:
         """Return the sha256 of those of `files` that may be copies, by path; where there is none, settle the file."""
         digests = {}
         candidates = [found for found in files if found.size_bytes in self.shared_sizes]
         if candidates:
             self.progress.say(f"hashing {len(candidates)} files that may be copies")
-            for report in pool.reports(hash_file, map(self._with_former_row, candidates)):
+            for report in self._reports(pool, hash_file, map(self._with_former_row, candidates)):
                 self._receive(report)
                 if report.sha256 is not None:
                     digests[report.found.path] = report.sha256
