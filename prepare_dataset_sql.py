@@ -142,10 +142,11 @@ from stem_dataset.quarantine import (
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import StopSignals
 from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
-from stem_dataset.workers.dask_pool import ClusterPool
+from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.dask_worker import PROGRAM
-from stem_dataset.workers.pool import WorkerPool
-from stem_dataset.workers.tasks import Job, TaskReport, as_fault, quarantine_report
+from stem_dataset.workers.local_pool import LocalBackend
+from stem_dataset.workers.pool import Backend, Pool
+from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, quarantine_report
 from stem_dataset.workers.worker import hash_file
 
 FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
@@ -460,7 +461,7 @@ class DatasetPreparer:
                 self._write_ready()
                 raise
 
-    def _import_part(self, pool: WorkerPool, files: Sequence[FoundFile]) -> None:
+    def _import_part(self, pool: Pool, files: Sequence[FoundFile]) -> None:
         """Decide about each of `files`, decode those that are to be decoded, and write all their rows."""
         while files:
             digests = self._hash(pool, files)
@@ -472,13 +473,13 @@ class DatasetPreparer:
             self._write_ready()
             files = self.duplicates.left_over(self.unsettled)
 
-    def _hash(self, pool: WorkerPool, files: Sequence[FoundFile]) -> dict[str, str]:
+    def _hash(self, pool: Pool, files: Sequence[FoundFile]) -> dict[str, str]:
         """Return the sha256 of those of `files` that may be copies, by path; where there is none, settle the file."""
         digests = {}
         candidates = [found for found in files if found.size_bytes in self.shared_sizes]
         if candidates:
             self.progress.say(f"hashing {len(candidates)} files that may be copies")
-            for report in pool.reports(hash_file, map(self.database.with_former_row, candidates)):
+            for report in self._reports(pool, hash_file, map(self.database.with_former_row, candidates)):
                 self._receive(report)
                 if report.sha256 is not None:
                     digests[report.found.path] = report.sha256
@@ -498,13 +499,13 @@ class DatasetPreparer:
                 self._write_full_batch()
         self._write_ready()
 
-    def _decode(self, pool: WorkerPool, files: Sequence[FoundFile]) -> None:
+    def _decode(self, pool: Pool, files: Sequence[FoundFile]) -> None:
         """Give `files` to the workers, and what they make of them to the model, batch by batch."""
         if not files:
             return
         self._need_clap()
         self.progress.say("decoding")
-        for report in pool.reports(_process_file, map(self.database.with_former_row, files)):
+        for report in self._reports(pool, _process_file, map(self.database.with_former_row, files)):
             processed = self._receive(report)
             if processed is None:
                 continue
@@ -530,11 +531,27 @@ class DatasetPreparer:
                 "puts them back where they were; --max-broken-share 1 goes on regardless"
             )
 
-    def _new_pool(self, witness: FoundFile) -> WorkerPool:
-        config, hooks = self.config, (self.embedder.tick, self.embedder.finish)
-        if config.scheduler is not None:
-            return ClusterPool(config.scheduler, witness, self._job, config.log_file, *hooks)
-        return WorkerPool(usable_workers(config), self._job, config.log_file, *hooks)
+    def _new_pool(self, witness: FoundFile) -> Pool:
+        config = self.config
+        if config.scheduler is None:
+            backend: Backend = LocalBackend(usable_workers(config), self._job, config.log_file)
+        else:
+            client = self.progress.wait_for(connect(config.scheduler))
+            backend = DaskBackend(client, config.scheduler, witness, self._job)
+        return Pool(backend, self._job)
+
+    def _reports(self, pool: Pool, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
+        """Yield the pool's reports. Between two of them, look for Ctrl-C, and write a batch that is embedded.
+
+        A model that fills the memory would get the worker of an innocent file killed, so nothing is embedded while a
+        file is tried again alone.
+        """
+        for report in pool.reports(work, files):
+            self.embedder.tick()
+            if pool.is_retrying:
+                self.embedder.finish()
+            if report is not None:
+                yield report
 
     def _refuse_to_mix_models(self) -> None:
         """Vectors of two models in one database would be compared as if they meant the same."""
@@ -555,7 +572,7 @@ class DatasetPreparer:
         if former is not None and differs and self.database.forget_unused_models()[model]:
             raise RunStopped(self.session.conflict_text(former))
 
-    def _begin(self, pool: WorkerPool, will_embed: bool) -> None:
+    def _begin(self, pool: Pool, will_embed: bool) -> None:
         """Let a worker test the decoders, and load CLAP meanwhile if it is needed; raises before any file is
         touched."""
         self_test = pool.self_test()

@@ -21,7 +21,8 @@ sys.path.insert(0, str(REPOSITORY))
 import dask_cluster
 from stem_dataset.config import Config
 from stem_dataset.datatypes import FoundFile, ProcessedFile, StemMetadata
-from stem_dataset.workers.dask_pool import ClusterPool
+from stem_dataset.workers.dask_pool import DaskBackend, connect
+from stem_dataset.workers.pool import Pool
 from stem_dataset.workers.tasks import Job
 
 WORK_S = 0.02
@@ -36,7 +37,7 @@ def sleep_and_answer(found: FoundFile, job: Job) -> ProcessedFile:
 
 
 def bench_intake(folder: Path, options: argparse.Namespace) -> None:
-    """Print results a second through `ClusterPool.reports` with 1, 2, 4 and 8 workers, for two sizes of a result."""
+    """Print results a second through `Pool.reports` with 1, 2, 4 and 8 workers, for two sizes of a result."""
     print(f"workers that sleep {WORK_S * 1000:g} ms, {options.results} results each; results a second")
     print(f"{'workers':>7}  {'they could':>10}  " + "  ".join(f"{size:>5} MB" for size in RESULT_MB), flush=True)
     dask_cluster.PATHS.append(str(REPOSITORY / "benchmarks"))
@@ -56,15 +57,18 @@ def rate(folder: Path, address: str, size_bytes: int, results: int) -> float:
     found = FoundFile(str(witness), status.st_size, status.st_mtime_ns)
     (folder / "quarantine").mkdir(exist_ok=True)
     job = Job(str(folder), None, folder / "quarantine", None, Config(scheduler=address), f"{time.time()}")
-    pool = ClusterPool(address, found, job, folder / "log", lambda: None, lambda: None)
+    backend = DaskBackend(connect(address).result(), address, found, job)
+    pool = Pool(backend, job)
     with contextlib.closing(pool):
         problem = pool.self_test().result()
         if problem:
             raise SystemExit(problem)
-        pool._look_at_workers()
+        backend._look_at_workers()
         work = sys.modules["bench_intake"].sleep_and_answer  # by the name that a worker finds it under
         begun_s, count = 0.0, 0
         for report in pool.reports(work, files(found, size_bytes, results)):
+            if report is None:
+                continue
             assert report.processed is not None, report.fault
             count += 1
             begun_s = begun_s or time.monotonic()

@@ -41,7 +41,7 @@ from stem_dataset.clap.session import build_engine
 from stem_dataset.config import Config
 from stem_dataset.logs import log
 from stem_dataset.resources import usable_cores
-from stem_dataset.workers.pool import WORKER_IMPORTS
+from stem_dataset.workers.local_pool import WORKER_IMPORTS
 
 ROUNDS = 2  # of all streams, after the check that the engine makes of itself
 LEAST_COSINE = 0.999_99

@@ -24,6 +24,7 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
 from patching import replace_name
+from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.audio.standardise import SourceLevels
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.clap.embed import INTERRUPT_GRACE_S
@@ -32,7 +33,8 @@ from stem_dataset.datatypes import FoundFile, ProcessedFile
 from stem_dataset.discover import WalkRules, discover
 from stem_dataset.errors import Interrupted, MachineFault, NotFinite, ProgramFault, RunStopped
 from stem_dataset.summary import Summary
-from stem_dataset.workers.pool import WorkerPool
+from stem_dataset.workers.local_pool import LocalBackend
+from stem_dataset.workers.pool import Pool
 from stem_dataset.workers.tasks import as_fault
 from stem_dataset.workers.worker import hash_file, run_tasks, self_test
 from vectors import ROUNDING, assert_equal_to_the_last_bit
@@ -166,10 +168,10 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     workplace.quarantine.mkdir(parents=True)
     files = list(discover(WalkRules(preparer.root), Summary("x")))
     taken = iter(files)
-    pool = WorkerPool(2, preparer._job, workplace.log_file, lambda: None, lambda: None)
+    pool = Pool(LocalBackend(2, preparer._job, workplace.log_file), preparer._job)
     most = 0
     try:
-        for done, report in enumerate(pool.reports(product._process_file, taken)):
+        for done, report in enumerate(filter(None, pool.reports(product._process_file, taken))):
             assert report.processed is not None
             most = max(most, len(files) - len(list_left(taken, files)) - done)
             time.sleep(0.02)  # a slow consumer: the pool must wait for it
@@ -183,13 +185,15 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     shutil.copytree(library / "stems" / "Loops", workplace.input, dirs_exist_ok=True)
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     workplace.quarantine.mkdir(parents=True)
-    pool = WorkerPool(1, preparer._job, workplace.log_file, lambda: None, lambda: None)
+    backend = LocalBackend(1, preparer._job, workplace.log_file)
+    pool = Pool(backend, preparer._job)
     loaded_modules = "set(__import__('sys').modules)"  # for `eval`: a worker cannot import this file
     try:
-        before = pool.executor.submit(eval, loaded_modules).result()
+        # A worker of a run has imported the script before its first file, as its main module.
+        before = backend.workers[0].executor.submit(eval, f"__import__('{PROGRAM}') and {loaded_modules}").result()
         files = discover(WalkRules(preparer.root), Summary("x"))
-        reports = list(pool.reports(product._process_file, files))
-        after = pool.executor.submit(eval, loaded_modules).result()
+        reports = list(filter(None, pool.reports(product._process_file, files)))
+        after = backend.workers[0].executor.submit(eval, loaded_modules).result()
     finally:
         pool.close()
     assert any(report.processed and report.processed.metadata.bpm for report in reports)
@@ -388,11 +392,11 @@ def test_the_same_fault_on_files_with_odd_names_stops_the_run(workplace: Workpla
 
 
 def test_a_run_that_loses_a_file_does_not_end_well(drums: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    class LosesTheFirst(WorkerPool):
+    class LosesTheFirst(Pool):
         def reports(self, *arguments: Any) -> Any:
-            return itertools.islice(super().reports(*arguments), 1, None)
+            return itertools.islice(filter(None, super().reports(*arguments)), 1, None)
 
-    replace_name(monkeypatch, "WorkerPool", LosesTheFirst)
+    replace_name(monkeypatch, "Pool", LosesTheFirst)
     with pytest.raises(RunStopped, match=r"1 files came to no outcome, the first of them .*\.wav; what was"):
         drums.run()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from stem_dataset import PROGRAM_FOLDER
@@ -19,13 +20,26 @@ from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import token_of
 from stem_dataset.signals import TICK_S
 from stem_dataset.workers.dask_worker import PROGRAM, check_worker, import_distributed, program_versions, run_on_cluster
-from stem_dataset.workers.pool import WorkerPool
-from stem_dataset.workers.tasks import Flight, Job, TaskReport, quarantined_by, quarantined_report, time_limit_s
+from stem_dataset.workers.tasks import (
+    Death,
+    Job,
+    TaskReport,
+    Work,
+    quarantined_by,
+    quarantined_report,
+    reports_of,
+    time_limit_s,
+)
 
-FILES_A_GROUP = 40  # go to a Dask worker that embeds what it decodes: batches of its own, with a proof in each
-CONNECT_S = 10.0  # within which a Dask scheduler answers, and has a first worker
-WORKERLESS_S = 60.0  # a cluster so long without workers will get none any more
-CHECK_S = 300.0  # for a Dask worker's look at itself, which may compile CLAP
+# Files go by this many to a worker that embeds what it decodes: it makes batches of its own, and proves its engine in
+# each.
+FILES_PER_TASK = 40
+# Within this time a Dask scheduler answers, and has a first worker.
+CONNECT_S = 10.0
+# A cluster without workers for this long will not get any.
+WORKERLESS_S = 60.0
+# A worker's check of itself may compile CLAP.
+CHECK_S = 300.0
 
 
 def _answer(check: Future[str | None]) -> str | None:
@@ -37,53 +51,60 @@ def _answer(check: Future[str | None]) -> str | None:
     return f"{type(error).__name__}: {error}" if error else check.result()
 
 
-class ClusterPool(WorkerPool):
-    """`WorkerPool`'s loop over a Dask cluster, through the executor of its client.
+@dataclass(slots=True)
+class Flight:
+    """Files that go to a Dask worker together: one, unless the worker embeds them too."""
 
-    Dask gives the files of a worker that is lost to another, and after four deaths calls a file the killer; so that it
-    takes no neighbour for one, such a file is tried again alone, as in the local pool.
+    work: Work
+    files: list[FoundFile]
+    # On the monotonic clock, when the scheduler got them.
+    begun_s: float
+
+
+def connect(scheduler: str) -> Future[Any]:
+    """Start to connect to a Dask scheduler; the result is a client, or `RunStopped` is raised.
+
+    In a thread, since it may take `CONNECT_S`, in which the caller looks for Ctrl-C. Raises `UsageError` where Dask is
+    not installed.
+    """
+    return ThreadPoolExecutor(1).submit(_new_client, import_distributed(), scheduler)
+
+
+def _new_client(distributed: Any, scheduler: str) -> Any:
+    try:
+        return distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise RunStopped(
+            f"the Dask scheduler {scheduler} does not answer: {error}. No file was touched: is it running "
+            "(`dask scheduler`), and is that its address?"
+        ) from None
+
+
+class DaskBackend:
+    """The workers of a `Pool` on a Dask cluster, through the executor of its client.
+
+    Dask gives the files of a worker that is lost to another one, and after four deaths blames them. So that it takes no
+    neighbour for the guilty file, the pool tries each of them again alone.
     """
 
-    def __init__(
-        self,
-        scheduler: str,
-        witness: FoundFile,
-        job: Job,
-        log_file: Path,
-        on_wait: Callable[[], None],
-        before_replay: Callable[[], None],
-    ) -> None:
+    def __init__(self, client: Any, scheduler: str, witness: FoundFile, job: Job) -> None:
+        """`witness` is one of the files that the workers will be given, which all of them must see."""
+        self.client = client
         self.scheduler = scheduler
         self.witness = witness
-        self.files_a_group = FILES_A_GROUP if job.weights is not None else 1
+        self.job = job
         self.distributed = import_distributed()
-        self.sent_away: set[str] = set()  # workers, by address
-        self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
-        try:
-            self.client = self._connect(on_wait)
-        except (OSError, ValueError) as error:
-            raise RunStopped(
-                f"the Dask scheduler {scheduler} does not answer: {error}. No file was touched: is it running "
-                "(`dask scheduler`), and is that its address?"
-            ) from None
-        super().__init__(1, job, log_file, on_wait, before_replay)
-
-    def _connect(self, on_wait: Callable[[], None]) -> Any:
-        """Return a client. It is made in a thread: it may take `CONNECT_S`, in which Ctrl-C must be heard."""
-        make_client = self.distributed.Client
-        client = ThreadPoolExecutor(1).submit(make_client, self.scheduler, timeout=CONNECT_S, set_as_default=False)
-        while not wait([client], TICK_S).done:
-            on_wait()
-        return client.result()
-
-    def _open(self, workers: int) -> None:
-        self.executor = self.client.get_executor(pure=False)  # pure: what failed would not be tried again
-        self.submitted = 0
+        # pure=False: Dask would not run again what failed.
+        self.executor = client.get_executor(pure=False)
+        self.files_per_task = FILES_PER_TASK if job.weights is not None else 1
+        self.in_flight: dict[Future[list[TaskReport]], Flight] = {}
+        self.workers = 1
         self.looked_s = -math.inf
-        self.seen_s = time.monotonic()  # when there was a worker
-
-    def _renew(self, workers: int) -> None:
-        """Nothing to do: Dask replaces its workers."""
+        # When there was a worker.
+        self.seen_s = time.monotonic()
+        # Workers, by address.
+        self.sent_away: set[str] = set()
+        self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
 
     def self_test(self) -> Future[str | None]:
         """Start `check_worker` on every worker."""
@@ -96,7 +117,7 @@ class ClusterPool(WorkerPool):
             self.client.wait_for_workers(1, timeout=CONNECT_S)
         except TimeoutError:
             return f"{self.scheduler} has no workers: start some with `dask worker {self.scheduler} --nthreads 1`"
-        # Asked by Python's own words: of ours, a worker that has not this program could not even read the question.
+        # A plain eval: a worker without this program could not unpickle a function of ours.
         has_program = self.client.run(eval, f"__import__('importlib.util').util.find_spec({PROGRAM!r}) is not None")
         submit: Any = self.executor.submit  # Dask's takes these two
         checks: dict[str, Future[str | None]] = {
@@ -127,29 +148,50 @@ class ClusterPool(WorkerPool):
         identity = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=CONNECT_S)
         return list(identity["workers"])
 
-    def _start(self, group: list[FoundFile]) -> Future[list[TaskReport]]:
-        self.submitted = 0  # Dask's own settings say when a worker starts anew
-        return self.executor.submit(run_on_cluster, self.work, group, self.job, program_versions())
+    def start(self, work: Work, files: Iterator[FoundFile]) -> int:
+        """Give the scheduler up to two tasks per worker, and return how many files were taken."""
+        taken = 0
+        while len(self.in_flight) < 2 * self.workers:
+            group = list(itertools.islice(files, self.files_per_task))
+            if not group:
+                break
+            self._submit(work, group)
+            taken += len(group)
+        return taken
 
-    def _wait(self, in_flight: Mapping[Future[list[TaskReport]], Flight]) -> set[Future[list[TaskReport]]]:
-        """Wait up to `TICK_S` and return what is done; raises `RunStopped` where the cluster is lost."""
-        done = wait(in_flight, TICK_S, FIRST_COMPLETED).done
-        self.on_wait()
+    def _submit(self, work: Work, group: list[FoundFile]) -> None:
+        future = self.executor.submit(run_on_cluster, work, group, self.job, program_versions())
+        self.in_flight[future] = Flight(work, group, time.monotonic())
+
+    def wait(self) -> list[TaskReport | Death]:
+        """Wait up to `TICK_S`, and return what came of files; raises `RunStopped` where the cluster is lost."""
+        done = wait(self.in_flight, TICK_S, FIRST_COMPLETED).done
         if self.client.status != "running" or any(future.cancelled() for future in done):
             raise RunStopped(
                 f"the Dask scheduler {self.scheduler} is lost. What was committed stays: start it, and run again"
             )
         if time.monotonic() - self.looked_s >= STAT_S:
             self._look_at_workers()
-        return done
+        return [outcome for future in done for outcome in self._outcomes(future, self.in_flight.pop(future))]
+
+    def _outcomes(self, future: Future[list[TaskReport]], flight: Flight) -> Sequence[TaskReport | Death]:
+        """Return what came of a task that is done; nothing if its worker was unfit, and another one is to do it."""
+        error = future.exception()
+        if isinstance(error, UnfitWorker):
+            self._send_away(*error.args)
+            self._submit(flight.work, flight.files)
+            return []
+        if isinstance(error, self.distributed.KilledWorker):
+            return [self._death(found, flight, deaths=error.allowed_failures + 1) for found in flight.files]
+        return self._reports(future, flight.files)
 
     def _look_at_workers(self) -> None:
         """Count the workers, which bounds what is in flight; raises `RunStopped` where there are none for long."""
         self.looked_s = time.monotonic()
         present = self.workers
-        with contextlib.suppress(OSError, TimeoutError):  # lost: `status` will tell
+        with contextlib.suppress(OSError, TimeoutError):  # lost: `status` will show it
             present = len(self._addresses())
-        if present:  # with 0 in flight the run would end, with its last files left and no word of it
+        if present:  # with 0 there would be no room for the last files, and the run would end without them
             self.workers, self.seen_s = present, self.looked_s
         elif self.looked_s - self.seen_s > WORKERLESS_S:
             raise RunStopped(
@@ -157,40 +199,27 @@ class ClusterPool(WorkerPool):
                 f"`dask worker {self.scheduler} --nthreads 1`, and run again"
             )
 
-    def _is_suspect(self, future: Future[list[TaskReport]]) -> bool:
-        return self._was_unfit(future) or isinstance(future.exception(), self.distributed.KilledWorker)
-
-    def _was_unfit(self, future: Future[list[TaskReport]]) -> bool:
-        """Whether the worker could not do its part. It is sent away: failing is quick, and it would get all files."""
-        error = future.exception()
-        if not isinstance(error, UnfitWorker):
-            return False
-        address, problem = error.args
+    def _send_away(self, address: str, problem: str) -> None:
+        """Retire a worker that cannot do its part: it fails quickly, and would soon get all files."""
         if address not in self.sent_away:
             self.sent_away.add(address)
             log.warning("Dask worker %s: %s; it is sent away", address, problem)
             with contextlib.suppress(OSError, TimeoutError):
                 self.client.retire_workers([address], close_workers=True)
-        return True
 
-    def _replay_alone(self, found: FoundFile) -> TaskReport:
-        future = None
-        while future is None or self._was_unfit(future):
-            begun_s = time.monotonic()
-            future = self._start([found])
-            while not self._wait({future: Flight([found])}):
-                pass
-        if not self._is_suspect(future):
-            return self._reports_of(future, [found])[0]
-        deaths = future.exception().allowed_failures + 1  # type: ignore[union-attr]  # KilledWorker
+    def retry_alone(self, work: Work, found: FoundFile) -> None:
+        """Give the scheduler one file; Dask replaces workers that died."""
+        self._submit(work, [found])
+
+    def _death(self, found: FoundFile, flight: Flight, deaths: int) -> Death:
         limit_s = time_limit_s(found, self.job)
-        if time.monotonic() - begun_s >= deaths * limit_s:
-            return self._quarantine(found, Timeout(f"not done after {limit_s:.0f} s, {deaths} times alone"))
-        return self._quarantine(found, WorkerDied(f"{deaths} Dask workers died when they had it alone"))
+        if time.monotonic() - flight.begun_s >= deaths * limit_s:
+            return Death(found, Timeout(f"not done after {limit_s:.0f} s, {deaths} times alone"))
+        return Death(found, WorkerDied(f"{deaths} Dask workers died when they had it alone"))
 
-    def _reports_of(self, future: Future[list[TaskReport]], group: Sequence[FoundFile]) -> list[TaskReport]:
-        """Return what a worker reported. A file that one moved to quarantine and then died is not found by the next."""
-        reports = super()._reports_of(future, group)
+    def _reports(self, future: Future[list[TaskReport]], group: Sequence[FoundFile]) -> list[TaskReport]:
+        """Return what a worker reported. A file that one worker quarantined before it died is missing for the next."""
+        reports = reports_of(future, group)
         lost = [report for report in reports if report.fault is not None and not os.path.lexists(report.found.path)]
         moved = quarantined_by(self.job) if lost else {}
         return [

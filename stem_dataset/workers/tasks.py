@@ -5,18 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stem_dataset.clap.checkpoints import Weights
 from stem_dataset.config import Config
 from stem_dataset.datatypes import FoundFile, ProcessedFile, QuarantineEntry
-from stem_dataset.errors import PROGRAM_ERRORS, REPORT_TEXT, MachineFault, ProgramFault, kind_of, text_of_error
+from stem_dataset.errors import (
+    PROGRAM_ERRORS,
+    REPORT_TEXT,
+    BrokenFile,
+    MachineFault,
+    PrepareError,
+    ProgramFault,
+    kind_of,
+    text_of_error,
+)
 from stem_dataset.logs import log, printable
 from stem_dataset.quarantine import json_path_of, log_quarantined, quarantine_file, read_entry
 
-# Nothing that a decoder does raises these: somebody else ended the process, as when memory runs out.
+# Signals no decoder raises: something outside, such as the OOM killer, ended the process.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
 
 
@@ -47,15 +57,20 @@ class TaskReport:
     log_records: list[logging.LogRecord] = field(default_factory=list)
 
 
-Work = Callable[[FoundFile, Job], ProcessedFile | str | None]  # what is done to a file in a worker
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A file whose worker died, hung or took too much memory.
+
+    `error` is what the file is quarantined for if its second worker dies too, or the fault of the machine that it
+    fails for.
+    """
+
+    found: FoundFile
+    error: BrokenFile | MachineFault
 
 
-@dataclass(slots=True)
-class Flight:
-    """Files in the pool's hands, which go to a worker together: one, unless it embeds them too."""
-
-    files: list[FoundFile]
-    begun_s: float | None = None  # on the monotonic clock, when a worker surely had it
+# What is done to a file in a worker.
+Work = Callable[[FoundFile, Job], ProcessedFile | str | None]
 
 
 def as_fault(error: Exception, found: FoundFile) -> MachineFault:
@@ -66,6 +81,20 @@ def as_fault(error: Exception, found: FoundFile) -> MachineFault:
     log.error("%s: failed, left where it is: %s", printable(found.path), printable(text))
     log.debug("%s: traceback", printable(found.path), exc_info=error)
     return MachineFault(text, kind_of(error))
+
+
+def reports_of(future: Future[list[TaskReport]], files: Sequence[FoundFile]) -> list[TaskReport]:
+    """Return what a worker reported on `files`. An error on the way back, such as no memory to pickle the result, is
+    no verdict on a file.
+
+    Raises `RunStopped` where the worker's CLAP is broken.
+    """
+    try:
+        return future.result()
+    except PrepareError:
+        raise
+    except Exception as error:
+        return [TaskReport(found, fault=as_fault(error, found)) for found in files]
 
 
 def time_limit_s(found: FoundFile, job: Job) -> float:

@@ -266,6 +266,6 @@ def test_pulse_tells_where_the_names_do_not() -> None:
 
 
 def test_what_is_called_a_loop_needs_a_less_regular_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_name(monkeypatch, "tempo_candidates", lambda onsets, center_bpm: [Tempo(120.0, 0.25, 0.0)])
+    monkeypatch.setattr("test_tempo.tempo_candidates", lambda onsets, center_bpm: [Tempo(120.0, 0.25, 0.0)])
     assert heard_in(PULSE, 4.0).tempi == []
     assert heard_in(PULSE, 4.0, NameFacts(is_loop=True)).tempi

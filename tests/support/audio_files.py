@@ -20,7 +20,7 @@ import soundfile
 import prepare_dataset_sql as product
 from fake_clap import FakeClap
 from stem_dataset.output_folders import LOCK_NAME, README_NAME, SCRATCH
-from stem_dataset.workers.pool import WorkerPool
+from stem_dataset.workers.local_pool import LocalWorker
 
 Float32 = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -174,9 +174,6 @@ def file_names(folder: Path) -> list[str]:
 class InlineExecutor(Executor):
     """An executor without processes, so that a test's faults reach `_process_file`."""
 
-    _processes: dict[int, Any] | None = None  # what WorkerPool asks a ProcessPoolExecutor for
-    _result_queue: Any = None
-
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
         try:
@@ -188,7 +185,7 @@ class InlineExecutor(Executor):
 
 def use_inline_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs in this process do the workers' part here too: fast, and within reach of `monkeypatch`."""
-    monkeypatch.setattr(WorkerPool, "_new_executor", lambda *_: InlineExecutor())
+    monkeypatch.setattr(LocalWorker, "_new_executor", lambda *_: InlineExecutor())
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)  # wants a real stderr
 
 

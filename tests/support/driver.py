@@ -52,7 +52,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -73,7 +72,7 @@ from stem_dataset.clap.checkpoints import Weights
 from stem_dataset.config import Config
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import FoundFile, ProcessedFile, QuarantineEntry, SourceFormat
-from stem_dataset.workers.pool import WORKER_IMPORTS
+from stem_dataset.workers.local_pool import WORKER_IMPORTS
 from stem_dataset.workers.tasks import Job
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("TEST_FAULTS", "{}"))
@@ -162,32 +161,24 @@ def install_deaf_drive() -> None:
 
 
 def install_death_at_start() -> None:
-    executor: Any = ProcessPoolExecutor
     process_type: Any = ForkServerProcess
-    spawn, start = executor._spawn_process, process_type.start
+    start = process_type.start
+    known: list[Any] = []
 
-    def spawn_second(self: Any) -> None:
-        known = list(self._processes.values())
+    def die() -> None:
+        os.kill(known[0].pid, signal.SIGSEGV)
+        time.sleep(2)  # its executor's thread notices that meanwhile
+
+    def deadly_start(process: Any) -> None:
         moment = FAULTS.pop("die_at_start", None) if known else None
+        if moment == "before":
+            die()
+        start(process)
+        if moment == "after":
+            die()
+        known.append(process)
 
-        def die() -> None:
-            os.kill(known[0].pid, signal.SIGSEGV)
-            time.sleep(2)  # the executor's thread ends all workers that it knows
-
-        def deadly_start(process: Any) -> None:
-            if moment == "before":
-                die()
-            start(process)
-            if moment == "after":
-                die()
-
-        process_type.start = deadly_start
-        try:
-            spawn(self)
-        finally:
-            process_type.start = start
-
-    executor._spawn_process = spawn_second
+    process_type.start = deadly_start
 
 
 class FailingFile:

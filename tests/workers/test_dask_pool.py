@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.audio.windowing import cut_windows
 from stem_dataset.datatypes import FoundFile
-from stem_dataset.workers.dask_pool import ClusterPool
-from stem_dataset.workers.tasks import Flight
+from stem_dataset.workers.dask_pool import DaskBackend
+from stem_dataset.workers.worker import hash_file
 from vectors import assert_a_swap_would_show, assert_equal_to_the_last_bit, assert_same_vectors
 from workplace import REPOSITORY, Workplace, run_program, wait_for_log
 
@@ -341,14 +340,13 @@ def test_a_file_that_kills_its_workers_is_quarantined_and_the_others_pass(place:
 
 def test_while_no_worker_is_there_the_scheduler_is_given_files_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose two workers had died, and were not back yet, ended well with five files left."""
-    pool = ClusterPool.__new__(ClusterPool)
-    pool.scheduler, pool.workers, pool.submitted, pool.seen_s = "tcp://a:1", 2, 0, time.monotonic()
-    monkeypatch.setattr(pool, "_addresses", list)
-    monkeypatch.setattr(pool, "_start", lambda group: Future())
-    pool._look_at_workers()
-    in_flight: dict[Future[Any], Flight] = {}
-    pool._submit(iter([FoundFile("/a.wav", 1, 1)]), in_flight, [])
-    assert len(in_flight) == 1
+    backend = DaskBackend.__new__(DaskBackend)
+    backend.scheduler, backend.workers, backend.seen_s = "tcp://a:1", 2, time.monotonic()
+    backend.files_per_task, backend.in_flight = 1, {}
+    monkeypatch.setattr(backend, "_addresses", list)
+    monkeypatch.setattr(backend, "_submit", lambda work, group: None)
+    backend._look_at_workers()
+    assert backend.start(hash_file, iter([FoundFile("/a.wav", 1, 1)])) == 1
 
 
 def test_a_file_that_hangs_is_quarantined_and_the_others_pass(place: Workplace, tmp_path: Path) -> None:

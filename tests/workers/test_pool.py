@@ -1,395 +1,205 @@
-"""Workers that die, hang or take too much memory."""
+"""The pool's loop, over a backend in memory that follows a script."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
 import prepare_dataset_sql as product
-from audio_files import write_tone
-from fake_clap import FakeClap
 from patching import replace_name
-from pools import linux_only, run_with
 from stem_dataset.datatypes import FoundFile
-from stem_dataset.errors import MachineFault, RunStopped
-from stem_dataset.workers.pool import WorkerPool
-from stem_dataset.workers.tasks import Flight, TaskReport, exit_text, time_limit_s
-from workplace import REPOSITORY, Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
+from stem_dataset.errors import BrokenFile, MachineFault, RunStopped, Timeout, TooMuchMemory, WorkerDied
+from stem_dataset.quarantine import quarantine_file
+from stem_dataset.workers.pool import Pool
+from stem_dataset.workers.tasks import Death, Job, TaskReport, Work
+from stem_dataset.workers.worker import hash_file
+from workplace import Workplace
 
-needs_signals = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
+ROOM = 3
+Script = dict[str, list[BrokenFile | MachineFault | None]]
+
+
+class ScriptedBackend:
+    """A backend with room for three files, which finishes one per `wait`, in their order.
+
+    `script` has a list per file name: what happens at its first time, its second time and so on. None: it is done.
+    """
+
+    def __init__(self, script: Script, waits_before_each: int = 0) -> None:
+        self.script = {name: list(happenings) for name, happenings in script.items()}
+        self.waits_before_each = waits_before_each
+        self.in_flight: deque[FoundFile] = deque()
+        self.idle_waits = 0
+        self.log: list[str] = []
+
+    def self_test(self) -> Future[str | None]:
+        tested: Future[str | None] = Future()
+        tested.set_result(None)
+        return tested
+
+    def start(self, work: Work, files: Iterator[FoundFile]) -> int:
+        taken = 0
+        while len(self.in_flight) < ROOM and (found := next(files, None)) is not None:
+            self._begin("start", found)
+            taken += 1
+        return taken
+
+    def retry_alone(self, work: Work, found: FoundFile) -> None:
+        assert not self.in_flight
+        self._begin("alone", found)
+
+    def _begin(self, how: str, found: FoundFile) -> None:
+        self.log.append(f"{how} {Path(found.path).name}")
+        self.in_flight.append(found)
+
+    def wait(self) -> Sequence[TaskReport | Death]:
+        assert self.in_flight
+        self.idle_waits += 1
+        if self.idle_waits <= self.waits_before_each:
+            return []
+        self.idle_waits = 0
+        found = self.in_flight.popleft()
+        happenings = self.script.get(Path(found.path).name)
+        error = happenings.pop(0) if happenings else None
+        return [TaskReport(found, sha256="00") if error is None else Death(found, error)]
+
+    def close(self) -> None:
+        self.log.append("close")
 
 
 @pytest.fixture
-def few(workplace: Workplace, library: Path) -> Workplace:
-    """Ten valid files, and a timeout of two seconds."""
-    for file in sorted((library / "stems" / "Drums").rglob("*.wav"))[:10]:
-        shutil.copy(file, workplace.input)
-    (workplace.folder / "config.yaml").write_text("file_timeout_s: 3\n", encoding="utf-8")
-    return workplace
+def job(workplace: Workplace) -> Job:
+    workplace.quarantine.mkdir(parents=True)
+    return product.DatasetPreparer(workplace.config(), show_progress=False)._job
 
 
-def names(place: Workplace) -> list[str]:
-    return sorted(path.name for path in place.input.iterdir())
+def found_files(place: Workplace, names: str) -> list[FoundFile]:
+    """Make files in the input, one per word of `names`, and return them."""
+    files = []
+    for name in names.split():
+        path = place.input / name
+        path.write_text("not audio")
+        files.append(FoundFile(str(path), path.stat().st_size, path.stat().st_mtime_ns))
+    return files
 
 
-def error_of(place: Workplace, quarantined: str) -> dict[str, str]:
-    entry = json.loads((place.quarantine / f"{quarantined}.json").read_text(encoding="utf-8"))
-    error: dict[str, str] = entry["error"]
-    return error
+def outcome(report: TaskReport) -> str:
+    """Return what became of a file, as 'a: done'."""
+    name = Path(report.found.path).name
+    if report.fault is not None:
+        return f"{name}: failed, {report.fault}"
+    return f"{name}: {Path(report.quarantine_json).name.split('_')[1] if report.quarantine_json else 'done'}"
 
 
-# -- time -------------------------------------------------------------------------------------------------------------
+DIED, HUNG, HUNGRY = WorkerDied("it died"), Timeout("it hung"), TooMuchMemory("it was hungry")
+OUTSIDE = MachineFault("killed from outside")
+
+TABLE: dict[str, tuple[Script, list[str]]] = {
+    "nothing happens": ({}, ["a: done", "b: done", "c: done", "d: done"]),
+    "one dies once": ({"b": [DIED]}, ["a: done", "c: done", "d: done", "b: done"]),
+    "one dies twice": ({"b": [DIED, DIED]}, ["a: done", "c: done", "d: done", "b: WorkerDied"]),
+    "one hangs twice": ({"a": [HUNG, HUNG]}, ["b: done", "c: done", "a: Timeout", "d: done"]),
+    "the second death is judged, not the first": (
+        {"a": [HUNG, HUNGRY]},
+        ["b: done", "c: done", "a: TooMuchMemory", "d: done"],
+    ),
+    "the machine is to blame": (
+        {"a": [OUTSIDE, OUTSIDE]},
+        ["b: done", "c: done", "a: failed, MachineFault: killed from outside", "d: done"],
+    ),
+    "the last one dies": ({"d": [DIED, DIED]}, ["a: done", "b: done", "c: done", "d: WorkerDied"]),
+    "all die, one for good": (
+        {"a": [DIED], "b": [DIED, DIED], "c": [DIED], "d": [DIED, None]},
+        ["a: done", "b: WorkerDied", "c: done", "d: done"],
+    ),
+}
 
 
-@needs_proc
-@pytest.mark.parametrize("how", ["hang_in_c", "stop"])
-def test_a_file_on_which_a_worker_hangs_is_quarantined_and_no_process_is_left(few: Workplace, how: str) -> None:
-    """In C code that holds the interpreter's lock, and stopped, the thread of the worker's timer too: that one only the
-    parent ends."""
-    files = names(few)
-    exit_code, account, stderr = run_with(few, {how: [files[3]]})
-    assert exit_code == 0, stderr
-    assert (account["quarantined"], account["failed"], account["inserted"]) == (1, 0, len(files) - 1)
-    assert few.quarantined() == [f"ERROR_Timeout_{files[3]}"]
-    assert "not done after 3 s, twice" in error_of(few, f"ERROR_Timeout_{files[3]}")["message"]
-    assert processes_of(few) == []
-    assert ("Timeout (0:00:03" in few.log_file.read_text(encoding="utf-8")) == (how != "stop")  # where it hung
+@pytest.mark.parametrize(("script", "expected"), TABLE.values(), ids=TABLE)
+def test_each_file_has_one_report(workplace: Workplace, job: Job, script: Script, expected: list[str]) -> None:
+    files = found_files(workplace, "a b c d")
+    pool = Pool(ScriptedBackend(script), job)
+    assert [outcome(report) for report in pool.reports(hash_file, iter(files)) if report] == expected
+    left = [path.name for path in workplace.input.iterdir()]
+    assert sorted(left) == [name[0] for name in sorted(expected) if "done" in name or "failed" in name]
 
 
-@needs_proc
-@pytest.mark.parametrize("answers", [0, 1], ids=["at the first hang", "at the second"])
-def test_a_hang_on_a_drive_that_does_not_answer_is_the_machines(few: Workplace, answers: int) -> None:
-    files = names(few)
-    exit_code, account, stderr = run_with(few, {"hang": [files[3]], "deaf": {files[3]: answers}})
-    assert exit_code == 1, stderr
-    assert (account["quarantined"], account["failed"], account["inserted"]) == (0, 1, len(files) - 1)
-    assert f"{files[3]}: failed, left where it is" in stderr
-    assert "its drive hangs" in stderr
-    assert few.quarantined() == []
-    assert processes_of(few) == []
-    assert run_with(few, {})[:2][0] == 0
-    assert len(few.rows()) == len(files)
+def test_no_file_is_started_between_a_death_and_the_retry(workplace: Workplace, job: Job) -> None:
+    backend = ScriptedBackend({"a": [DIED], "c": [DIED]})
+    list(Pool(backend, job).reports(hash_file, iter(found_files(workplace, "a b c d e"))))
+    assert backend.log == ["start a", "start b", "start c", "alone a", "alone c", "start d", "start e"]
 
 
-def test_a_file_may_take_a_second_longer_a_megabyte(workplace: Workplace) -> None:
-    job = product.DatasetPreparer(workplace.config(file_timeout_s=5.0), show_progress=False)._job
-    assert time_limit_s(FoundFile("/a.wav", 3_500_000, 1), job) == 8.5
+def test_a_moment_without_a_report_is_none(workplace: Workplace, job: Job) -> None:
+    """The conductor looks for Ctrl-C then."""
+    pool = Pool(ScriptedBackend({}, waits_before_each=2), job)
+    reports = list(pool.reports(hash_file, iter(found_files(workplace, "a b"))))
+    assert [report and outcome(report) for report in reports] == [None, None, "a: done", None, None, "b: done"]
 
 
-# -- death ------------------------------------------------------------------------------------------------------------
+def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace, job: Job) -> None:
+    backend = ScriptedBackend({"b": [DIED]}, waits_before_each=1)
+    pool = Pool(backend, job)
+    seen = []
+    for report in pool.reports(hash_file, iter(found_files(workplace, "a b"))):
+        seen.append((pool.is_retrying, backend.log[-1], report and outcome(report)))
+    assert seen[-3:] == [(True, "start b", None), (True, "alone b", None), (False, "alone b", "b: done")]
+    assert not any(is_retrying for is_retrying, *_ in seen[:-3])
 
 
-def some_name(place: Workplace) -> str:
-    return sorted(path.name for path in place.input.rglob("*.wav"))[3]
-
-
-def test_a_worker_that_dies_costs_only_the_guilty_file(drums: Workplace) -> None:
-    guilty = some_name(drums)
-    result = drums.execute("--report", "report.json", faults={"die": {guilty: int(signal.SIGSEGV)}})
-    assert result.returncode == 0, result.stderr
-    report = json.loads((drums.folder / "report.json").read_text())
-    assert (report["quarantined"], report["failed"]) == (1, 0)
-    assert report["inserted"] == report["found"] - 1
-    assert drums.quarantined() == [f"ERROR_WorkerDied_{guilty}"]
-    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
-    assert "SIGSEGV" in entry["error"]["message"]
-    assert "Segmentation fault" in drums.log_file.read_text()  # faulthandler's traceback
-
-
-def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -> None:
-    guilty = some_name(drums)
-    assert drums.execute(faults={"exit": {guilty: 3}}).returncode == 0
-    entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
-    assert "exit code 3" in entry["error"]["message"]
-
-
-def test_a_worker_that_dies_after_it_has_quarantined_a_file_loses_no_verdict(drums: Workplace) -> None:
-    (drums.input / "broken.wav").write_text("no audio")
-    result = drums.execute("--report", "report.json", faults={"die_after": ["broken.wav"]})
-    assert result.returncode == 0, result.stderr
-    report = json.loads((drums.folder / "report.json").read_text())
-    assert (report["quarantined"], report["failed"], report["inserted"]) == (1, 0, report["found"] - 1)
-    assert drums.quarantined() == ["ERROR_LibsndfileError_broken.wav"]
-    assert len(drums.rows("SELECT * FROM quarantined")) == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, and the pipe that a worker's result goes through")
-def test_a_worker_killed_while_it_sends_its_result_blocks_nobody(drums: Workplace, library: Path) -> None:
-    shutil.copytree(library / "stems" / "Full Pieces", drums.input / "pieces")  # 3 MB of windows: over a pipe's 64 kB
-    long_file = next((drums.input / "pieces").iterdir()).name
-    files = len(list(drums.input.rglob("*.*")))
-    result = drums.execute(faults={"die_sending": [long_file]})
-    assert result.returncode == 1, result.stderr  # SIGKILL: nobody's fault but the machine's
-    assert len(drums.rows()) == files - 1
-    assert drums.quarantined() == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers start by forkserver on Linux alone")
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_worker_that_dies_while_another_one_starts_blocks_nobody(few: Workplace, moment: str) -> None:
-    """The executor's thread knows nothing of the new process, which `shutdown` then waited for without an end, or
-    finds its own pipes closed under `submit`."""
-    exit_code, account, stderr = run_with(few, {"die_at_start": moment})
-    assert exit_code == 0, stderr
-    assert account["inserted"] == len(names(few))
-    assert processes_of(few) == []
-
-
-def test_a_worker_that_dies_between_copying_a_file_to_quarantine_and_removing_it_leaves_it_in_one_place(
-    few: Workplace,
+def test_a_file_whose_drive_is_dead_is_not_tried_again(
+    workplace: Workplace, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (few.input / "broken.wav").write_text("no audio")
-    exit_code, account, stderr = run_with(few, {"die_copied": ["broken.wav"]})
-    assert (exit_code, account["quarantined"], account["failed"]) == (0, 1, 0), stderr
-    assert few.quarantined() == ["ERROR_LibsndfileError_broken.wav"]
-    assert "broken.wav" not in names(few)
+    replace_name(monkeypatch, "answers", lambda path: False)
+    backend = ScriptedBackend({"a": [HUNG]})
+    (report,) = filter(None, Pool(backend, job).reports(hash_file, iter(found_files(workplace, "a"))))
+    assert outcome(report).startswith("a: failed, MachineFault: its drive hangs")
+    assert backend.log == ["start a"]
 
 
-def test_what_is_done_while_the_model_is_slow_is_not_overdue(few: Workplace) -> None:
-    """The pool is not looked at while a batch before is embedded, for minutes on a slow machine."""
-    job = product.DatasetPreparer(few.config(), show_progress=False)._job
-    pool = WorkerPool(1, job, few.log_file, lambda: None, lambda: None)
-    done: Future[list[TaskReport]] = Future()
-    found = FoundFile("/a.wav", 1, 1)
-    done.set_result([TaskReport(found)])
-    assert pool._wait({done: Flight([found], -1e9)}) == {done}
-    assert not pool.killed_for_time
-    pool.close()
-
-
-def test_an_error_on_the_way_from_the_worker_is_no_verdict(few: Workplace) -> None:
-    future: Future[list[TaskReport]] = Future()
-    future.set_exception(MemoryError("while pickling"))
-    job = product.DatasetPreparer(few.config(), show_progress=False)._job
-    with contextlib.closing(WorkerPool(1, job, few.log_file, lambda: None, lambda: None)) as pool:
-        (report,) = pool._reports_of(future, [FoundFile("/a/kick.wav", 1, 1)])
-    assert str(report.fault) == "MemoryError: while pickling (free some memory, or give fewer --workers)"
-
-
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
-    assert exit_text(-11) == "signal 11 (SIGSEGV)"
-    assert exit_text(-40) == "signal 40 (no name)"
-
-
-@needs_signals
-def test_two_files_that_kill_are_both_found_and_all_others_pass(few: Workplace) -> None:
-    files = names(few)
-    guilty = {files[1]: int(signal.SIGSEGV), files[2]: int(signal.SIGABRT)}
-    exit_code, account, stderr = run_with(few, {"die": guilty})
-    assert exit_code == 0, stderr
-    assert (account["quarantined"], account["inserted"]) == (2, len(files) - 2)
-    for name, number in guilty.items():
-        assert signal.Signals(number).name in error_of(few, f"ERROR_WorkerDied_{name}")["message"]
-
-
-@needs_signals
-def test_nothing_is_embedded_while_a_suspect_is_alone(few: Workplace) -> None:
-    """A model that fills the memory would get an innocent file's worker killed."""
-    files = names(few)
-    busy: list[str] = []
-
-    class Watched(WorkerPool):
-        def _replay_alone(self, found: FoundFile) -> TaskReport:
-            if preparer.embedder.vectors is not None:
-                busy.append(found.path)
-            return super()._replay_alone(found)
-
-    slow = FakeClap()
-    slow.seconds_a_call = 0.3
-    preparer = product.DatasetPreparer(few.config(batch_windows=1), lambda *_: slow, show_progress=False)
-    with pytest.MonkeyPatch.context() as patch:
-        replace_name(patch, "WorkerPool", Watched)
-        patch.setattr(WorkerPool, "_start", dying_once(WorkerPool._start, files[2]))
-        assert preparer.run().inserted == len(files)
-    assert busy == []
-
-
-def dying_once(start: Any, name: str) -> Any:
-    """Return `WorkerPool._start` that kills the pool's workers once, when that file's turn comes."""
-    killed: list[int] = []
-
-    def start_and_kill(self: WorkerPool, group: list[FoundFile]) -> Any:
-        future = start(self, group)
-        if group[0].path.endswith(name) and not killed:
-            for process in self._processes():
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-        return future
-
-    return start_and_kill
-
-
-OUTSIDE = [name for name in ("SIGKILL", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-@needs_signals
-def test_what_somebody_else_ends_is_no_file_s_fault(few: Workplace) -> None:
-    """earlyoom and a container's end come as SIGTERM first."""
-    files = names(few)
-    deadly = {file: int(getattr(signal, name)) for file, name in zip(files, OUTSIDE, strict=False)}
-    exit_code, account, stderr = run_with(few, {"die": deadly})
-    assert (exit_code, account["failed"], account["quarantined"]) == (1, len(OUTSIDE), 0), stderr
-    assert all(name in stderr for name in OUTSIDE)
-    assert "out of memory, most likely" in stderr
-    assert run_with(few, {})[1]["inserted"] == len(OUTSIDE)
-
-
-@pytest.mark.parametrize("problem", ["the log's folder is gone", "the decoder is broken"])
-def test_where_no_new_worker_can_do_its_work_no_file_is_blamed(
-    few: Workplace, problem: str, monkeypatch: pytest.MonkeyPatch
+def test_a_drive_that_dies_during_the_retry_is_to_blame(
+    workplace: Workplace, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk with the log unplugged, a program replaced while it runs: each new worker dies or fails at its start."""
-    log = few.folder / "elsewhere" / "a.log"
-    spoilt: list[int] = []
-
-    def start_and_spoil(self: WorkerPool, group: list[FoundFile]) -> Any:
-        if self.submitted == 2 and not spoilt:
-            spoilt.append(1)
-            if problem == "the decoder is broken":
-                monkeypatch.setattr(WorkerPool, "self_test", lambda self: self.executor.submit(str, "WAV: no"))
-            else:
-                shutil.rmtree(log.parent)
-        return start(self, group)
-
-    start = WorkerPool._start
-    monkeypatch.setattr(WorkerPool, "_start", start_and_spoil)
-    replace_name(monkeypatch, "FILES_A_POOL", 4)
-    with pytest.raises(RunStopped, match="no new worker process can do its work"):
-        few.run(log_file=log)
-    assert few.quarantined() == []
-    assert len(names(few)) == 10
+    answers = iter([True, False])
+    replace_name(monkeypatch, "answers", lambda path: next(answers))
+    pool = Pool(ScriptedBackend({"a": [HUNG, HUNG]}), job)
+    (report,) = filter(None, pool.reports(hash_file, iter(found_files(workplace, "a"))))
+    assert outcome(report).startswith("a: failed, MachineFault: its drive hangs")
+    assert (workplace.input / "a").exists()
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
-@linux_only
-def test_a_file_that_takes_too_much_memory_is_quarantined_and_the_others_pass(few: Workplace) -> None:
-    files = names(few)
-    exit_code, account, stderr = run_with(few, {"hungry": {files[3]: 20_000}})
-    assert exit_code == 0, stderr
-    assert (account["quarantined"], account["failed"], account["inserted"]) == (1, 0, len(files) - 1)
-    error = error_of(few, f"ERROR_TooMuchMemory_{files[3]}")
-    assert "worker_memory_mb" in error["message"]
-    assert "18.6 GiB" in error["message"]
-
-
-@linux_only
-def test_what_fits_the_limit_is_no_suspect(few: Workplace) -> None:
-    files = names(few)
-    (few.folder / "config.yaml").write_text("worker_memory_mb: 400\n", encoding="utf-8")
-    hungry = {"hungry": {files[3]: 200}, "measure": True}
-    assert run_with(few, hungry)[1]["inserted"] == len(files)
-    assert "tried again" not in few.log_file.read_text(encoding="utf-8")
-
-
-def test_without_a_limit_the_memory_that_lacks_is_the_machines(few: Workplace) -> None:
-    preparer = product.DatasetPreparer(few.config(), show_progress=False)
-    job = dataclasses.replace(preparer._job, worker_memory_bytes=None)
-    file = few.input / names(few)[0]
-    found = FoundFile(str(file), file.stat().st_size, file.stat().st_mtime_ns)
-    for error in (MemoryError("boom"), soundfile.LibsndfileError(17)):
-        with pytest.MonkeyPatch.context() as patch:
-            replace_name(patch, "analyse", raising(error))
-            with pytest.raises(MachineFault):
-                product._process_file(found, job)
-            with pytest.raises(MemoryError):
-                product._process_file(found, dataclasses.replace(job, worker_memory_bytes=10**9))
-    assert file.exists()
-
-
-def raising(error: Exception) -> Any:
-    def fail(*_: Any) -> None:
-        raise error
-
-    return fail
-
-
-@linux_only
-def test_an_mp3_whose_tag_wants_256_mb_ends_within_the_limit(workplace: Workplace) -> None:
-    """libmpg123 reads a whole ID3v2 tag into memory, and its header may claim as much: with a limit it is skipped."""
-    tone = np.sin(np.arange(44_100) / 20) * 0.3
-    soundfile.write(workplace.input / "tone.mp3", tone, 44_100)
-    audio = (workplace.input / "tone.mp3").read_bytes()
-    size = 2**28 - 1
-    with open(workplace.input / "tone.mp3", "wb") as file:
-        file.write(b"ID3\x04\0\0" + syncsafe(size) + b"COMM" + syncsafe(size - 20) + b"\0\0\0eng\0")
-        file.seek(10 + size)  # a hole: it takes no room on the disk
-        file.write(audio)
-    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 200\n", encoding="utf-8")
-    exit_code, account, stderr = run_with(workplace, {"measure": True})
-    assert (exit_code, account["inserted"]) == (0, 1), stderr
-    assert "Unable to allocate 268435456 bytes" in workplace.log_file.read_text(encoding="utf-8")
-
-
-def syncsafe(number: int) -> bytes:
-    """Return ID3v2's 28 bits in four bytes of seven."""
-    return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
-
-
-@linux_only
-def test_a_limit_of_the_shell_is_not_exceeded() -> None:
-    code = (
-        "import resource; from stem_dataset.workers import worker; "
-        "resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40)); "
-        "worker.limit_memory(2**41); print(*resource.getrlimit(resource.RLIMIT_AS))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == [str(2**40), str(2**40)]
-
-
-# -- renewal ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_pool_is_renewed_after_so_many_files_and_nothing_is_lost(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+def test_what_the_worker_quarantined_before_it_died_is_reported_and_not_tried_again(
+    workplace: Workplace, job: Job
 ) -> None:
-    for number in range(10):  # each of another size, so that none is hashed first
-        write_tone(workplace.input / f"{number}.wav", seconds=0.05 + number / 100)
-    opened: Iterator[int] = iter(range(100))
-    new_executor = WorkerPool._new_executor
+    (found,) = found_files(workplace, "a")
+    backend = ScriptedBackend({"a": [DIED]})
+    start = backend.start
 
-    def counted(self: WorkerPool, workers: int) -> Any:
-        next(opened)
-        return new_executor(self, workers)
+    def quarantine_and_start(work: Work, files: Iterator[FoundFile]) -> int:
+        taken = start(work, files)
+        if taken:
+            quarantine_file(found, ValueError("broken"), job.quarantine, job.run_id)
+        return taken
 
-    replace_name(monkeypatch, "FILES_A_POOL", 4)
-    monkeypatch.setattr(WorkerPool, "_new_executor", counted)
-    assert workplace.run().inserted == 10
-    assert next(opened) == 3  # 4, 4 and 2 files
-
-
-# -- the parent -------------------------------------------------------------------------------------------------------
+    backend.start = quarantine_and_start  # type: ignore[method-assign]
+    reports = [outcome(report) for report in Pool(backend, job).reports(hash_file, iter([found])) if report]
+    assert reports == ["a: ValueError"]
+    assert backend.log == ["start a"]
 
 
-@needs_proc
-@pytest.mark.parametrize("start_method", [{}, {"spawn": True}], ids=["forkserver", "spawn"])
-def test_workers_end_with_a_parent_that_is_killed(drums: Workplace, start_method: dict[str, bool]) -> None:
-    names = [path.name for path in drums.input.rglob("*.*")]
-    with drums.start(faults={"hang": names, **start_method}) as process:
-        wait_for_log(drums, "the decoders work")
-        time.sleep(1)
-        assert len(processes_of(drums)) >= 3  # the program and its workers at least
-        process.kill()
-    assert wait_for_no_process_of(drums, 10) == []
+def test_a_backend_that_can_go_on_no_longer_stops_the_run(workplace: Workplace, job: Job) -> None:
+    backend = ScriptedBackend({"a": [DIED]})
 
+    def refuse(work: Work, found: FoundFile) -> None:
+        raise RunStopped("no new worker")
 
-@needs_proc
-def test_a_whole_run_goes_well_with_spawned_workers(drums: Workplace) -> None:
-    assert drums.execute(faults={"spawn": True, "measure": True}).returncode == 0
-    assert len(drums.rows()) == len(list(drums.input.rglob("*.*")))
+    backend.retry_alone = refuse  # type: ignore[method-assign]
+    pool = Pool(backend, job)
+    with pytest.raises(RunStopped, match="no new worker"):
+        list(pool.reports(hash_file, iter(found_files(workplace, "a"))))
+    assert not pool.is_retrying
+    assert (workplace.input / "a").exists()
