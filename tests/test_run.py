@@ -24,7 +24,6 @@ import prepare_dataset_sql as product
 from audio_files import write_tone
 from fake_clap import BrokenClap, FakeClap, fake_vector, is_reference
 from patching import replace_name
-from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.audio.standardise import SourceLevels
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.clap.embed import INTERRUPT_GRACE_S
@@ -33,6 +32,7 @@ from stem_dataset.datatypes import FoundFile, ProcessedFile
 from stem_dataset.discover import WalkRules, discover
 from stem_dataset.errors import Interrupted, MachineFault, NotFinite, ProgramFault, RunStopped
 from stem_dataset.summary import Summary
+from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.workers.local_pool import LocalBackend
 from stem_dataset.workers.pool import Pool
 from stem_dataset.workers.tasks import as_fault

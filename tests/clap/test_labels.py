@@ -17,7 +17,6 @@ import soundfile
 import audio_files
 from audio_files import write_tone
 from fake_clap import FakeClap
-from patching import replace_name
 from stem_dataset.clap.checkpoints import ModelCache
 from stem_dataset.clap.engine import ClapModel, TextVectors
 from stem_dataset.clap.labels import NO_PALETTE, Palette, described_by_clap, embed_palette, nearest_texts

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pack_names import UNEXAMINED, PackName, read_table
-from patching import replace_name
 from rhythms import RATE_HZ, beats, described, is_octave_of, read
 from stem_dataset.datatypes import UNKNOWN_CATEGORY, NameFacts, Rhythm, Tempo
 from stem_dataset.music.tempo import MIN_RHYTHM_S, hear_rhythm, judge_tempo, regularity_at, tempo_candidates
