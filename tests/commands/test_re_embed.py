@@ -420,7 +420,7 @@ def test_an_error_in_our_own_code_fails_a_row_and_asks_to_be_reported(
     replace_name(monkeypatch, "cut_windows", fail_at_third)
     assert main([*filled.flags(), "--re-embed"]) == 1
     message = capsys.readouterr().err
-    assert "failed, its row keeps its former vector: ValueError: boom; that is an error of this program" in message
+    assert "failed, its row keeps its former vector: ValueError: boom; this is an error in the program" in message
     assert "please report it" in message
     assert "bring back what is missing" not in message
     assert "boom" in filled.log_file.read_text(encoding="utf-8").split("Traceback (most recent call last)")[-1]
