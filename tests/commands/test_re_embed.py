@@ -220,7 +220,7 @@ def test_an_engine_that_agrees_has_nothing_to_do(filled: Workplace, caplog: pyte
     model = OtherClap(noise=1e-4)
     with caplog.at_level("INFO"):
         assert filled.re_embed(model).already_done == STEMS
-    assert "nothing to re-embed: all 7 rows are of 630k-audioset-best@" in caplog.text
+    assert "nothing to re-embed: all 7 rows have vectors of 630k-audioset-best@" in caplog.text
     assert model.call_sizes == []
     assert filled.rows() == before
 
@@ -400,7 +400,7 @@ def test_want_of_memory_is_told_with_what_to_do(
     replace_name(monkeypatch, "windows_of_wav", fail)
     assert main([*filled.flags(), "--re-embed"]) == 4
     message = capsys.readouterr().err
-    assert "stopped: no memory to read" in message
+    assert "stopped: not enough memory to read" in message
     assert "free some memory" in message
     assert "a fault of this program" not in message
 
@@ -422,7 +422,7 @@ def test_an_error_in_our_own_code_fails_a_row_and_asks_to_be_reported(
     message = capsys.readouterr().err
     assert "failed, its row keeps its former vector: ValueError: boom; this is an error in the program" in message
     assert "please report it" in message
-    assert "bring back what is missing" not in message
+    assert "restore the missing file" not in message
     assert "boom" in filled.log_file.read_text(encoding="utf-8").split("Traceback (most recent call last)")[-1]
     after = filled.rows()
     kept = [i for i in range(STEMS) if after[i]["clap_embedding"] == before[i]["clap_embedding"]]
