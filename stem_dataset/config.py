@@ -23,7 +23,7 @@ from stem_dataset.logs import printable
 TAGS = 3
 
 # After this many files, stop if nearly all were broken: blame the drive, not the files.
-JUDGED_FILES = 500
+TRIAL_FILES = 500
 
 
 def setting(default: Any, help_text: str) -> Any:
@@ -69,7 +69,7 @@ class Config:
         50, "stop the run after the same machine fault on this many files in a row"
     )
     max_broken_share: Annotated[float, Interval(ge=0, le=1)] = setting(
-        0.9, f"stop the run if more than this share of the first {JUDGED_FILES} files is quarantined; 1 never stops it"
+        0.9, f"stop the run if more than this share of the first {TRIAL_FILES} files is quarantined; 1 never stops it"
     )
     scheduler: Given | None = setting(
         None, "a Dask scheduler, as tcp://host:port, whose workers decode instead of local processes"

@@ -466,7 +466,7 @@ AFTER_DECODING = {
     "_packed": "IndexError",
     "read_name": "KeyError",
     "analyse": "LinAlgError",
-    "listen": "ZeroDivisionError",
+    "features_of_audio": "ZeroDivisionError",
     "cut_windows": "IndexError",
     "describe": "KeyError",
     "_metadata": "RuntimeError",
@@ -659,7 +659,7 @@ def fill(place: Workplace, broken: int, valid: int) -> None:
 def test_a_library_that_is_nearly_all_broken_stops_and_can_be_undone_or_gone_on_with(workplace: Workplace) -> None:
     fill(workplace, broken=110, valid=10)
     before = snapshot(workplace.input)
-    result = workplace.execute(faults={"constants": {"JUDGED_FILES": 90}})
+    result = workplace.execute(faults={"constants": {"TRIAL_FILES": 90}})
     assert result.returncode == 4
     assert "90 of the first 90 files were quarantined, over max_broken_share = 0.9" in result.stderr
     assert len(workplace.quarantined()) == 90  # nothing beyond those that were judged
@@ -667,7 +667,7 @@ def test_a_library_that_is_nearly_all_broken_stops_and_can_be_undone_or_gone_on_
     again = workplace.execute("--restore-quarantine")  # as the message says
     assert again.returncode == 0, again.stderr
     assert snapshot(workplace.input) == before
-    result = workplace.execute("--max-broken-share", "1", faults={"constants": {"JUDGED_FILES": 90}})
+    result = workplace.execute("--max-broken-share", "1", faults={"constants": {"TRIAL_FILES": 90}})
     assert result.returncode == 0, result.stderr
     assert len(workplace.quarantined()) == 110
     assert len(workplace.rows()) == 10
@@ -677,7 +677,7 @@ def test_a_library_that_is_nearly_all_broken_stops_and_can_be_undone_or_gone_on_
 def test_the_first_files_are_judged_and_fewer_are_not(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, broken: int, valid: int, stops: bool
 ) -> None:
-    replace_name(monkeypatch, "JUDGED_FILES", 10)
+    replace_name(monkeypatch, "TRIAL_FILES", 10)
     fill(workplace, broken, valid)
     expectation = pytest.raises(RunStopped, match="6 of the first 10") if stops else contextlib.nullcontext()
     with expectation:

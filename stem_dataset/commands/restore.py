@@ -59,7 +59,7 @@ def clean_up(config: Config, database: Database) -> None:
             token.unlink(missing_ok=True)
     for half_a_copy in config.quarantine.glob(".*.tmp"):
         half_a_copy.unlink(missing_ok=True)
-    noted = database.verdict_paths()
+    noted = database.quarantined_paths()
     quarantine = Path(os.path.realpath(config.quarantine))
     for json_path in sorted(quarantine.glob("ERROR_*.json")):
         path = json_path.with_suffix("")
@@ -78,7 +78,7 @@ def _repair(path: Path, json_path: Path, database: Database) -> None:
         json_path.unlink()
         return
     entry = read_entry(json_path)
-    if entry is None or entry.quarantined_at <= database.last_verdict_at(entry.original_file):
+    if entry is None or entry.quarantined_at <= database.last_outcome_at(entry.original_file):
         return
     source = Path(entry.original_file)
     # In a read-only library unlink fails, but there is no partial copy either.

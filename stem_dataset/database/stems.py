@@ -53,7 +53,7 @@ LOCKED_DATABASE_S = 30.0
 # Marks a moved row whose name-based columns are still those of the old name.
 MOVED_MTIME_NS = -1
 # Between two pages the program checks for Ctrl-C.
-ROWS_A_PAGE = 1_000
+ROWS_PER_PAGE = 1_000
 COPIED_PAGES = 4_096  # 16 MB
 
 DATABASE_REMEDIES = {
@@ -200,7 +200,7 @@ class Database:
         Rows may be written between two pages. A single query over a million rows could not be interrupted; here
         `on_wait` checks for Ctrl-C after each page.
         """
-        query = f"SELECT rowid, {columns} FROM stems WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_A_PAGE}"
+        query = f"SELECT rowid, {columns} FROM stems WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_PER_PAGE}"
         last = 0
         while True:
             with self.errors():
@@ -228,8 +228,8 @@ class Database:
         """Yield the rows with these rowids, a page at a time: all rows with their vectors may not fit in memory."""
         columns = ", ".join(STORED_COLUMNS)
         query = f"SELECT {columns} FROM stems WHERE rowid IN (SELECT value FROM json_each(?)) ORDER BY rowid"
-        for start in range(0, len(rowids), ROWS_A_PAGE):
-            numbers = json.dumps(list(rowids[start : start + ROWS_A_PAGE]))
+        for start in range(0, len(rowids), ROWS_PER_PAGE):
+            numbers = json.dumps(list(rowids[start : start + ROWS_PER_PAGE]))
             with self.errors():
                 page = self.connection.execute(query, (numbers,)).fetchall()
             yield from (StoredStem(*row) for row in page)
@@ -365,12 +365,12 @@ class Database:
             connection.execute("DELETE FROM stems WHERE original_file = CAST(? AS TEXT)", (name,))
         return wav
 
-    def verdict_paths(self) -> set[str]:
+    def quarantined_paths(self) -> set[str]:
         """Return the paths of all quarantined files that the database knows."""
         with self.errors():
             return {path for (path,) in self.connection.execute("SELECT quarantine_path FROM quarantined")}
 
-    def last_verdict_at(self, original_file: str) -> str:
+    def last_outcome_at(self, original_file: str) -> str:
         """Return when `original_file` was last imported or quarantined, as ISO 8601; '' if never."""
         name = os.fsencode(original_file)
         imported = self._row("SELECT imported_at FROM stems WHERE original_file = CAST(? AS TEXT)", name)

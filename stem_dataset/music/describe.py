@@ -10,30 +10,30 @@ from stem_dataset.config import Config
 from stem_dataset.datatypes import UNKNOWN_CATEGORY, Description, Measurements, NameFacts, SourceFormat, Tempo
 from stem_dataset.music.features import decibels
 from stem_dataset.music.filenames import first_known
-from stem_dataset.music.key import hear_keys, judge_key, single_pitch_hz
-from stem_dataset.music.tempo import MIN_RHYTHM_S, hear_rhythm, judge_tempo, regularity_at, tempo_candidates
+from stem_dataset.music.key import decide_key, estimate_keys, single_pitch_hz
+from stem_dataset.music.tempo import MIN_RHYTHM_S, decide_tempo, estimate_rhythm, regularity_at, tempo_candidates
 
 # -- quality and the whole --------------------------------------------------------------------------------------------
 
 
-def listen(measured: Measurements, source: SourceFormat, config: Config) -> dict[str, Any]:
+def features_of_audio(measured: Measurements, source: SourceFormat, config: Config) -> dict[str, Any]:
     """Return the features that a file has whatever it is called: what was measured, what it may be heard as, and its
     quality issues. A row holds them, so that a copy of the file under another name needs no second look."""
     tempi = tempo_candidates(measured.onsets, config.tempo_center_bpm) if measured.duration_s >= MIN_RHYTHM_S else []
     return {
         **measured.features,
         "tempo_candidates": [[round(value, 4) for value in dataclasses.astuple(tempo)] for tempo in tempi],
-        "key_confidences": [round(float(confidence), 4) for confidence in hear_keys(measured.pitch_classes)],
+        "key_confidences": [round(float(confidence), 4) for confidence in estimate_keys(measured.pitch_classes)],
         "pitch_hz": single_pitch_hz(measured),
         "quality_issues": quality_issues(source, measured.features, config),
     }
 
 
 def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) -> Description:
-    """Return all that is judged of a file from its names and the features that `listen` made of it."""
-    rhythm = hear_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
-    bpm, bpm_source = judge_tempo(name, rhythm)
-    key, key_confidence, key_source = judge_key(name, features["key_confidences"], features["pitch_hz"], duration_s)
+    """Return all that is judged of a file from its names and the features that `features_of_audio` made of it."""
+    rhythm = estimate_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
+    bpm, bpm_source = decide_tempo(name, rhythm)
+    key, key_confidence, key_source = decide_key(name, features["key_confidences"], features["pitch_hz"], duration_s)
     judged = {
         "is_loop": rhythm.is_loop,
         "bpm_source": bpm_source,

@@ -33,7 +33,7 @@ MIN_NOTE_SHARE = 0.01
 DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 
-def hear_keys(pitch_classes: Float64) -> Float64:
+def estimate_keys(pitch_classes: Float64) -> Float64:
     """Return how confidently each of `KEY_NAMES` is heard in `pitch_classes`, as in `Measurements`, shape (24,).
 
     The correlation of the chroma with the key's profile (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990),
@@ -91,7 +91,7 @@ def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
     return bool(min(first + second, first + fifth + seventh) >= MIN_NOTE_SHARE * spectrum.sum())
 
 
-def judge_key(
+def decide_key(
     name: NameFacts, confidences: Sequence[float], pitch_hz: float | None, duration_s: float
 ) -> tuple[str | None, float | None, str | None]:
     """Return the key, how confidently the audio bears it out (0 to 1), and where it comes from: name or audio.

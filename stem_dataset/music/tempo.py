@@ -29,7 +29,7 @@ LONGEST_LOOP_S = 60.0  # beyond it any tempo has a whole number of bars nearby, 
 LONGEST_ONE_SHOT_S = 10.0
 
 
-def hear_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> Rhythm:
+def estimate_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> Rhythm:
     """Return the tempi that the audio may have, best first, and whether it is a loop by its audio and its names: by the
     word for it, by a tempo at which the length is whole bars, else by a steady pulse."""
     least = MIN_LOOP_REGULARITY if name.is_loop else MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s)
@@ -136,7 +136,7 @@ def _mean_of_known(*values: Float64) -> Float64:
     return np.asarray(np.sum(np.nan_to_num(values), axis=0) / np.maximum(np.sum(known, axis=0), 1))
 
 
-def judge_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
+def decide_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
     """Return the tempo in beats a minute and where it comes from: name, bars or audio; None for a one-shot and for
     audio without a steady pulse whose name states none.
 

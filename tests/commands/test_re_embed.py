@@ -178,7 +178,7 @@ def test_files_are_read_while_the_model_works_and_not_more_than_the_next_batch(
 
 
 def test_more_rows_than_a_page_are_all_replaced(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_PER_PAGE", 2)
     assert filled.re_embed(SecondModel(), precision="bf16", batch_windows=3).re_embedded == STEMS
 
 
@@ -257,7 +257,7 @@ def test_the_mark_that_vectors_are_outdated_may_be_interrupted(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, expected = timeless(filled), unbroken(filled)
-    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_PER_PAGE", 2)
     marked: list[str] = []
 
     def interrupt(self: Any) -> None:

@@ -207,7 +207,7 @@ def test_windows_go_to_the_model_in_batches_of_whole_files(filled: Workplace) ->
 
 def test_more_rows_than_a_page_are_all_checked(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_three(filled)
-    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_PER_PAGE", 2)
     assert counts(filled.verify()) == {"rows": STEMS, "checked": STEMS, "differ": 3}
 
 
