@@ -18,7 +18,7 @@ STATED_BPM = re.compile(rf"(?:(?<![\d.,-]){TEMPO}-)?(?<![\d.,]){TEMPO}[ _-]*bpm|
 BARE_NUMBER = re.compile(rf"(?<![a-z\d.,#-]){TEMPO}(?![a-z\d#])")
 MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
 # Keys are 'Am', 'F#m', 'Bbmin', 'C# minor', 'Eb_maj' and 'gmin'. 'FM' (the synthesis), 'am' (the word) and the notes
-# 'C3' and 'F#' are not. A small letter needs a word for the mode after it ('gmin', 'c_minor'). 'a minor' does not count,
+# 'C3' and 'F#' are not. A small letter needs a word for the mode after it ('gmin', 'c_minor'). 'a minor' is no key,
 # since it may be English.
 ACCIDENTAL = r"(?P<accidental>#|b|s|♯|♭|[ _-]?(?i:sharp|flat))"
 KEY_PATTERNS = (
