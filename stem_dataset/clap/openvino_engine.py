@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from stem_dataset.clap.checkpoints import ModelCache, Weights, read_json
 from stem_dataset.clap.engine import (
     CpuEngine,
     TextVectors,
+    UnprovedVectors,
     check_engine,
     first_difference,
     library_versions,
@@ -28,7 +28,6 @@ from stem_dataset.clap.torch_engine import load_module, stock_reference, warn_of
 from stem_dataset.config import Config
 from stem_dataset.datatypes import Float32
 from stem_dataset.errors import UsageError
-from stem_dataset.files import sha256_of_path
 from stem_dataset.logs import log, printable, prints_to_log
 from stem_dataset.resources import inference_threads
 
@@ -124,18 +123,22 @@ def check_bf16(precision: str) -> None:
         )
 
 
+# What reading, compiling or proving a damaged tower raises. OpenVINO itself raises RuntimeError.
+TOWER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnprovedVectors)
+
+
 def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
-    """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
+    """Return the engine on the kept tower, without torch; build a tower that is missing or cannot be used."""
     check_bf16(config.precision)
     folder = cache.folder_of(weights) / tower_name()
     texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
-    card = read_tower(folder, weights)
-    if card is not None:
-        core = import_openvino().Core()
-        tower = [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS]
-        return checked_openvino(tower, card, config, texts, weights)
-    if os.path.lexists(folder):  # False where Path.exists raises: a name too long, a folder that may not be read
-        log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
+    if os.path.exists(folder / TOWER_CARD):  # Path.exists raises for a name that is too long
+        try:
+            return checked_openvino(*read_tower(folder, weights), config, texts, weights)
+        except TOWER_ERRORS as error:
+            reason = error.finding if isinstance(error, UnprovedVectors) else str(error)
+            text = "%s: the compiled tower cannot be used, so it is built again: %s"
+            log.warning(text, printable(folder), printable(reason))
     log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
     tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
     engine = checked_openvino(tower, card, config, texts, weights)
@@ -147,14 +150,15 @@ def checked_openvino(
     tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors, weights: Weights
 ) -> OpenVinoClap:
     """Return the engine on `tower`, each of whose streams has been proved."""
-    warn_of_stand_in(card["is_stand_in"], weights)
     engine = OpenVinoClap(tower, card, config, texts)
     check_engine(engine, card["reference_vector"])
+    warn_of_stand_in(card["is_stand_in"], weights)
     return engine
 
 
 TOWER_FILES = tuple(f"{name}.{suffix}" for name in TOWER_PARTS for suffix in ("xml", "bin"))
-TOWER_CARD = "tower.json"  # what the files are made of, their hashes, stock laion_clap's reference vector; written last
+# The card says what the files were made of, and holds stock laion_clap's reference vector. It is written last.
+TOWER_CARD = "tower.json"
 TOWER_RECIPE = 3  # to be raised when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes
 
 
@@ -170,30 +174,22 @@ def tower_key(weights: Weights) -> dict[str, Any]:
     return {"checkpoint_sha256": weights.sha256, "window_samples": WINDOW_SAMPLES, "recipe": TOWER_RECIPE, **versions}
 
 
-def read_tower(folder: Path, weights: Weights) -> dict[str, Any] | None:
-    """Return the card of the tower in `folder`, or None where any of it is missing, damaged or for something else."""
+def read_tower(folder: Path, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
+    """Return the parts of the tower in `folder`, and its card; raises one of `TOWER_ERRORS`.
+
+    The files have no hashes: `check_engine` finds damage that changes a vector.
+    """
     card = read_json(folder / TOWER_CARD)
-    if card != sealed(card) or card.get("key") != tower_key(weights):
-        return None
-    if weights.architecture not in (None, card["architecture"]):
-        return None
-    try:
-        intact = all(sha256_of_path(folder / name) == card["sha256"][name] for name in TOWER_FILES)
-    except OSError:
-        return None
-    return card if intact else None
-
-
-def sealed(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `card` with the hash of all the rest of it: one flipped digit of the reference vector would otherwise
-    make a good tower look like another model's, at every start."""
-    rest = {name: value for name, value in card.items() if name != "seal"}
-    return rest | {"seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+    if card.get("key") != tower_key(weights) or weights.architecture not in (None, card["architecture"]):
+        raise ValueError("its card is damaged, or names another checkpoint or other versions")
+    core = import_openvino().Core()
+    return [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS], card
 
 
 def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
-    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card
-    without the files' hashes. The card has what torch makes of the reference signal, part by part."""
+    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card.
+
+    The card has what torch makes of the reference signal, part by part."""
     openvino = import_openvino()
     import torch
 
@@ -226,8 +222,7 @@ def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None
             try:
                 for name, part in zip(TOWER_PARTS, tower, strict=True):
                     import_openvino().save_model(part, scratch / f"{name}.xml", compress_to_fp16=False)
-                hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
-                (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
+                (scratch / TOWER_CARD).write_text(json.dumps(card), encoding="utf-8")
                 for name in (*TOWER_FILES, TOWER_CARD):
                     os.replace(scratch / name, folder / name)
             finally:  # before the lock is given away: after it, this would be the next one's
