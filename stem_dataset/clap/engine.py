@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import io
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +21,10 @@ import numpy.typing as npt
 from stem_dataset.audio.windowing import WINDOW_SAMPLES, waveform_of
 from stem_dataset.clap.audio_tower import full_window
 from stem_dataset.clap.checkpoints import ModelCache, Weights
-from stem_dataset.clap.vectors import blob_of, cosine_distance_of
+from stem_dataset.clap.vectors import cosine_distance_of
 from stem_dataset.config import Config
-from stem_dataset.datatypes import EMBEDDING_BYTES, EMBEDDING_SIZE, Float32, Float64, Int16, storable
-from stem_dataset.logs import prints_to_log
+from stem_dataset.datatypes import EMBEDDING_SIZE, Float32, Float64, Int16, storable
+from stem_dataset.logs import log, printable, prints_to_log
 
 LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
 AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
@@ -65,42 +66,51 @@ def library_versions(*names: str) -> dict[str, str]:
 
 
 class TextVectors:
-    """CLAP's vectors of texts, each in a file with its hash, so that torch is loaded only for texts that are new."""
+    """CLAP's vectors of texts, kept in one file per checkpoint.
 
-    def __init__(self, folder: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
-        self.folder = folder
+    The file is an .npz archive that holds each vector under its text's sha256. Only a text that it lacks needs torch.
+    """
+
+    def __init__(self, file: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
+        """`load` returns a CLAP_Module, which takes ten seconds; it is called once, and only for a new text."""
+        self.file = file
         self.cache = cache
-        self.load = functools.cache(load)  # returns a CLAP_Module: ten seconds, which the next new text need not wait
+        self.load = functools.cache(load)
 
     def of(self, texts: Sequence[str]) -> Float32:
         """Return (N, 512) float32 of unit length."""
-        vectors = {text: self._kept(text) for text in texts}
-        missing = [text for text, vector in vectors.items() if vector is None]
-        for text, vector in zip(missing, self._embed(missing), strict=True):
-            content = blob_of(vector)
-            self.cache.keep(self._file_of(text), content + hashlib.sha256(content).digest())
-            vectors[text] = vector
-        return np.array([vectors[text] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
+        vectors = self._read()
+        missing = {key_of_text(text): text for text in texts if key_of_text(text) not in vectors}
+        if missing:
+            vectors |= zip(missing, self._embed(list(missing.values())), strict=True)
+            archive = io.BytesIO()
+            # Read again: another process may have added its own texts while this one computed.
+            np.savez(archive, **{**self._read(), **vectors})
+            self.cache.keep(self.file, archive.getvalue())
+        return np.array([vectors[key_of_text(text)] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
 
-    def _file_of(self, text: str) -> Path:
-        return self.folder / f"{hashlib.sha256(storable(text).encode()).hexdigest()}.f32"
-
-    def _kept(self, text: str) -> Float32 | None:
+    def _read(self) -> dict[str, Float32]:
+        """Return the vectors in the file; a file that is missing or damaged counts as empty."""
         try:
-            content = self._file_of(text).read_bytes()
-        except OSError:
-            return None
-        vector, digest = content[:EMBEDDING_BYTES], content[EMBEDDING_BYTES:]
-        return np.frombuffer(vector, "<f4") if hashlib.sha256(vector).digest() == digest else None
+            with np.load(self.file) as archive:
+                return dict(archive)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # a damaged archive raises nearly anything: BadZipFile, zlib.error, ValueError, …
+            log.debug("%s cannot be read, so its vectors are computed again: %s", printable(self.file), error)
+            return {}
 
     def _embed(self, texts: Sequence[str]) -> list[Float32]:
-        if not texts:
-            return []
         import torch
 
         module = self.load()
         with torch.inference_mode(), prints_to_log():
             return [module.get_text_embedding([storable(text)])[0] for text in texts]
+
+
+def key_of_text(text: str) -> str:
+    """Return the name of a text's vector in the archive."""
+    return hashlib.sha256(storable(text).encode()).hexdigest()
 
 
 class Engine:

@@ -131,7 +131,7 @@ def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVi
     """Return the engine on the kept tower, without torch; build a tower that is missing or cannot be used."""
     check_bf16(config.precision)
     folder = cache.folder_of(weights) / tower_name()
-    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
+    texts = TextVectors(cache.folder_of(weights) / "texts.npz", cache, lambda: load_module(weights, config, "cpu"))
     if os.path.exists(folder / TOWER_CARD):  # Path.exists raises for a name that is too long
         try:
             return checked_openvino(*read_tower(folder, weights), config, texts, weights)

@@ -60,7 +60,7 @@ def build_engine(weights: Weights, config: Config) -> Engine:
         refuse_imitated_bf16(device)
     module = load_module(weights, config, device)
     warn_of_stand_in(module.is_stand_in, weights)
-    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: module)
+    texts = TextVectors(cache.folder_of(weights) / "texts.npz", cache, lambda: module)
     engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
     check_engine(engine, stock_reference(module))
     return engine
