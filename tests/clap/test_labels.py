@@ -17,7 +17,6 @@ import soundfile
 import audio_files
 from audio_files import write_tone
 from fake_clap import FakeClap
-from patching import replace_name
 from stem_dataset.clap.checkpoints import ModelCache
 from stem_dataset.clap.engine import ClapModel, TextVectors
 from stem_dataset.clap.labels import NO_PALETTE, Palette, described_by_clap, embed_palette, nearest_texts
@@ -345,7 +344,7 @@ def test_calibration_prints_each_labels_cosines_the_accuracy_and_the_mistakes(
         write_tone(workplace.input / name, hz=hz)
     audio_files.write_text(workplace.input / "bass" / "broken.wav")
     before = audio_files.tree(workplace.input)
-    replace_name(monkeypatch, "load_clap", lambda *_: FakeClap())
+    monkeypatch.setattr(calibration, "load_clap", lambda *_: FakeClap())
     config = workplace.folder / "settings.yaml"
     config.write_text(json.dumps({**SETTINGS, "model_cache": str(workplace.folder / "cache")}))
     assert calibration.main([str(workplace.input), "--config", str(config), "--labels", "folder"]) == 0
@@ -373,7 +372,7 @@ def test_calibration_refuses_any_other_checkpoint(
     calibration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my.pt").write_bytes(b"no published checkpoint")
-    replace_name(monkeypatch, "load_clap", lambda *_: FakeClap())
+    monkeypatch.setattr(calibration, "load_clap", lambda *_: FakeClap())
     flags = [str(tmp_path), "--checkpoint", str(tmp_path / "my.pt"), "--model-cache", str(tmp_path / "cache")]
     assert calibration.main(flags) == 2
     captured = capsys.readouterr()
