@@ -1,4 +1,4 @@
-"""What every engine of CLAP is: vectors of windows, proved by the reference signal, and vectors of texts."""
+"""The common part of all CLAP engines: vectors of windows, proved by the reference signal, and vectors of texts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,26 @@ from stem_dataset.config import Config
 from stem_dataset.datatypes import EMBEDDING_SIZE, Float32, Float64, Int16, storable
 from stem_dataset.logs import log, printable, prints_to_log
 
-LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
-AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
+# The least cosine with stock laion_clap in f32.
+LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}
+# Together with the engine, these libraries determine a vector.
+AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")
 
 
 class ClapModel(Protocol):
-    """What the run needs of CLAP: the two methods of laion_clap's `CLAP_Module`, and who computes them."""
+    """What a run needs of CLAP: the two methods of laion_clap's `CLAP_Module`, and what computes them.
 
-    engine: str  # 'openvino/cpu', 'torch/cuda', 'torch/cpu'
+    engine: 'openvino/cpu', 'torch/cuda' or 'torch/cpu'
+    versions: those of the libraries that make the vectors
+    """
+
+    engine: str
     architecture: str
-    versions: dict[str, str]  # of the libraries that make the vectors
+    versions: dict[str, str]
 
     @property
     def reference(self) -> Float32:
-        """Its vector, (512,), of `reference_signal`, when it was loaded."""
+        """The vector, (512,), of `reference_signal`, computed when the engine was loaded."""
 
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
         """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of 1 to 480,000 samples."""
@@ -52,7 +58,7 @@ ModelLoader = Callable[[Weights, Config], ClapModel]
 
 
 class UnprovedVectors(Exception):
-    """A stream of an engine did not give laion_clap's vector of the reference signal."""
+    """A stream of an engine gave a vector of the reference signal that is not laion_clap's."""
 
     def __init__(self, finding: str, way_out: str) -> None:
         super().__init__(f"{finding}. {way_out}")
@@ -114,14 +120,16 @@ def key_of_text(text: str) -> str:
 
 
 class Engine:
-    """What the engines share: who they are, the proof of each stream, and the vectors of texts.
+    """The common part of all engines: name and versions, the proof of each stream, and the vectors of texts.
 
-    A stream is what computes windows one after the other: a compiled model and its request, or a thread of torch.
+    A stream computes windows one after another: a compiled model and its request, or a thread of torch.
     """
 
     engine: str  # '<library>/<device>'
-    reference: Float32  # this engine's vector, (512,), of `reference_signal`; set by `check_engine`
-    stock: Float64  # laion_clap's own
+    # This engine's vector, (512,), of `reference_signal`; `check_engine` sets it.
+    reference: Float32
+    # laion_clap's own vector of `reference_signal`.
+    stock: Float64
 
     def __init__(self, architecture: str, precision: str, texts: TextVectors) -> None:
         self.architecture = architecture
@@ -130,37 +138,47 @@ class Engine:
         self.versions = library_versions(self.engine.split("/")[0], "laion-clap", *AUDIO_LIBRARIES)
 
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """See `ClapModel`. Raises `UnprovedVectors` where a stream's vector of the reference signal is wrong after it
-        has computed its share of `x`."""
+        """See `ClapModel`.
+
+        Raises `UnprovedVectors` if a stream's vector of the reference signal is wrong after the stream's share of `x`.
+        """
         vectors, proofs = self.embed(x)
         self.check(proofs)
         return vectors
 
     def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """Return the vectors of `x`, (N, 512), and each stream's of the reference signal, (streams, 512), computed
-        after its share of `x`."""
+        """Return the vectors of `x`, (N, 512), and of the reference signal, (streams, 512).
+
+        Each stream computes the reference signal after its share of `x`.
+        """
         raise NotImplementedError
 
     def check(self, proofs: Float32) -> None:
-        """Raise `UnprovedVectors` where one of `proofs`, (streams, 512), is not stock laion_clap's vector."""
+        """Raise `UnprovedVectors` if one of `proofs`, (streams, 512), is not stock laion_clap's vector."""
         cosines = proofs.astype(np.float64) @ self.stock
         stream = int(np.argmin(np.where(np.isnan(cosines), -np.inf, cosines)))
         least = LEAST_COSINE[self.precision]
-        if not cosines[stream] >= least:  # a NaN is no agreement
+        # `not >=` also catches NaN.
+        if not cosines[stream] >= least:
+            part = self.first_wrong_part(stream)
+            where = (
+                f"the first part of the model that differs is the {part}"
+                if part
+                else "every part was right when computed again"
+            )
             raise UnprovedVectors(
                 f"{self.engine} {json.dumps(self.versions)} does not give laion_clap's vectors on this processor "
                 f"({processor_name()}): stream {stream + 1} of {len(proofs)} has a cosine of {cosines[stream]:.7f} for "
-                f"the reference signal, and at least {least} is asked in {self.precision}; the first part of the model "
-                f"that differs is the {self.first_wrong_part(stream)}",
+                f"the reference signal, and at least {least} is required in {self.precision}; {where}",
                 self.way_out(),
             )
 
-    def first_wrong_part(self, stream: int) -> str:
-        """Return which of `TOWER_PARTS` is the first whose output a stream computes wrongly."""
+    def first_wrong_part(self, stream: int) -> str | None:
+        """Return the first of `TOWER_PARTS` whose output a stream computes wrongly; None if all are right now."""
         raise NotImplementedError
 
     def way_out(self) -> str:
-        """Return what a user of this machine can do where this engine is wrong."""
+        """Return what a user of this machine can do if this engine is wrong."""
         if self.precision == "bf16":
             return "Use --precision f32"
         if self.engine == "torch/cuda":
@@ -175,19 +193,21 @@ class Engine:
 
 
 class CpuEngine(Engine):
-    """An engine whose streams each take a window at a time, in a thread of their own."""
+    """An engine whose streams each take one window at a time, in a thread of their own."""
 
-    streams: Sequence[Callable[[Float32], Float32]]  # a full window (480000,) to its vector (512,)
+    # Each turns a full window, (480000,), into its vector, (512,).
+    streams: Sequence[Callable[[Float32], Float32]]
 
     @functools.cached_property
     def threads(self) -> ThreadPoolExecutor:
-        """One thread for each stream."""
+        """One thread per stream."""
         return ThreadPoolExecutor(len(self.streams))
 
     def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """See `Engine`. A vector does not depend on the list, and memory does not grow with it."""
+        """See `Engine`. A vector does not depend on the other windows, and memory does not grow with their number."""
         vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
-        rows = iter(range(len(x)))  # shared by the threads: the GIL makes each step of it atomic
+        # The threads share this iterator. Because of the GIL, each step is atomic.
+        rows = iter(range(len(x)))
 
         def work(stream: Callable[[Float32], Float32]) -> Float32:
             for row in rows:
@@ -195,7 +215,8 @@ class CpuEngine(Engine):
             return stream(reference_window())
 
         futures = [self.threads.submit(work, stream) for stream in self.streams]
-        wait(futures)  # also where a window is refused: the next call finds each stream at rest
+        # Also after a refused window: the next call must find each stream at rest.
+        wait(futures)
         return vectors, np.stack([future.result() for future in futures])
 
 
@@ -206,24 +227,25 @@ def reference_window() -> Float32:
 
 
 def sampled(output: npt.ArrayLike) -> list[float]:
-    """Return up to about 1,000 numbers of what a part of the tower gave, by which it is compared."""
+    """Return about 1,000 numbers from the output of a part of the tower, for comparison."""
     numbers = np.asarray(output, np.float64).ravel()
     return [float(number) for number in numbers[:: max(1, numbers.size // 1_000)]]
 
 
 def first_difference(
     outputs: Iterable[tuple[str, npt.ArrayLike]], expected: Mapping[str, Sequence[float]], precision: str
-) -> str:
-    """Return the name of the first of `outputs` that has another direction than `expected`, as `sampled` has them."""
+) -> str | None:
+    """Return the name of the first of `outputs` whose direction is not that of `expected`, as `sampled` has them."""
     for name, output in outputs:
         if not 1 - cosine_distance_of(sampled(output), expected[name]) >= LEAST_COSINE[precision]:
             return name
-    return "whole, which was right when it was computed once more"
+    return None
 
 
 def processor_name() -> str:
-    """Return what the system calls this machine's processor."""
-    with contextlib.suppress(OSError):  # not Linux
+    """Return the system's name of this machine's processor."""
+    # Only Linux has this file.
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -231,8 +253,10 @@ def processor_name() -> str:
 
 
 def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
-    """Note the engine's vector of the reference signal; raise `UnprovedVectors` where a stream's is not `stock`,
-    (512,), which stock laion_clap gave."""
+    """Store the engine's vector of the reference signal; raises `UnprovedVectors` if a stream's differs from `stock`.
+
+    `stock`, (512,), is stock laion_clap's vector.
+    """
     engine.stock = np.array(stock, np.float64)
     _, proofs = engine.embed([])
     engine.reference = proofs[0]
@@ -240,6 +264,6 @@ def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
 
 
 def reference_signal() -> Int16:
-    """Return ten seconds made from integers alone: no decoder and no random numbers can change it."""
+    """Return ten seconds made from integers alone, which no decoder and no random numbers can change."""
     steps = np.arange(WINDOW_SAMPLES, dtype=np.int64)
     return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)

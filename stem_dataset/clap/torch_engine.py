@@ -114,7 +114,7 @@ class TorchEngine:
 
     tower: Any
 
-    def first_wrong_part(self, stream: int) -> str:
+    def first_wrong_part(self, stream: int) -> str | None:
         """See `Engine`. The expected values come from the same tower in double precision on the CPU."""
         import torch
 

@@ -20,7 +20,7 @@ def test_a_tower_that_is_a_little_off_is_not_laion_claps() -> None:
     reference[0] = 1
     off = np.zeros(512, np.float32)
     off[:2] = np.cos(0.002), np.sin(0.002)  # 0.999998
-    with pytest.raises(UnprovedVectors, match=r"cosine of 0\.9999980 .* at least 0\.999999 is asked in f32"):
+    with pytest.raises(UnprovedVectors, match=r"cosine of 0\.9999980 .* at least 0\.999999 is required in f32"):
         check_engine(Streams(lambda window: off), reference)
     check_engine(Streams(lambda window: off, precision="bf16"), reference)
     off[:] = np.nan

@@ -429,7 +429,7 @@ def test_each_thread_of_torch_proves_itself_and_a_wrong_part_is_named(
     engine = TorchCpuClap(module, "f32", no_texts())
     check_engine(engine, stock_reference(module))
     assert len(engine.embed([])[1]) == usable_cores()
-    assert engine.first_wrong_part(0) == "whole, which was right when it was computed once more"
+    assert engine.first_wrong_part(0) is None
     right = type(engine.tower).transformer
 
     def wrong_in_f32(tower: Any, image: Any) -> Any:
