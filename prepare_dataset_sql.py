@@ -82,8 +82,8 @@ from stem_dataset.commands.restore import clean_up, restore_quarantine
 from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VerifyVectors
 from stem_dataset.config import (
     CONFIG_FIELDS,
-    JUDGED_FILES,
     OUTPUTS,
+    TRIAL_FILES,
     Config,
     flag_options,
     has_flag,
@@ -122,7 +122,7 @@ from stem_dataset.errors import (
 )
 from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of
 from stem_dataset.logs import log, log_to_console, log_to_file, printable
-from stem_dataset.music.describe import describe, listen
+from stem_dataset.music.describe import describe, features_of_audio
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
 from stem_dataset.output_folders import (
@@ -169,7 +169,7 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
             source = standardise(file, audio, job.config.max_duration_s)
             with blaming_the_program():
                 names = read_name(found.path, job.root, job.config.categories)
-                features = listen(analyse(audio), source, job.config)
+                features = features_of_audio(analyse(audio), source, job.config)
                 windows = cut_windows(audio, job.config.max_windows)
                 check_unchanged(file, found)
                 description = describe(names, features, source.duration_s)
@@ -452,9 +452,9 @@ class DatasetPreparer:
         with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
             try:
-                self._import_part(pool, files[:JUDGED_FILES])
+                self._import_part(pool, files[:TRIAL_FILES])
                 self._refuse_a_broken_library(len(files))
-                for start in range(JUDGED_FILES, len(files), FILES_A_PART):
+                for start in range(TRIAL_FILES, len(files), FILES_A_PART):
                     self._import_part(pool, files[start : start + FILES_A_PART])
             except Interrupted:
                 self.embedder.settle_interrupted()
@@ -524,9 +524,9 @@ class DatasetPreparer:
     def _refuse_a_broken_library(self, files: int) -> None:
         """Stop where the first files are nearly all broken: what a whole library shares is no fault of its files."""
         broken, share = self.summary.quarantined, self.config.max_broken_share
-        if files >= JUDGED_FILES and broken > share * JUDGED_FILES:
+        if files >= TRIAL_FILES and broken > share * TRIAL_FILES:
             raise RunStopped(
-                f"{broken} of the first {JUDGED_FILES} files were quarantined, over max_broken_share = {share:g}: look "
+                f"{broken} of the first {TRIAL_FILES} files were quarantined, over max_broken_share = {share:g}: look "
                 f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
                 "puts them back where they were; --max-broken-share 1 goes on regardless"
             )

@@ -33,7 +33,7 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from stem_dataset.audio.windowing import waveform_of
-from stem_dataset.clap.audio_tower import TOWER_PARTS, power_spectrum
+from stem_dataset.clap.audio_tower import power_spectrum
 from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
 from stem_dataset.clap.engine import reference_signal, reference_window
 from stem_dataset.clap.openvino_engine import import_openvino, read_tower, tower_name
@@ -60,11 +60,9 @@ def by_program(config: Config, weights: Weights) -> list[float]:
 def by_streams(config: Config, weights: Weights) -> list[float]:
     """Return the cosines of one compiled model of the transformer with a stream for each core."""
     openvino = import_openvino()
-    folder = ModelCache(config.model_cache).folder_of(weights) / tower_name()
-    card = read_tower(folder, weights)
-    assert card is not None, "run the program once: it keeps the compiled tower"
+    # The program must have run once: it keeps the compiled tower.
+    parts, card = read_tower(ModelCache(config.model_cache).folder_of(weights) / tower_name(), weights)
     core = openvino.Core()
-    parts = [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS]
     lone = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     first, last = (core.compile_model(part, "CPU", lone) for part in (parts[0], parts[2]))
     shared = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": usable_cores()}

@@ -1,6 +1,6 @@
-"""Every setting with its default, its range and its one line of help.
+"""Every setting with its default, its range and one line of help.
 
-config.yaml, the table in docs/settings.md and --help say the same; a test compares them.
+A test compares them with config.yaml, the table in docs/settings.md and --help.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from stem_dataset import PROGRAM_FOLDER
 from stem_dataset.errors import UsageError
 from stem_dataset.logs import printable
 
-TAGS = 3  # a stem has the nearest of the palette
+# A stem gets this many of the tags that are nearest to it.
+TAGS = 3
 
-JUDGED_FILES = 500  # by which a library that is all broken is told from one with broken files
+# After this many files, stop if nearly all were broken: blame the drive, not the files.
+TRIAL_FILES = 500
 
 
 def setting(default: Any, help_text: str) -> Any:
@@ -33,7 +35,7 @@ def setting(default: Any, help_text: str) -> Any:
 
 
 def is_given(text: str) -> bool:
-    """Return whether `text` names something: it is not empty, and no spelling of YAML's null or Python's None."""
+    """Return whether `text` names something: it is neither empty nor a spelling of YAML's null or Python's None."""
     return text.strip().lower() not in ("", "null", "none", "~")
 
 
@@ -43,7 +45,7 @@ Given = Annotated[str, Predicate(is_given)]
 
 @dataclass(frozen=True)
 class Config:
-    """All settings. A flag beats config.yaml, which beats these defaults."""
+    """All settings. A flag overrides config.yaml, which overrides these defaults."""
 
     input: Path | None = setting(None, "the folder of stems; usually given as --input")
     exclude: list[str] = setting([], "globs of files and folders below the input to leave out, as '*.mp3'")
@@ -61,22 +63,22 @@ class Config:
         21_600.0, "a longer file is quarantined (the bound keeps its WAV under 4 GB)"
     )
     file_timeout_s: Annotated[float, Interval(gt=0, le=86_400)] = setting(
-        120.0, "a file that takes longer, plus a second a megabyte, is quarantined at the second try"
+        120.0, "seconds a file may take, plus one per megabyte; a file that takes longer twice is quarantined"
     )
     worker_memory_mb: Annotated[int, Interval(ge=0, le=1_000_000)] = setting(
-        0, "memory of a decoding process for its file (on Linux); 0: its share of half the machine's, 384 to 1024"
+        0, "memory a decoding process may take for its file (on Linux); 0: its share of half the memory, 384 to 1024"
     )
     max_faults_in_a_row: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
-        50, "the same fault of the machine on so many files in a row stops the run"
+        50, "stop the run after the same machine fault on this many files in a row"
     )
     max_broken_share: Annotated[float, Interval(ge=0, le=1)] = setting(
-        0.9, f"a larger share of the first {JUDGED_FILES} files quarantined stops the run; 1 never does"
+        0.9, f"stop the run if more than this share of the first {TRIAL_FILES} files is quarantined; 1 never stops it"
     )
     scheduler: Given | None = setting(
-        None, "a Dask scheduler, as tcp://host:port, whose workers decode in place of ours"
+        None, "a Dask scheduler, as tcp://host:port, whose workers decode instead of local processes"
     )
     embed_on: Literal["driver", "workers"] = setting("driver", "where CLAP runs when there is a scheduler")
-    limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most so many new files in a run")
+    limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most this many new files in a run")
     checkpoint: Given = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
     trust_checkpoint: bool = setting(False, "load a checkpoint file that holds more than tensors: it may run code")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where CLAP runs; auto takes CUDA where torch sees it")
@@ -84,7 +86,7 @@ class Config:
         "f32", "arithmetic of CLAP: f32, or the faster bf16 (its vectors compare only with each other)"
     )
     model_cache: Path | None = setting(
-        None, "folder of the compiled model, 0.1 to 0.3 GB a checkpoint; null: the user's cache folder"
+        None, "folder of the compiled model, 0.1 to 0.3 GB per checkpoint; null: the user's cache folder"
     )
     min_duration_s: Annotated[float, Interval(ge=0, le=28_800)] = setting(
         0.01, "a shorter file gets the quality issue too_short"
@@ -93,20 +95,20 @@ class Config:
         -60.0, "a quieter file gets the quality issue too_quiet"
     )
     max_clipped_share: Annotated[float, Interval(ge=0, le=1)] = setting(
-        0.01, "a file with more of its samples at full scale gets the quality issue clipped"
+        0.01, "a file with a larger share of samples at full scale gets the quality issue clipped"
     )
     max_dc_offset: Annotated[float, Interval(ge=0, le=1)] = setting(
         0.05, "a file whose mean is farther from zero (full scale is 1) gets the quality issue dc_offset"
     )
     tempo_center_bpm: Annotated[float, Interval(ge=60, le=200)] = setting(
-        120.0, "about where the library's tempi lie: decides between a tempo and its double where the audio does not"
+        120.0, "typical tempo of the library: decides between a tempo and its double where the audio does not"
     )
     categories: dict[str, list[str]] = setting(
-        {}, "category: [words]; the first that has a word of the file's name, else of its folders' names, wins"
+        {}, "category: [words]; the file's name is searched first, then its folders' names; the first match wins"
     )
-    tags: dict[str, Prompts] = setting({}, f"tag: [prompts]; by CLAP a stem gets the {TAGS} that it sounds most like")
+    tags: dict[str, Prompts] = setting({}, f"tag: [prompts]; a stem gets the {TAGS} tags that CLAP finds nearest to it")
     category_prompts: dict[str, Prompts] = setting(
-        {}, "category: [prompts]; where the names tell none, a stem gets the one that it sounds most like to CLAP"
+        {}, "category: [prompts]; a stem whose names give no category gets the one that CLAP finds nearest to it"
     )
 
 
@@ -116,17 +118,17 @@ CONFIG_PATHS = tuple(name for name, config_field in CONFIG_FIELDS.items() if "Pa
 
 
 def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
-    """Merge `flags` over `config_file` over the defaults, and validate the whole.
+    """Merge `flags` over `config_file` over the defaults, and validate the result.
 
-    Without `config_file`, ./config.yaml is taken, else the one beside the script, else the defaults alone. Paths in a
-    file are relative to that file, flags to the current folder. Raises `UsageError` naming key, value and rule.
+    Without `config_file`, use ./config.yaml, else the one beside the script, else the defaults alone. Paths in a file
+    are relative to that file, paths in flags to the current folder. Raises `UsageError` with key, value and rule.
     """
     from pydantic import ValidationError, create_model
 
     source = config_file or _default_config_file()
     settings = _read_config_file(source) if source else {}
     hints = get_type_hints(Config, include_extras=True)
-    # Strict: "96" is not a number, and 1 is not true.
+    # Strict mode: pydantic does not take "96" for a number, or 1 for true.
     types: dict[str, Any] = {name: (hint, None) for name, hint in hints.items()}
     validator = create_model("Config", __config__={"extra": "forbid", "strict": True}, **types)
     settings.update(flags)
@@ -139,7 +141,8 @@ def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
 
 
 def _default_config_file() -> Path | None:
-    installed = PROGRAM_FOLDER / "stem_dataset" / "config.yaml"  # a wheel has it there
+    # A wheel installs it into the package.
+    installed = PROGRAM_FOLDER / "stem_dataset" / "config.yaml"
     candidates = (Path("config.yaml"), PROGRAM_FOLDER / "config.yaml", installed)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
@@ -166,7 +169,8 @@ def _read_config_file(source: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise UsageError(f"{printable(source)}: expected lines of 'setting: value', found {type(settings).__name__}")
-    settings = {str(key): value for key, value in settings.items()}  # YAML reads 1, null and `no` as no text
+    # YAML reads the keys 1, null and `no` as values that are not strings.
+    settings = {str(key): value for key, value in settings.items()}
     for key in CONFIG_PATHS:
         if isinstance(settings.get(key), str) and is_given(settings[key]):
             settings[key] = source.resolve().parent / os.path.expanduser(settings[key])
@@ -174,8 +178,11 @@ def _read_config_file(source: Path) -> dict[str, Any]:
 
 
 def _doubled_keys(document: Any, source: Path) -> Iterator[str]:
-    """Yield a line about each key that a mapping in `document`, a node of PyYAML's, has twice: YAML takes the last."""
-    # This list grows while it is walked.
+    """Yield a line for each key that appears twice in a mapping of `document`, a PyYAML node.
+
+    YAML itself silently uses the last one.
+    """
+    # The loop appends to this list.
     mappings = [("", document)] if document is not None and document.id == "mapping" else []
     for parent, mapping in mappings:
         lines: dict[str, int] = {}
@@ -186,12 +193,13 @@ def _doubled_keys(document: Any, source: Path) -> Iterator[str]:
             if name in lines:
                 yield f"{printable(source)}: {name}: is given twice, in lines {lines[name]} and {line}: keep one"
             lines[name] = line
-            if value.id == "mapping" and value not in [known for _, known in mappings]:  # an alias may name its parent
+            # An alias may point to its own parent.
+            if value.id == "mapping" and value not in [known for _, known in mappings]:
                 mappings.append((f"{name}.", value))
 
 
 def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | None) -> str:
-    """Turn one of pydantic's errors into a line with the key, the value and what is allowed."""
+    """Return a line with the key, the value and what is allowed, for one of pydantic's errors."""
     key = str(problem["loc"][0])
     where = (
         f"--{key.replace('_', '-')}"
@@ -209,20 +217,20 @@ def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | Non
 
 
 def _rule_for_nothing(key: str, text: str, is_flag: bool) -> str:
-    """Say what is wrong with a text that is not given, in the sense of `is_given`, and what to do."""
+    """Return what is wrong with a `text` that is not `is_given`, and what to do about it."""
     to_leave = f"leave the {'flag' if is_flag else 'line'} out"
     if not text.strip():
-        cause = "is empty, as a shell variable that is not set" if is_flag else "is empty"
+        cause = "is empty, like an unset shell variable" if is_flag else "is empty"
         folder = "the current folder" if is_flag else "the folder of this file"
         needed = "a value" if key in ("checkpoint", "scheduler") else f"a path ('.' is {folder})"
         return f"{cause}: give {needed}, or {to_leave}"
     if key == "stems":
         to_leave = f"to write no WAVs {'give --no-stems' if is_flag else 'write null, without quotes'}"
-    return f"names nothing: {to_leave}; write ./{text.strip()} if it is a name"
+    return f"names nothing: {to_leave}; write ./{text.strip()} if that is a file's name"
 
 
 def refuse_nothing(flag: str, path: Path | str | None) -> None:
-    """Raise `UsageError` where the path of a flag that is no setting is not given."""
+    """Raise `UsageError` if the path of a flag that is not a setting is empty or null."""
     if isinstance(path, str):
         raise UsageError(f"--{flag}: {path!r}: {_rule_for_nothing(flag, path, is_flag=True)}")
 

@@ -1,4 +1,4 @@
-"""What a file becomes on its way: `FoundFile`, `ProcessedFile`, `StemRecord`, and what each is made of."""
+"""The types that a file passes through: `FoundFile`, `ProcessedFile`, `StemRecord`, and their parts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-UNKNOWN_CATEGORY = "unknown"  # of a file whose names tell none, until CLAP does
-LOOP_CATEGORY = "loop"  # of a file whose names tell nothing more
+# The category when neither the path nor CLAP gives one.
+UNKNOWN_CATEGORY = "unknown"
+# The category when the names say "loop" and nothing more specific.
+LOOP_CATEGORY = "loop"
 
-SAMPLE_RATE_HZ = 48_000  # what every CLAP checkpoint was trained on
+# Every CLAP checkpoint was trained at this rate.
+SAMPLE_RATE_HZ = 48_000
 
 EMBEDDING_SIZE = 512
 EMBEDDING_BYTES = EMBEDDING_SIZE * 4  # 2,048: little-endian float32
@@ -24,7 +27,7 @@ T = TypeVar("T")
 
 
 class Windowed(Protocol):
-    """A file on its way to the model."""
+    """A file that waits for the model."""
 
     @property
     def windows(self) -> list[Int16]:
@@ -33,7 +36,7 @@ class Windowed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FormerRow:
-    """What outlives a row whose file broke: its `id` and the user's rating."""
+    """What is kept of a row whose file broke: its `id` and the user's rating."""
 
     id: str
     user_rating: int | None
@@ -41,25 +44,30 @@ class FormerRow:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An audio file that the walk found, as `stat` told it."""
+    """An audio file that the walk found, with its size and time by `stat`."""
 
-    path: str  # absolute; bytes that are not UTF-8 as surrogates
+    # Absolute. Bytes that are not UTF-8 are surrogates.
+    path: str
     size_bytes: int
     mtime_ns: int
-    former: FormerRow | None = None  # the row of an earlier version of this file
+    # The row of an earlier version of this file.
+    former: FormerRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFormat:
-    """What was decoded."""
+    """The format of a decoded file, and the levels of its source."""
 
     sample_rate_hz: int
     channels: int
     frames: int
     truncated: bool
-    clipped_share: float = 0.0  # of the samples, in the channel that has most
-    dc_offset: float = 0.0  # mean of the channel that is farthest from zero; full scale is 1
-    dead_channel: bool = False  # one is silent, another is not
+    # The share of samples at full scale, in the channel that has most of them.
+    clipped_share: float = 0.0
+    # The mean of the channel that is farthest from zero; full scale is 1.
+    dc_offset: float = 0.0
+    # One channel is silent, another is not.
+    dead_channel: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -68,40 +76,59 @@ class SourceFormat:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What the samples of a file say, before anything is judged; `analyse` makes it."""
+    """What `analyse` measures in the samples of a file, before anything is decided.
+
+    features: the means over the frames, and the levels, under the names that `features` of a row has
+    onsets: (3, frames), how much the lows, middles and highs rise from frame to frame
+    pitch_classes: (PITCH_CLASS_STEPS,), how much sounds in each 10 cents of the octave, from A upwards
+    pitches: (frames, 3), pitch in Hz (0: none), its clarity up to 1, and energy
+    spectrum: (PITCH_BINS,), the power summed over the file
+    """
 
     duration_s: float
-    features: dict[str, float | None]  # means over the frames, levels and loudness, as `features` of a row has them
-    onsets: Float32  # (3, frames): how much lows, middle and highs rise from frame to frame
-    pitch_classes: Float64  # (PITCH_CLASS_STEPS,): how much sounds in each 10 cents of the octave, from A on
-    pitches: Float64  # (frames, 3): pitch in Hz (0: none), its clarity up to 1, energy
-    spectrum: Float64  # (PITCH_BINS,): power summed over the file
+    features: dict[str, float | None]
+    onsets: Float32
+    pitch_classes: Float64
+    pitches: Float64
+    spectrum: Float64
 
 
 @dataclass(frozen=True, slots=True)
 class Tempo:
-    """A tempo that the audio may have."""
+    """A tempo that the audio may have.
+
+    regularity: mean autocorrelation after one, two and four beats; 1 if they sound alike, 0 for noise
+    score: the higher, the more likely; comparable only within one file
+    """
 
     bpm: float
-    regularity: float  # mean autocorrelation at a beat, two and four: 1 where they sound alike, 0 for noise
-    score: float  # of the candidates of one file, the one with the highest is the most likely
+    regularity: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """What the audio says about time: the tempi that it may have, most likely first; none without a steady pulse."""
+    """What the audio says about time.
+
+    tempi: the possible tempi, most likely first; empty without a steady pulse
+    is_loop: True for a loop, False for a one-shot, None if undecided
+    """
 
     duration_s: float
     tempi: list[Tempo]
-    is_loop: bool | None  # a loop (True) or a one-shot (False); None: it cannot be told
+    is_loop: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class NameFacts:
-    """What a file's name and its folders' names say."""
+    """What the names of a file and its folders say.
 
-    stated_bpm: float | None = None  # with its unit: '128bpm'
-    numbers: tuple[float, ...] = ()  # any of which may be a tempo: '_128_'
+    stated_bpm: a tempo with its unit, as in '128bpm'
+    numbers: bare numbers that may be a tempo, as in '_128_'
+    """
+
+    stated_bpm: float | None = None
+    numbers: tuple[float, ...] = ()
     key: str | None = None
     category: str | None = None
     is_loop: bool | None = None
@@ -109,7 +136,7 @@ class NameFacts:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is judged of a file; the columns of the same names hold it."""
+    """What is decided about a file; the columns of the same names hold it."""
 
     bpm: float | None
     key: str | None
@@ -120,7 +147,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class StemMetadata:
-    """A row of `stems` without what the parent adds: time, vector and model."""
+    """A row of `stems` without what the parent process adds: time, vector and model."""
 
     id: str
     original_file: str
@@ -142,13 +169,16 @@ class StemMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ProcessedFile:
-    """A standardised file: its metadata, and its audio as CLAP's windows in int16 steps of 1/32767."""
+    """A standardised file: its metadata, and its audio as CLAP's windows in int16 steps of 1/32767.
+
+    If the worker has embedded the windows, `windows` is empty and `vector` is the result (None: not well-formed).
+    """
 
     found: FoundFile
     metadata: StemMetadata
-    windows: list[Int16]  # none where the worker has embedded them
+    windows: list[Int16]
     is_embedded: bool = False
-    vector: bytes | None = None  # by the worker; None: not well-formed
+    vector: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +193,7 @@ class StemRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredStem:
-    """What --re-embed and --verify-vectors need of a row to make its vector anew, and what CLAP tells by it."""
+    """What --re-embed and --verify-vectors read of a row to compute its vector again and to update its labels."""
 
     id: str
     original_file: str
@@ -210,17 +240,19 @@ class NewVector:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A row of `provenance`: what makes this run's vectors."""
+    """A row of `provenance`: what computed the vectors of this run."""
 
     embedding_model: str
     engine: str
-    versions: str  # JSON object, names sorted
+    # A JSON object with sorted names.
+    versions: str
     checkpoint: str
     checkpoint_sha256: str
     architecture: str | None
     precision: str
     window_rule: str
-    reference_vector: bytes | None  # little-endian float32
+    # Little-endian float32.
+    reference_vector: bytes | None
     first_used_at: str
 
     def __str__(self) -> str:
@@ -229,17 +261,19 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineEntry:
-    """What the JSON beside a quarantined file says; `path` is the quarantined file's."""
+    """The content of the JSON beside a quarantined file; `path` is the quarantined file's own."""
 
     path: str
     original_file: str
-    error: dict[str, str]  # type, message, traceback
+    # With the keys type, message and traceback.
+    error: dict[str, str]
     quarantined_at: str
     size_bytes: int
     mtime_ns: int
     sha256: str
     run_id: str
-    link_target: str | None = None  # the original was a link with this text
+    # The text of the link, if the original was a symbolic link.
+    link_target: str | None = None
     former: FormerRow | None = None
 
     @property
@@ -248,15 +282,18 @@ class QuarantineEntry:
 
 
 def utc_now() -> str:
-    """Return the time as ISO 8601 in UTC; such texts sort by time."""
+    """Return the current time as ISO 8601 in UTC; such texts sort by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def text_of(raw: bytes) -> str:
-    """Read a TEXT: a file name need not be UTF-8, and with Python's default one such name breaks a whole query."""
+    """Decode a TEXT value, which may be a file name that is not UTF-8.
+
+    With Python's default decoder, one such name makes the whole query fail.
+    """
     return raw.decode("utf-8", "surrogateescape")
 
 
 def storable(text: str) -> str:
-    """Escape what sqlite3 refuses in a text that is no path: lone surrogates."""
+    """Escape lone surrogates, which sqlite3 refuses, in a text that is not a path."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

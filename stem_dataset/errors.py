@@ -10,7 +10,7 @@ import soundfile
 
 
 class PrepareError(Exception):
-    """The run cannot start or go on; `exit_code` says how `main` ends."""
+    """The run cannot start or continue; `exit_code` is the exit status of the program."""
 
     exit_code = 4
 
@@ -22,13 +22,13 @@ class UsageError(PrepareError):
 
 
 class WeightsMissing(PrepareError):
-    """The CLAP weights are not on this machine and cannot be had."""
+    """The CLAP weights are not on this machine and cannot be downloaded."""
 
     exit_code = 3
 
 
 class RunStopped(PrepareError):
-    """Going on makes no sense: not writable, disk full, broken installation, the same fault again and again."""
+    """The run cannot go on: not writable, disk full, broken installation, the same fault again and again."""
 
 
 class AlreadyRunning(PrepareError):
@@ -43,25 +43,28 @@ class Interrupted(PrepareError):
     exit_code = 130
 
 
-FaultKind = tuple[str, int | None]  # the name of an error's type, and its errno, which only an OSError has
+# The name of an error's type, and its errno (None unless it is an OSError).
+FaultKind = tuple[str, int | None]
 
 
 class MachineFault(Exception):
-    """The machine or the program failed, not the file: it stays where it is and is tried again by the next run.
+    """The machine or the program failed, not the file.
 
-    `kind` is that of the error behind it. It goes with the fault from the workers to the parent, which counts by it.
+    The file stays in place and the next run tries it again. `kind` is the kind of the error that caused the fault; the
+    workers send it to the parent, which counts equal faults.
     """
 
     def __init__(self, text: str, kind: FaultKind | None = None) -> None:
-        super().__init__(text)  # not the kind, which is no part of the message; pickle takes it from __dict__
+        # `kind` is not part of the message. pickle carries it in __dict__.
+        super().__init__(text)
         self.kind = kind or (type(self).__name__, None)
 
 
 class ProgramFault(MachineFault):
-    """The program failed at a file that can be decoded: an error in its code, which the user is asked to report."""
+    """The program failed on a file that can be decoded; the user is asked to report it."""
 
 
-# Of one file. The class's name becomes part of the quarantined file's name: ERROR_<name>_kick.wav.
+# The errors of a single file. A class's name becomes part of the quarantined file's name: ERROR_<name>_kick.wav.
 
 
 class BrokenFile(Exception):
@@ -69,35 +72,35 @@ class BrokenFile(Exception):
 
 
 class NoSamples(BrokenFile):
-    """The header is fine, and there is no audio behind it."""
+    """The header is valid, but no audio follows it."""
 
 
 class NotFinite(BrokenFile):
-    """NaN or infinity among the samples."""
+    """The samples contain NaN or infinity."""
 
 
 class TooLong(BrokenFile):
-    """Longer than `max_duration_s`."""
+    """The file is longer than `max_duration_s`."""
 
 
 class BadVector(BrokenFile):
-    """CLAP's vector for it is not 512 finite numbers of unit length."""
+    """CLAP's vector for the file is not 512 finite numbers of unit length."""
 
 
 class WorkerDied(BrokenFile):
-    """It killed the worker process twice, the second time alone."""
+    """The file killed its worker process twice, the second time alone."""
 
 
 class Timeout(BrokenFile):
-    """It took longer than `file_timeout_s` twice, the second time alone."""
+    """The file took longer than `file_timeout_s` twice, the second time alone."""
 
 
 class TooMuchMemory(BrokenFile):
-    """It took more than `worker_memory_mb` twice, the second time alone."""
+    """The file needed more than `worker_memory_mb` twice, the second time alone."""
 
 
 class UnfitWorker(Exception):
-    """A Dask worker, by its address, that cannot do its part, and why."""
+    """A Dask worker cannot do its part; the message has its address and the reason."""
 
 
 PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionError)
@@ -106,15 +109,17 @@ PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionEr
 def is_machine_fault(error: Exception) -> bool:
     """Whether `error`, raised while a file was decoded, says nothing about that file.
 
-    Every OSError is the machine's: decoders report bad audio as soundfile.LibsndfileError, a RuntimeError.
+    Decoders report bad audio as soundfile.LibsndfileError, a RuntimeError. Every OSError is therefore the machine's.
     """
     return isinstance(error, (MachineFault, OSError, *PROGRAM_ERRORS)) or is_memory_error(error)
 
 
 @contextlib.contextmanager
 def blaming_the_program() -> Iterator[None]:
-    """Around what is done to a file once it is decoded, also as a decorator: raise `ProgramFault` for any error that is
-    not the machine's, and whose type does not say that it is the file's (`BrokenFile`)."""
+    """Raise `ProgramFault` for errors in the work on a decoded file; also usable as a decorator.
+
+    Errors of the machine, and those that blame the file (`BrokenFile`), pass through unchanged.
+    """
     try:
         yield
     except Exception as error:
@@ -124,44 +129,47 @@ def blaming_the_program() -> Iterator[None]:
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Whether there was no memory for what `error` ended, in Python or in libsndfile (17 is its SFE_MALLOC_FAILED)."""
-    return isinstance(error, MemoryError) or (isinstance(error, soundfile.LibsndfileError) and error.code == 17)
+    """Whether memory ran out, in Python or in libsndfile."""
+    sfe_malloc_failed = 17
+    if isinstance(error, soundfile.LibsndfileError):
+        return bool(error.code == sfe_malloc_failed)
+    return isinstance(error, MemoryError)
 
 
 def kind_of(error: Exception) -> FaultKind:
-    """Return by what `error` counts as the same as another, whatever path or text it has."""
+    """Return what makes `error` count as the same fault as another, whatever its path or text."""
     return error.kind if isinstance(error, MachineFault) else (type(error).__name__, getattr(error, "errno", None))
 
 
 ANOTHER_PLACE = "or give another folder (--stems, --quarantine, --database, --log-file)"
 REMEDIES = {
     errno.ENOSPC: f"free some space on that disk, {ANOTHER_PLACE}",
-    errno.EDQUOT: f"your quota there is used up: free some space, {ANOTHER_PLACE}",
+    errno.EDQUOT: f"your disk quota there is used up: free some space, {ANOTHER_PLACE}",
     errno.EFBIG: f"that file system or `ulimit -f` allows no larger file: raise the limit, {ANOTHER_PLACE}",
-    errno.EMFILE: "raise the limit of open files, as by `ulimit -n 1024`, or give fewer --workers",
+    errno.EMFILE: "raise the limit of open files, for example with `ulimit -n 1024`, or use fewer --workers",
     errno.ENFILE: "close other programs, or raise the machine's limit of open files (fs.file-max)",
-    errno.EACCES: "give yourself the right to it, as by chmod or chown",
-    errno.EPERM: "give yourself the right to it, as by chmod or chown",
+    errno.EACCES: "give yourself permission, for example with chmod or chown",
+    errno.EPERM: "give yourself permission, for example with chmod or chown",
     errno.EROFS: f"make that file system writable, {ANOTHER_PLACE}",
     errno.EIO: "check the drive and its cable",
-    errno.ENOLCK: f"the network share has no locks: let its lock service run, {ANOTHER_PLACE}",
-    errno.ENOMEM: "free some memory, or give fewer --workers",
+    errno.ENOLCK: f"the network share supports no locks: start its lock service, {ANOTHER_PLACE}",
+    errno.ENOMEM: "free some memory, or use fewer --workers",
     **dict.fromkeys(
         (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
-        "it was moved or deleted, or its drive is gone: plug that in or put it back",
+        "it was moved or deleted, or its drive is gone: reconnect the drive or put the file back",
     ),
 }
 
 
 def with_remedy(error: BaseException) -> str:
-    """Return what `error` says and what to do about it."""
+    """Return the text of `error`, and what to do about it."""
     remedy = REMEDIES.get(errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0)
     return f"{error} ({remedy})" if remedy else str(error)
 
 
-REPORT_TEXT = "that is an error of this program, not of the file: please report it, with the log"
+REPORT_TEXT = "this is an error in the program, not in the file: please report it, with the log"
 
 
 def text_of_error(error: Exception) -> str:
-    """Return what `error` is, what it says, and what to do about it."""
+    """Return the type of `error`, its text, and what to do about it."""
     return str(error) if isinstance(error, ProgramFault) else f"{type(error).__name__}: {with_remedy(error)}"

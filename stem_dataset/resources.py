@@ -11,57 +11,63 @@ from pathlib import Path
 
 from stem_dataset.config import Config
 
-MAX_WORKERS = 61 if sys.platform == "win32" else 256  # Windows cannot wait for more processes at once
-MIN_WORKER_MEMORY_MB = 384  # 100 are enough for a stem, 288 for one of 64 windows ...
-MAX_WORKER_MEMORY_MB = 1_024  # ... and nothing that is healthy needs as much
+# Windows cannot wait for more processes at once.
+MAX_WORKERS = 61 if sys.platform == "win32" else 256
+# 100 MB are enough for a stem, 288 for one of 64 windows. No healthy file needs the maximum.
+MIN_WORKER_MEMORY_MB = 384
+MAX_WORKER_MEMORY_MB = 1_024
 
 
 def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the number of cores this process may use: fewer than the machine has, where its affinity or a container's
-    quota of CPU time says so.
+    """Return the number of cores this process may use, given its affinity and its container's CPU quota.
 
-    A quota of 1.5 cores counts as 2: one process too many is slowed down to the quota, one too few would leave a part
-    of it unused.
+    A quota of 1.5 cores counts as 2. One process too many is slowed down to the quota; one too few would leave part of
+    the quota unused.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux only
+    # Only Linux has sched_getaffinity.
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([affinity, *map(math.ceil, _cpu_quotas(proc, cgroups))])
 
 
 def _cpu_quotas(proc: Path, cgroups: Path) -> Iterator[float]:
-    """Yield each quota, in cores, that holds for this process: its own cgroup's and those of all above (Linux only).
+    """Yield each CPU quota, in cores, of this process's cgroup and of all cgroups above it (Linux only).
 
-    Read are `cpu.max` of cgroup v2, "150000 100000" or "max 100000", and the two files of v1's `cpu` controller that
-    say the same, with -1 for no quota. https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    cgroup v2 has `cpu.max`: "150000 100000" or "max 100000". The `cpu` controller of v1 has two files with the same
+    numbers; -1 means no quota. https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
     for folder in _cgroup_folders("cpu", proc, cgroups):
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-            with contextlib.suppress(OSError, ValueError):  # the other version, no quota, or nothing we understand
+            # Fails for the other version, for "max", and for a format that we do not know.
+            with contextlib.suppress(OSError, ValueError):
                 quota_us, period_us = map(int, " ".join((folder / name).read_text() for name in names).split())
                 if min(quota_us, period_us) > 0:
                     yield quota_us / period_us
 
 
 def usable_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the memory that this process may use (Linux only): the machine's, or less in a container that says so, by
-    `memory.max` of cgroup v2, "4294967296" or "max", or `memory.limit_in_bytes` of v1."""
+    """Return how much memory this process may use (Linux only): the machine's, or its container's limit.
+
+    cgroup v2 has `memory.max`: "4294967296" or "max"; v1 has `memory.limit_in_bytes`.
+    """
     bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for folder in _cgroup_folders("memory", proc, cgroups):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            with contextlib.suppress(OSError, ValueError):  # the other version, no limit, or nothing we understand
+            # Fails for the other version, for "max", and for a format that we do not know.
+            with contextlib.suppress(OSError, ValueError):
                 bounds.append(int((folder / name).read_text()))
     return min(bounds)
 
 
 def inference_threads() -> int:
-    """Return how many threads CLAP may take: OMP_NUM_THREADS, where it is set (Dask sets 1 for each of its workers)."""
+    """Return how many threads CLAP may use: OMP_NUM_THREADS if set, as by Dask for its workers, else all cores."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() and int(text) else usable_cores()
 
 
 def worker_memory_bytes(config: Config) -> int | None:
-    """Return how much memory a worker may take for its file, or None where there is no way to limit it.
+    """Return how much memory a worker may use for its file, or None if the system cannot limit it.
 
-    macOS has RLIMIT_AS and does not heed it; Windows has none.
+    macOS has RLIMIT_AS but ignores it; Windows has no such limit.
     """
     if sys.platform != "linux":
         return None
@@ -70,12 +76,12 @@ def worker_memory_bytes(config: Config) -> int | None:
 
 
 def usable_workers(config: Config) -> int:
-    """Return how many worker processes `config` asks for."""
+    """Return how many worker processes `config` asks for, within what the system allows."""
     return min(config.workers or usable_cores(), MAX_WORKERS)
 
 
 def _cgroup_folders(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroups and of all above them, from lines "0::/path" or "4:cpu,…:/path"."""
+    """Yield the folders of this process's cgroup and of those above it; a line is "0::/path" or "4:cpu,…:/path"."""
     try:
         lines = (proc / "self" / "cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: when a run ends for them, and what child processes see of them."""
+"""Ctrl-C, SIGTERM and a closed terminal: how they end a run, and how child processes are kept from them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from typing import Any, Self
 
 from stem_dataset.errors import Interrupted
 
-TICK_S = 0.5  # how often the bar's clock moves and Ctrl-C is looked at
+# How often the bar's clock moves and the program checks for Ctrl-C.
+TICK_S = 0.5
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# The block above the imports says it in the same words.
+# The script says the same above its imports, for a Ctrl-C that comes before this module is imported.
 INTERRUPTED_TEXT = "interrupted: what was committed stays; run again to go on"
 
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Let a process that is started within inherit a mask that holds stop signals back (POSIX only).
+    """Block the stop signals in any process that is started inside the `with` block (POSIX only).
 
-    Ctrl-C and a closed terminal reach the whole process group. Python's fork server would end with a traceback while it
-    imports, and a worker likewise until `start_worker` has run; the resource tracker ignores all but SIGHUP.
+    Ctrl-C and a closed terminal reach the whole process group. Python's fork server would print a traceback if it got
+    one while it imports, and so would a worker before `start_worker` has run. The resource tracker ignores all but
+    SIGHUP.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: there a worker may print a traceback as it starts
+    # On Windows a worker may print a traceback as it starts.
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     import multiprocessing.resource_tracker
@@ -33,16 +36,17 @@ def signals_blocked() -> Iterator[None]:
     former = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the tracker's start has unblocked two of them
+        # Starting the tracker has unblocked two of them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 class StopSignals:
-    """Within it, the first Ctrl-C, SIGTERM or closed terminal sets `requested`, and the second ends at once.
+    """Inside the `with` block, the first stop signal sets `requested`, and the second ends the process at once.
 
-    One may be entered within another, `outer`: a signal that came to either stops what both enclose.
+    Blocks may be nested, the inner one with `outer`: a signal that reaches either of them stops both.
     """
 
     def __init__(self, outer: StopSignals | None = None) -> None:
@@ -51,18 +55,22 @@ class StopSignals:
         self.former: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        # Only the main thread may set handlers.
+        if threading.current_thread() is threading.main_thread():
             numbers = set(STOP_SIGNALS)
+            # Under nohup the run outlives its terminal.
             if "SIGHUP" in dir(signal) and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-                numbers.remove(signal.SIGHUP)  # nohup: the run is to outlive its terminal
+                numbers.remove(signal.SIGHUP)
             self.former = {number: signal.signal(number, self._on_signal) for number in numbers}
         if self.outer is not None and self.outer.requested:
             self.requested = True
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Give the former handlers back. Once a signal has come, any error that ends the run becomes `Interrupted`: the
-        signal may have ended a process that the run needed, and what else is wrong will be found by the next run."""
+        """Restore the former handlers; after a signal, turn any error into `Interrupted`.
+
+        The signal may have ended a process that the run needed. If something else is wrong, the next run will find it.
+        """
         for number, handler in self.former.items():
             signal.signal(number, handler)
         if self.requested and self.outer is not None:
@@ -72,7 +80,8 @@ class StopSignals:
 
     def _on_signal(self, *_: object) -> None:
         if self.requested:
-            os._exit(Interrupted.exit_code)  # the workers follow: they watch their parent
+            # The workers watch their parent, and end with it.
+            os._exit(Interrupted.exit_code)
         self.requested = True
 
     def check(self) -> None:

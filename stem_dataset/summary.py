@@ -1,4 +1,4 @@
-"""The accounts of a run, of --re-embed and of --verify-vectors: what the last line and --report say."""
+"""The counts of a run, of --re-embed and of --verify-vectors, for the last line and for --report."""
 
 from __future__ import annotations
 
@@ -10,32 +10,39 @@ from typing import Any
 
 @dataclass
 class Summary:
-    """The account of a run: every file found is in exactly one of the counts."""
+    """The account of a run: each file found is in exactly one count.
+
+    copied, moved and vectors_kept are parts of `inserted`: files with the bytes of another row; files that took over
+    the row of a file that is gone; files whose bytes changed but not their samples.
+    left: not started, or dropped because of --limit, Ctrl-C or a stopped run
+    vanished: rows under the input whose file is gone
+    unseen: files and folders that could not be read
+    """
 
     run_id: str
     found: int = 0
     already_done: int = 0
     inserted: int = 0
-    copied: int = 0  # of the inserted: their bytes are another row's
-    moved: int = 0  # ... of a row whose own file is gone, which they took over
-    vectors_kept: int = 0  # ... or changed in what is no sound
+    copied: int = 0
+    moved: int = 0
+    vectors_kept: int = 0
     quarantined: int = 0
     failed: int = 0
-    left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
+    left: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    vanished: int = 0  # rows under the input whose file is gone
-    unseen: list[str] = field(default_factory=list)  # files and folders that could not be looked at
+    vanished: int = 0
+    unseen: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def sum_closes(self) -> bool:
-        """Whether every file found has its one outcome."""
+        """Whether each file found has exactly one outcome."""
         parts = self.already_done + self.inserted + self.quarantined + self.failed + self.left
         return self.found == parts + self.ignored.total()
 
     @property
     def files_per_s(self) -> float:
-        """Files brought to an outcome by this run, a second."""
+        """Files with an outcome, per second of this run."""
         return (self.inserted + self.quarantined + self.failed) / self.seconds if self.seconds else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,19 +67,22 @@ class Summary:
 
 @dataclass
 class ReEmbedding:
-    """The account of --re-embed: every row is in exactly one of the counts."""
+    """The account of --re-embed: each row is in exactly one count.
+
+    left: not started, or dropped because of --limit, Ctrl-C or a stopped run
+    """
 
     run_id: str
     rows: int = 0
     re_embedded: int = 0
     already_done: int = 0
     failed: int = 0
-    left: int = 0  # not begun, or dropped: --limit, Ctrl-C, a stopped run
+    left: int = 0
     seconds: float = 0.0
 
     @property
     def sum_closes(self) -> bool:
-        """Whether every row has its one outcome."""
+        """Whether each row has exactly one outcome."""
         return self.rows == self.re_embedded + self.already_done + self.failed + self.left
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,33 +99,39 @@ class ReEmbedding:
 
 @dataclass
 class Verification:
-    """The account of --verify-vectors: every row is checked, unreadable, of another model, or left."""
+    """The account of --verify-vectors: each row is checked, unreadable, of another model, or left.
+
+    replaces: whether wrong vectors are replaced (with --re-embed)
+    differ: rows among `checked` whose vector is wrong; `replaced` are those among them that were replaced
+    unreadable: neither WAV nor original can be used, or CLAP gives no vector for them
+    left: not in the sample, or not reached because of --limit, Ctrl-C or a stopped run
+    """
 
     run_id: str
-    replaces: bool = False  # with --re-embed
+    replaces: bool = False
     rows: int = 0
     checked: int = 0
-    differ: int = 0  # of the checked
-    replaced: int = 0  # of those that differ
-    unreadable: int = 0  # neither WAV nor original can be used, or CLAP gives no vector for them
+    differ: int = 0
+    replaced: int = 0
+    unreadable: int = 0
     other_models: int = 0
-    left: int = 0  # not in the sample, or not reached: --limit, Ctrl-C, a stopped run
+    left: int = 0
     seconds: float = 0.0
 
     @property
     def sum_closes(self) -> bool:
-        """Whether every row has its one outcome."""
+        """Whether each row has exactly one outcome."""
         parts = self.checked + self.unreadable + self.other_models + self.left
         return self.rows == parts and self.checked >= self.differ >= self.replaced
 
     @property
     def failed(self) -> int:
-        """Rows that still hold a wrong vector, or may hold one."""
+        """The number of rows that hold a wrong vector, or may hold one."""
         return self.differ - self.replaced + self.unreadable
 
     @property
     def next_step(self) -> str:
-        """What the user is to do about wrong vectors; '' where there is nothing to do."""
+        """What the user should do about wrong vectors; '' if there is nothing to do."""
         if self.differ == 0 or (self.differ == self.replaced and self.left == 0):
             return ""
         holds = "holds wrong vectors" if self.differ > self.replaced else "may hold more wrong vectors"

@@ -295,7 +295,7 @@ def test_a_flag_that_names_nothing_is_refused_before_anything_is_made(
     assert message.startswith(f"error: {flag}: {text!r}: ")
     advice = "--no-stems" if name == "stems" and text in NO_NAMES else "leave the flag out"
     assert advice in message
-    assert ("is empty, as a shell variable that is not set" in message) == (text in EMPTY)
+    assert ("is empty, like an unset shell variable" in message) == (text in EMPTY)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -325,7 +325,7 @@ def test_an_empty_input_does_not_mean_the_current_folder(workplace: Workplace) -
     command = [sys.executable, str(REPOSITORY / "prepare_dataset_sql.py"), *workplace.flags(), "--input", ""]
     done = subprocess.run(command, cwd=workplace.input, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: --input: '': is empty, as a shell variable that is not set: give a path")
+    assert done.stderr.startswith("error: --input: '': is empty, like an unset shell variable: give a path")
     assert sorted(workplace.folder.rglob("*")) == before
 
 

@@ -137,7 +137,7 @@ def test_a_database_on_a_share_is_refused_before_anything_is_touched(
     before = audio_files.tree(workplace.folder)
     assert main([*workplace.flags(), "--database", str(share / "stems.db"), *mode]) == UsageError.exit_code == 2
     message = capsys.readouterr().err
-    for part in (str(share / "stems.db"), "(nfs4)", "memory that all its readers share", "--database on a local disk"):
+    for part in (str(share / "stems.db"), "(nfs4)", "memory that all readers share", "--database on a local disk"):
         assert part in message
     assert audio_files.tree(workplace.folder) == before
 

@@ -345,7 +345,7 @@ def test_a_folder_in_the_input_that_vanishes_fails_its_files_and_the_rest_goes_o
     aside = workplace.folder / "aside"
     ended = run("--batch-windows", "1", model=OnCall(1, lambda: (workplace.input / "sub").rename(aside)))
     assert (ended.code, ended.counts("inserted", "failed")) == (1, (30, 20))
-    assert "it was moved or deleted, or its drive is gone: plug that in or put it back" in ended.said
+    assert "it was moved or deleted, or its drive is gone: reconnect the drive or put the file back" in ended.said
     aside.rename(workplace.input / "sub")
     assert run().counts("already_done", "inserted") == (30, 20)
 
@@ -455,7 +455,8 @@ def test_a_worker_that_may_open_no_more_files_fails_files_and_the_next_run_compl
     ended = run_with(stems, "--workers", "1", limit=lambda: None, faults={"few_files": ["broken0.wav"]})
     assert (ended.code, ended.counts("inserted", "quarantined", "failed")) == (1, (0, 0, GOOD + BROKEN))
     said = (
-        r"Too many open files: '.+' \(raise the limit of open files, as by `ulimit -n 1024`, or give fewer --workers\)"
+        r"Too many open files: '.+' "
+        r"\(raise the limit of open files, for example with `ulimit -n 1024`, or use fewer --workers\)"
     )
     assert len(re.findall(said, ended.said)) == GOOD + BROKEN
     assert tree(stems.input) == before
@@ -485,7 +486,7 @@ def test_what_may_not_be_read_fails_and_is_done_once_it_may(stems: Workplace, ru
         (line,) = [
             line for line in ended.said.splitlines() if f"{name}: {what}: [Errno 13] Permission denied: " in line
         ]
-        assert line.endswith(f"{name}' (give yourself the right to it, as by chmod or chown)")
+        assert line.endswith(f"{name}' (give yourself permission, for example with chmod or chown)")
     assert run().counts("inserted", "quarantined", "failed") == (4, 0, 0)
 
 
@@ -512,7 +513,7 @@ def test_an_output_that_may_not_be_written_to_is_said_before_anything_is_touched
     assert ended.code == 4
     said = f"{folder}: this output folder cannot be made or written to: [Errno 13] Permission denied: '{folder}/"
     assert said in ended.said
-    assert "' (give yourself the right to it, as by chmod or chown); no file was touched" in ended.said
+    assert "' (give yourself permission, for example with chmod or chown); no file was touched" in ended.said
     assert tree(stems.input) == before
     assert_all_is_done(stems, run())
 

@@ -873,7 +873,7 @@ def test_what_is_no_file_any_more_is_neither_waited_for_nor_moved(became: str, t
     # Whoever waits for a writer gets one, so that this test fails instead of hanging.
     writer = threading.Timer(10, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
     writer.start()
-    with pytest.raises(MachineFault, match="no regular file any more"):
+    with pytest.raises(MachineFault, match="no longer a regular file"):
         quarantine_file(found, BrokenFile("it was one"), tmp_path / "q", "run-1")
     writer.cancel()
     assert path.lstat() == before

@@ -11,12 +11,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from stem_dataset.audio.windowing import WINDOW_SAMPLES, WINDOW_STEPS, waveform_of
 from stem_dataset.datatypes import Float32
 
-CLAP_N_FFT = 1_024  # samples of a frame of its spectrogram, in every checkpoint
-CLAP_HOP = 480  # samples between two frames
+# Samples per frame of the spectrogram, and between two frames, in every checkpoint.
+CLAP_N_FFT = 1_024
+CLAP_HOP = 480
 
 
 def full_window(waveform: Float32) -> Float32:
-    """Return `waveform` as laion_clap prepares it: in int16 steps, whole copies ("repeatpad"), zeros to 480,000."""
+    """Return `waveform` as laion_clap prepares it: int16 steps, whole copies ("repeatpad"), then zeros to 480,000."""
     length = len(waveform)
     if not 0 < length <= WINDOW_SAMPLES:
         raise ValueError(f"a window of {length} samples: 1 to {WINDOW_SAMPLES} are allowed")
@@ -28,10 +29,10 @@ def full_window(waveform: Float32) -> Float32:
 
 
 def audio_tower(module: Any, precision: str) -> Any:
-    """Return the audio side of a `CLAP_Module` as one torch module, full windows (N, 480000) to unit vectors (N, 512).
+    """Return the audio side of a `CLAP_Module` as one torch module: full windows (N, 480000) to unit vectors (N, 512).
 
-    The steps are those of `CLAP.get_audio_embedding` and `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7, less
-    the 214 of 513 frequencies that no mel filter hears (above 14 kHz): 0.9 of 14.1 GFLOP.
+    The steps are those of `CLAP.get_audio_embedding` and `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7. Omitted
+    are 214 of the 513 frequencies, above 14 kHz, which no mel filter uses: 0.9 of 14.1 GFLOP.
     """
     import torch
 
@@ -41,9 +42,9 @@ def audio_tower(module: Any, precision: str) -> Any:
             self.branch = module.model.audio_branch
             self.projection = module.model.audio_projection
             stft, mel = self.branch.spectrogram_extractor.stft, self.branch.logmel_extractor.melW
-            heard = int(mel.any(dim=1).nonzero().max()) + 1
-            self.mel = torch.nn.Parameter(mel[:heard], requires_grad=False)
-            waves = torch.cat([stft.conv_real.weight[:heard], stft.conv_imag.weight[:heard]])
+            used = int(mel.any(dim=1).nonzero().max()) + 1
+            self.mel = torch.nn.Parameter(mel[:used], requires_grad=False)
+            waves = torch.cat([stft.conv_real.weight[:used], stft.conv_imag.weight[:used]])
             self.waves = torch.nn.Parameter(waves, requires_grad=False)
             self.pad, self.stride = stft.n_fft // 2, stft.conv_real.stride
 
@@ -58,7 +59,7 @@ def audio_tower(module: Any, precision: str) -> Any:
             return self.branch.reshape_wav2img(scaled)  # type: ignore[no-any-return]
 
         def transformer(self, image: torch.Tensor) -> torch.Tensor:
-            # Only the transformer may run in bf16: with the spectrogram too, the cosine with f32 falls to 0.5.
+            # Only the transformer may run in bf16: with the spectrogram in bf16 the cosine with f32 falls to 0.5.
             with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 latent = self.branch.forward_features(image)["embedding"]
             return latent.to(image.dtype)  # type: ignore[no-any-return]
@@ -73,7 +74,7 @@ def audio_tower(module: Any, precision: str) -> Any:
 
 
 def tower_parts(tower: Any) -> dict[str, Any]:
-    """Return the steps of an `audio_tower` behind the power spectrum by `TOWER_PARTS`, as torch modules."""
+    """Return the steps of an `audio_tower` after the power spectrum as torch modules, by `TOWER_PARTS`."""
     import torch
 
     class Part(torch.nn.Module):
@@ -89,11 +90,11 @@ def tower_parts(tower: Any) -> dict[str, Any]:
 
 
 def power_spectrum(window: Float32, frequencies: int) -> Float32:
-    """Return the power spectrum of a full window, (480000,), as laion_clap's spectrogram has it: (1001, `frequencies`)
-    float32, a frame each 10 ms, under a Hann window of 1,024 samples, from 0 Hz on.
+    """Return the power spectrum of a full window, (480000,), as in laion_clap's spectrogram.
 
-    laion_clap multiplies by a matrix of sines (torchlibrosa.stft.STFT). An FFT gives the same in a fifth of the time,
-    and is nearer to the exact values.
+    The result is (1001, `frequencies`) float32, from 0 Hz upwards: one frame every 10 ms, under a Hann window of 1,024
+    samples. laion_clap multiplies by a matrix of sines (torchlibrosa.stft.STFT). An FFT takes a fifth of the time, and
+    is closer to the exact values.
     """
     import scipy.fft
 
@@ -109,5 +110,7 @@ def hann_window() -> Float32:
     return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(CLAP_N_FFT) / CLAP_N_FFT), np.float32)
 
 
-TOWER_PARTS = ("spectrogram", "transformer", "projection")  # compiled apart, since only the second may run in bf16
-TOWER_STEPS = ("image", "transformer", "project")  # of `audio_tower`; each takes what the former gives
+# The parts are compiled separately, since only the second may run in bf16.
+TOWER_PARTS = ("spectrogram", "transformer", "projection")
+# The steps of `audio_tower`; each takes the result of the one before.
+TOWER_STEPS = ("image", "transformer", "project")

@@ -1,4 +1,4 @@
-"""Which CLAP checkpoint is used, whether it is what it says, and the cache of what is made of it."""
+"""Identify the CLAP checkpoint of a run, and keep a cache of what was made from it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ You can remove this folder at any time. The next run makes what it needs again.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published CLAP checkpoint of `HUB_REPOSITORY`."""
+    """A published CLAP checkpoint of `HUB_REPOSITORY`; `architecture` is laion_clap's `amodel`."""
 
     name: str
-    architecture: str  # laion_clap's `amodel`
+    architecture: str
     sha256: str
-    size_bytes: int | None  # None: not known
+    size_bytes: int | None  # None: unknown
 
 
 CHECKPOINTS = {
@@ -51,33 +51,38 @@ CHECKPOINTS = {
     )
 }
 
-# The patch embedding's width tells the two architectures apart in a file that is not one of the above.
+# In a file that is none of the above, the width of the patch embedding shows which architecture it has.
 ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which checkpoint a run uses."""
+    """The checkpoint of a run.
+
+    `file` is None if it comes from the hub's cache. `architecture` is None until the file itself has been read.
+    """
 
     name: str
     sha256: str
-    file: Path | None  # None: comes from the hub's cache
-    architecture: str | None  # None: told from the file itself
+    file: Path | None
+    architecture: str | None
 
     @property
     def is_published(self) -> bool:
-        """Whether they are a published checkpoint's: what others make of a text says nothing about a sound."""
+        """Whether this is a published checkpoint. Only those have learnt to match texts with sounds."""
         return self.sha256 in {known.sha256 for known in CHECKPOINTS.values()}
 
     def embedding_model(self, max_windows: int, precision: str) -> str:
-        """Return the text under which vectors are comparable."""
+        """Return the name that comparable vectors share."""
         return f"{self.name}@{self.sha256[:12]}/{precision}/{window_rule(max_windows)}"
 
 
 class ModelCache:
-    """What earlier runs made of the weights, so that a start needs neither torch nor two gigabytes read: the hashes of
-    files, compiled towers, the vectors of texts. It can be removed at any time, and is made anew."""
+    """A folder of what earlier runs made from the weights: hashes of files, compiled towers, vectors of texts.
+
+    With it, a start needs neither torch nor two gigabytes of weights. It may be removed at any time; it is made again.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         if folder is None:
@@ -87,11 +92,11 @@ class ModelCache:
         self.folder = folder
 
     def folder_of(self, weights: Weights) -> Path:
-        """Return where everything made of one checkpoint is."""
+        """Return the folder of everything that was made from one checkpoint."""
         return self.folder / weights.sha256[:12]
 
     def sha256_of(self, file: Path) -> str:
-        """Return the hex sha256 of `file`, as it was noted if size and mtime are still those."""
+        """Return the hex sha256 of `file`, from the cache if size and mtime have not changed."""
         status = file.stat()
         note_file = self.folder / "sha256.json"
         name, mark = str(file.resolve()), [status.st_size, status.st_mtime_ns]
@@ -105,7 +110,7 @@ class ModelCache:
         return digest
 
     def keep(self, path: Path, content: bytes) -> None:
-        """Write `content` to `path` whole or not at all. A cache that cannot be written costs time, not the run."""
+        """Write `content` to `path`, whole or not at all; if that fails, warn and go on without it."""
         scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,13 +118,14 @@ class ModelCache:
             scratch.write_bytes(content)
             os.replace(scratch, path)
         except OSError as error:
-            with contextlib.suppress(OSError):  # 'not a directory' where a file is in the folder's place
+            # ENOTDIR where a file is in the folder's place.
+            with contextlib.suppress(OSError):
                 scratch.unlink()
             log.warning("the model cache cannot be written, so the next start is slower: %s", printable(error))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; what is missing or damaged is as if it were empty."""
+    """Return the JSON object in `path`; a missing or damaged file counts as empty."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -128,10 +134,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
-    """Tell a published checkpoint's name from a file, and hash the file. Nothing is unpickled or downloaded.
+    """Return the checkpoint of a published name or of a file. The file is hashed; nothing is unpickled or downloaded.
 
-    Raises `UsageError` for an unknown name or a file that is not what its name says, `WeightsMissing` for a file that
-    is not there or cut off.
+    Raises `UsageError` for an unknown name, or a file whose content does not match its name, and `WeightsMissing` for a
+    file that does not exist or is truncated.
     """
     file = Path(checkpoint).expanduser()
     if checkpoint in CHECKPOINTS:
@@ -140,7 +146,7 @@ def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
     if file.is_file():
         return _identify_file(file, cache)
     if file.is_dir():
-        raise UsageError(f"--checkpoint {printable(file)}: a folder, and no published checkpoint; give the file in it")
+        raise UsageError(f"--checkpoint {printable(file)}: is a folder; give the checkpoint file inside it")
     if file.suffix == ".pt" or len(file.parts) > 1:
         raise WeightsMissing(f"--checkpoint {printable(file)}: no such file. Published ones: {', '.join(CHECKPOINTS)}")
     nearest = difflib.get_close_matches(checkpoint, CHECKPOINTS, n=1, cutoff=0)[0]
@@ -150,7 +156,7 @@ def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
 
 
 def _identify_file(file: Path, cache: ModelCache) -> Weights:
-    """Tell a published checkpoint from one that is cut off, misnamed, modified or unknown."""
+    """Return the checkpoint in `file`, which may be published, misnamed, truncated, modified or unknown."""
     try:
         digest = cache.sha256_of(file)
         is_cut_off = _is_cut_off(file)
@@ -168,13 +174,13 @@ def _identify_file(file: Path, cache: ModelCache) -> Weights:
     if is_cut_off:
         whole = f" of {by_name.size_bytes:,}" if by_name and by_name.size_bytes else ""
         size = f"{file.stat().st_size:,}{whole} bytes"
-        raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; get it again")
+        raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; download it again")
     _warn_of_odd_weights(file, digest, by_name)
     return Weights(storable(file.stem), digest, file, None)
 
 
 def _is_cut_off(file: Path) -> bool:
-    """Whether `file` is empty, or begins as torch's zip archive and lacks its end, where the list of contents is."""
+    """Whether `file` is empty, or starts like torch's zip archive but has no list of contents at its end."""
     with open(file, "rb") as opened:
         return b"PK\x03\x04".startswith(opened.read(4)) and not zipfile.is_zipfile(opened)
 

@@ -1,4 +1,4 @@
-"""Have the weights on this machine: from the Hugging Face hub, once."""
+"""Download the weights from the Hugging Face hub, once, and verify them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HUB_PROBE_S = 5.0
 
 HUB_REPOSITORY = "lukewys/laion_clap"
 HUB_REVISION = "b3708341862f581175dba5c356a4ebf74a9b6651"
-# laion_clap asks for the default revision of these three, whatever checkpoint is used; only roberta-base is run.
+# laion_clap asks for the default revision of these three with every checkpoint, but runs only roberta-base.
 TEXT_MODEL_FILES = {
     "bert-base-uncased": ("config.json", "vocab.txt"),
     "roberta-base": ("config.json", "vocab.json", "merges.txt", "model.safetensors"),
@@ -30,12 +30,12 @@ DOWNLOAD_SIZES = {"HTSAT-tiny": "1.9 GB", "HTSAT-base": "2.4 GB"}
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a model repository."""
+    """A file of a model repository; without `sha256`, the hash in its name in the cache is used, if there is one."""
 
     repository: str
     name: str
     revision: str
-    sha256: str | None = None  # None: its name in the cache tells, if anything does
+    sha256: str | None = None
     size_text: str = ""
 
     def __str__(self) -> str:
@@ -43,12 +43,13 @@ class HubFile:
 
 
 def fetch_weights(weights: Weights, cache: ModelCache) -> Path:
-    """Return the checkpoint's path, with every file that laion_clap wants in the hub's cache and verified.
+    """Return the checkpoint's path, with every file that laion_clap needs verified in the hub's cache.
 
-    What is missing is downloaded; afterwards the hub's client is offline, so that no run depends on the network.
-    Raises `WeightsMissing`, with all that is missing and the ways out.
+    Missing files are downloaded. Afterwards the hub's client is offline, so that no run depends on the network. Raises
+    `WeightsMissing` with a list of the missing files and the possible remedies.
     """
-    os.environ["HF_HUB_DISABLE_XET"] = "1"  # one protocol, the one that is tested
+    # Use the one protocol that is tested.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
     import huggingface_hub
 
     try:
@@ -57,17 +58,19 @@ def fetch_weights(weights: Weights, cache: ModelCache) -> Path:
         if missing:
             _probe_hub(missing)
             paths |= {file: _download(file, missing, cache) for file in missing}
-    except OSError as error:  # a read-only cache, with something to mend in it
-        raise WeightsMissing(f"the hub's cache cannot be used: {error}; HF_HUB_CACHE moves it") from None
+    except OSError as error:
+        # For example, a wrong file in a read-only cache.
+        raise WeightsMissing(f"the hub's cache cannot be used: {error}; HF_HUB_CACHE sets another folder") from None
     os.environ["HF_HUB_OFFLINE"] = "1"
-    huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read from the environment at the client's import
+    # The client read the environment when it was imported.
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
     path = weights.file or list(paths.values())[-1]
-    assert path is not None  # every wanted file is in the cache by now
+    assert path is not None  # all files are cached by now
     return path
 
 
 def _wanted_files(weights: Weights) -> list[HubFile]:
-    """Return the files that laion_clap asks the hub's cache for, the checkpoint last."""
+    """Return the files that laion_clap loads from the hub's cache, the checkpoint last."""
     wanted = [HubFile(repository, name, "main") for repository, names in TEXT_MODEL_FILES.items() for name in names]
     if weights.file is None:
         size_text = DOWNLOAD_SIZES[CHECKPOINTS[weights.name].architecture]
@@ -76,7 +79,7 @@ def _wanted_files(weights: Weights) -> list[HubFile]:
 
 
 def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
-    """Return where `file` is in the hub's cache, or None. One with a wrong hash is removed: the client takes it."""
+    """Return the path of `file` in the hub's cache, or None; a file with a wrong hash is removed."""
     import huggingface_hub
 
     path = huggingface_hub.try_to_load_from_cache(file.repository, file.name, revision=file.revision)
@@ -84,6 +87,7 @@ def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
         return None
     if _is_intact(Path(path), file.sha256, cache):
         return Path(path)
+    # The hub's client itself would use the damaged file.
     log.warning("%s has a wrong hash and is removed from the cache", printable(path))
     Path(path).resolve().unlink(missing_ok=True)
     Path(path).unlink(missing_ok=True)
@@ -91,8 +95,11 @@ def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
 
 
 def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
-    """Compare a cached file with its known hash, else with the one that its blob is named by: sha256 for large files,
-    git's sha1 for small ones. A cache without links (Windows, a copied one) tells no hash."""
+    """Whether a cached file has its known hash, or else the hash that names its blob.
+
+    That is a sha256 for large files and git's sha1 for small ones. A cache without links (on Windows, or a copy) has no
+    such names; its files are not checked.
+    """
     blob = path.resolve().name
     is_named_by_hash = path.is_symlink() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob)
     expected = sha256 or (blob if is_named_by_hash else None)
@@ -105,7 +112,7 @@ def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
 
 
 def _probe_hub(missing: Sequence[HubFile]) -> None:
-    """Raise `WeightsMissing` if the hub does not answer one HEAD: its client retries for 23 s a file."""
+    """Raise `WeightsMissing` if the hub does not answer one HEAD request; its client would retry for 23 s per file."""
     import httpx2
     import huggingface_hub
 
@@ -121,7 +128,7 @@ def _probe_hub(missing: Sequence[HubFile]) -> None:
 
 
 def _download(file: HubFile, missing: Sequence[HubFile], cache: ModelCache) -> Path:
-    """Download one file into the hub's cache, verify it there and return its path; raises `WeightsMissing`."""
+    """Download one file into the hub's cache, verify it, and return its path; raises `WeightsMissing`."""
     import httpx2
     import huggingface_hub
 
@@ -139,9 +146,9 @@ def _download(file: HubFile, missing: Sequence[HubFile], cache: ModelCache) -> P
 
 
 def _remove_unfinished_downloads(repository: str) -> None:
-    """Remove what killed downloads left: the client starts again from 0 under another name and keeps them for ever.
+    """Remove what killed downloads left, since the client starts again under another name and never deletes it.
 
-    One that another process is still writing holds its lock, and stays.
+    A file that another process is still writing is locked, and stays.
     """
     import filelock
     import huggingface_hub
@@ -161,13 +168,13 @@ def _missing_text(missing: Sequence[HubFile], why: str) -> str:
     cache = huggingface_hub.constants.HF_HUB_CACHE
     return "\n".join(
         [
-            f"The CLAP weights are not complete here: {why}. No file was touched. Missing:",
+            f"The CLAP weights on this machine are incomplete: {why}. No file was touched. Missing:",
             *(f"  {file}, revision {file.revision}" for file in missing),
-            f"They would go to {cache} (HF_HUB_CACHE moves it). Ways out:",
-            "  - run once where the hub can be reached; what has been downloaded is kept",
-            "  - have the checkpoint already? --checkpoint FILE (the text model's files are still needed)",
-            "  - fill the cache on another machine (run this there) and copy that folder here",
-            "  - for a trial without weights: python fixtures/make_clap.py DIR, then HF_HUB_CACHE=DIR/hub and",
+            f"They belong in {cache} (HF_HUB_CACHE sets another folder). What you can do:",
+            "  - run once on a machine that can reach the hub; finished downloads are kept",
+            "  - if you already have the checkpoint, give --checkpoint FILE (the text model's files are still needed)",
+            "  - run this on another machine to fill its cache, and copy that folder here",
+            "  - to try it without weights: python fixtures/make_clap.py DIR, then HF_HUB_CACHE=DIR/hub and",
             "    --checkpoint DIR/stand-in.pt (its vectors mean nothing)",
         ]
     )

@@ -1,4 +1,4 @@
-"""What CLAP's vectors say of a stem: its tags, and its category where the names tell none."""
+"""Derive tags, and a category if the names give none, from a stem's vector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stem_dataset.errors import RunStopped
 
 @dataclass(frozen=True)
 class Palette:
-    """What stems may be told to be: names, and the vectors, (N, 512), of what CLAP reads for them."""
+    """The names that a stem may get, and CLAP's vectors of their prompts, (N, 512)."""
 
     names: Sequence[str]
     vectors: Float32
@@ -33,9 +33,9 @@ NO_PALETTE = Palette((), np.empty((0, EMBEDDING_SIZE), np.float32))
 def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Palette:
     """Return the names in `prompts`, each with the mean of its prompts' vectors, normalised again.
 
-    That is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). The
-    prompts in config.yaml have the form of laion_clap/evaluate/eval_zeroshot_classification.py, "This is a sound of
-    {label}." Raises `RunStopped` where the vectors are not well-formed.
+    This is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). The
+    prompts in config.yaml follow laion_clap/evaluate/eval_zeroshot_classification.py: "This is a sound of {label}."
+    Raises `RunStopped` if the vectors are not well-formed.
     """
     if not prompts:
         return NO_PALETTE
@@ -48,9 +48,12 @@ def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Pal
 
 
 def nearest_texts(vector: Float32, palette: Palette) -> list[tuple[str, float]]:
-    """Return the names of `palette` with the cosines of their vectors and `vector`, (512,), all of unit length: the
-    nearest first, of equals the one that comes first in the palette."""
-    cosines = (palette.vectors.astype(np.float64) * vector).sum(axis=1)  # equal rows give equal sums, unlike with @
+    """Return the names of `palette` with their cosines to `vector`, (512,), the nearest first.
+
+    All vectors have unit length. Names with equal cosines keep their order in the palette.
+    """
+    # Equal rows give equal sums here, which they do not with `@`.
+    cosines = (palette.vectors.astype(np.float64) * vector).sum(axis=1)
     return [(palette.names[row], float(cosines[row])) for row in np.argsort(-cosines, kind="stable")]
 
 
@@ -58,19 +61,19 @@ Described = TypeVar("Described", StemMetadata, StoredStem)
 
 
 def described_by_clap(stem: Described, vector: Float32, tags: Palette, categories: Palette) -> Described:
-    """Return `stem` with the tags nearest to its `vector`, (512,), and, unless a name tells it, the nearest category.
+    """Return `stem` with the tags nearest to its `vector`, (512,), and with the nearest category if no name gives one.
 
-    A stem whose quality is not ok gets neither. `features` tell the category's source ("name", "clap" or null) and,
-    where it is CLAP's, its cosine (else null).
+    A stem whose `quality_ok` is 0 gets neither. `features` hold the category's source ("name", "clap" or null) and, if
+    the source is CLAP, its cosine (otherwise null).
     """
     if not stem.quality_ok:
         tags = categories = NO_PALETTE
     features = json.loads(stem.features)
-    told: tuple[str, str | None, float | None] = (stem.category, "name", None)
+    choice: tuple[str, str | None, float | None] = (stem.category, "name", None)
     if stem.category == UNKNOWN_CATEGORY or features.get("category_source") == "clap":
         by_clap = [(name, "clap", cosine) for name, cosine in nearest_texts(vector, categories)]
-        told = by_clap[0] if by_clap else (UNKNOWN_CATEGORY, None, None)
-    category, source, cosine = told
+        choice = by_clap[0] if by_clap else (UNKNOWN_CATEGORY, None, None)
+    category, source, cosine = choice
     return dataclasses.replace(
         stem,
         category=category,

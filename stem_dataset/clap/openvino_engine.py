@@ -1,8 +1,7 @@
-"""CLAP compiled by OpenVINO for this CPU, and the compiled tower that the model cache keeps."""
+"""CLAP compiled by OpenVINO for this CPU, and the compiled tower in the model cache."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from stem_dataset.clap.checkpoints import ModelCache, Weights, read_json
 from stem_dataset.clap.engine import (
     CpuEngine,
     TextVectors,
+    UnprovedVectors,
     check_engine,
     first_difference,
     library_versions,
@@ -28,15 +28,15 @@ from stem_dataset.clap.torch_engine import load_module, stock_reference, warn_of
 from stem_dataset.config import Config
 from stem_dataset.datatypes import Float32
 from stem_dataset.errors import UsageError
-from stem_dataset.files import sha256_of_path
 from stem_dataset.logs import log, printable, prints_to_log
 from stem_dataset.resources import inference_threads
 
-PROOF_SHARE = 0.03  # of the time, at most, that the streams of an engine on a CPU spend on proofs
+# The largest share of its time that a CPU engine spends on proofs.
+PROOF_SHARE = 0.03
 
 
 class OpenVinoStream:
-    """The parts of the audio tower compiled for some of the cores, with one request each."""
+    """The parts of the audio tower, compiled for some of the cores, with one request each."""
 
     def __init__(self, core: Any, tower: Sequence[Any], precision: str, threads: int) -> None:
         """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`.
@@ -50,16 +50,17 @@ class OpenVinoStream:
             options = {
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": threads,
-                "ENABLE_CPU_PINNING": False,  # pinned, a thread waits for a worker on its core while others are free
-                # f32 has to be asked for: by itself OpenVINO takes bf16 or f16 where the processor has it. Only the
-                # transformer may run in bf16: with the spectrogram in bf16 the cosine with f32 falls below 0.9999.
+                # A pinned thread waits for a worker that uses its core, even if other cores are free.
+                "ENABLE_CPU_PINNING": False,
+                # By default OpenVINO uses bf16 or f16 if the processor has it. Only the transformer may run in bf16:
+                # with the spectrogram in bf16 the cosine with f32 falls below 0.9999.
                 "INFERENCE_PRECISION_HINT": precision if name == "transformer" else "f32",
             }
             self.requests.append(core.compile_model(part, "CPU", options).create_infer_request())
         self.frequencies = tower[0].input(0).shape[-1]
 
     def outputs(self, window: Float32) -> Iterator[Float32]:
-        """Yield what each part makes of a full window, (480000,)."""
+        """Yield the output of each part for a full window, (480000,)."""
         value = power_spectrum(window, self.frequencies)[None, None]
         for request in self.requests:
             request.infer({0: value})
@@ -85,36 +86,40 @@ class OpenVinoClap(CpuEngine):
         core = import_openvino().Core()
         threads = inference_threads()
         count = stream_count(threads, config.batch_windows)
-        shares = [len(range(first, threads, count)) for first in range(count)]  # 5 threads for 2 streams: 3 and 2
+        # For example 5 threads on 2 streams: 3 and 2.
+        shares = [len(range(first, threads, count)) for first in range(count)]
         self.streams = [OpenVinoStream(core, tower, config.precision, share) for share in shares]
-        # Two threads that make their first call into OpenVINO's bindings at the same moment can dead-lock there.
+        # Two threads that make their first call into OpenVINO's bindings at the same moment can deadlock.
         self.streams[0](reference_window())
 
-    def first_wrong_part(self, stream: int) -> str:
-        """See `Engine`. The parts are computed again, so a fault that comes and goes may not be met."""
+    def first_wrong_part(self, stream: int) -> str | None:
+        """See `Engine`. The parts are computed again, so a fault that comes and goes may not show."""
         outputs = self.streams[stream].outputs(reference_window())  # type: ignore[attr-defined]
         return first_difference(zip(TOWER_PARTS, outputs, strict=True), self.expected_parts, self.precision)
 
 
 def stream_count(threads: int, batch_windows: int) -> int:
-    """Return how many streams share `threads`: as many as keep the proof of each with each batch within `PROOF_SHARE`.
+    """Return how many streams share `threads`, so that their proofs after each batch stay within `PROOF_SHARE`.
 
-    Streams of one thread are the fastest (two of them are a tenth faster than one of two threads).
+    Streams of one thread are the fastest: two of them are a tenth faster than one of two threads.
     """
     return max(1, min(threads, int(PROOF_SHARE * batch_windows)))
 
 
 def import_openvino() -> Any:
-    """Import openvino without the telemetry package that it would import: it has a stub for where that is missing."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: 'not to be found'
+    """Import openvino without its telemetry package; openvino has a stub for the case that it is missing."""
+    # None makes an import fail.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     return openvino
 
 
 def check_bf16(precision: str) -> None:
-    """Raise `UsageError` where this CPU would only imitate bf16, before half a minute is spent on a tower for it; say
-    so where it has bf16 and is not asked for it."""
+    """Raise `UsageError` if this CPU would only imitate bf16, before a tower is built for half a minute.
+
+    If the CPU has bf16 and the user did not ask for it, say so.
+    """
     has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not has_bf16:
         raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
@@ -124,18 +129,23 @@ def check_bf16(precision: str) -> None:
         )
 
 
+# Reading, compiling or proving a damaged tower may raise these. OpenVINO itself raises RuntimeError.
+TOWER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnprovedVectors)
+
+
 def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
-    """Return the engine on the kept tower, without torch; where there is none, or it is damaged, it is built first."""
+    """Return the engine on the kept tower, without torch; build a tower that is missing or cannot be used."""
     check_bf16(config.precision)
     folder = cache.folder_of(weights) / tower_name()
-    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: load_module(weights, config, "cpu"))
-    card = read_tower(folder, weights)
-    if card is not None:
-        core = import_openvino().Core()
-        tower = [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS]
-        return checked_openvino(tower, card, config, texts, weights)
-    if os.path.lexists(folder):  # False where Path.exists raises: a name too long, a folder that may not be read
-        log.warning("%s: the compiled tower there is damaged or stale and is built again", printable(folder))
+    texts = TextVectors(cache.folder_of(weights) / "texts.npz", cache, lambda: load_module(weights, config, "cpu"))
+    # Path.exists would raise for a name that is too long.
+    if os.path.exists(folder / TOWER_CARD):
+        try:
+            return checked_openvino(*read_tower(folder, weights), config, texts, weights)
+        except TOWER_ERRORS as error:
+            reason = error.finding if isinstance(error, UnprovedVectors) else str(error)
+            text = "%s: the compiled tower cannot be used, so it is built again: %s"
+            log.warning(text, printable(folder), printable(reason))
     log.info("compiling CLAP for this CPU, once for each checkpoint (half a minute)")
     tower, card = convert_tower(load_module(weights, config, "cpu"), weights)
     engine = checked_openvino(tower, card, config, texts, weights)
@@ -146,65 +156,61 @@ def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVi
 def checked_openvino(
     tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors, weights: Weights
 ) -> OpenVinoClap:
-    """Return the engine on `tower`, each of whose streams has been proved."""
-    warn_of_stand_in(card["is_stand_in"], weights)
+    """Return the engine on `tower`, after each of its streams has been proved."""
     engine = OpenVinoClap(tower, card, config, texts)
     check_engine(engine, card["reference_vector"])
+    warn_of_stand_in(card["is_stand_in"], weights)
     return engine
 
 
 TOWER_FILES = tuple(f"{name}.{suffix}" for name in TOWER_PARTS for suffix in ("xml", "bin"))
-TOWER_CARD = "tower.json"  # what the files are made of, their hashes, stock laion_clap's reference vector; written last
-TOWER_RECIPE = 3  # to be raised when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes
+# The card says what the files were made from, and has stock laion_clap's reference vector. It is written last.
+TOWER_CARD = "tower.json"
+# To be raised when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes.
+TOWER_RECIPE = 3
 
 
 def tower_name() -> str:
-    """Return the folder of a tower: one for each set of versions, since Windows replaces no file that is in use."""
+    """Return the name of a tower's folder: one per set of versions, since Windows cannot replace files in use."""
     versions = library_versions("openvino", "laion-clap")
     return "-".join(["openvino", versions["openvino"], "clap", versions["laion-clap"], str(TOWER_RECIPE)])
 
 
 def tower_key(weights: Weights) -> dict[str, Any]:
-    """Return all that decides what a compiled tower is, but the architecture, which the checkpoint decides."""
+    """Return everything that determines a compiled tower, except the architecture, which the checkpoint determines."""
     versions = library_versions("openvino", "laion-clap")
     return {"checkpoint_sha256": weights.sha256, "window_samples": WINDOW_SAMPLES, "recipe": TOWER_RECIPE, **versions}
 
 
-def read_tower(folder: Path, weights: Weights) -> dict[str, Any] | None:
-    """Return the card of the tower in `folder`, or None where any of it is missing, damaged or for something else."""
+def read_tower(folder: Path, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
+    """Return the parts of the tower in `folder`, and its card; raises one of `TOWER_ERRORS`.
+
+    The files have no hashes: `check_engine` finds damage that changes a vector.
+    """
     card = read_json(folder / TOWER_CARD)
-    if card != sealed(card) or card.get("key") != tower_key(weights):
-        return None
-    if weights.architecture not in (None, card["architecture"]):
-        return None
-    try:
-        intact = all(sha256_of_path(folder / name) == card["sha256"][name] for name in TOWER_FILES)
-    except OSError:
-        return None
-    return card if intact else None
-
-
-def sealed(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `card` with the hash of all the rest of it: one flipped digit of the reference vector would otherwise
-    make a good tower look like another model's, at every start."""
-    rest = {name: value for name, value in card.items() if name != "seal"}
-    return rest | {"seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+    if card.get("key") != tower_key(weights) or weights.architecture not in (None, card["architecture"]):
+        raise ValueError("its card is damaged, or names another checkpoint or other versions")
+    core = import_openvino().Core()
+    return [core.read_model(folder / f"{name}.xml") for name in TOWER_PARTS], card
 
 
 def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
-    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card
-    without the files' hashes. The card has what torch makes of the reference signal, part by part."""
+    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card.
+
+    The card has torch's output of each part for the reference signal.
+    """
     openvino = import_openvino()
     import torch
 
     tower: list[Any] = []
     outputs: dict[str, list[float]] = {}
     with prints_to_log(), warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the tracer warns of every assert on a shape; ours is fixed
+        # The tracer warns about every assert on a shape, but our shapes are fixed.
+        warnings.simplefilter("ignore")
         whole = audio_tower(module, "f32")
         value = torch.from_numpy(power_spectrum(reference_window(), len(whole.mel))[None, None])
         for name, part in tower_parts(whole).items():
-            # check_trace would compute it three times more; `check_engine` compares the vectors with laion_clap's own.
+            # check_trace would compute it three more times; `check_engine` compares the vectors with laion_clap's.
             traced = torch.jit.trace(part, value, check_trace=False)  # type: ignore[no-untyped-call]
             tower.append(openvino.convert_model(traced, example_input=value, input=list(value.shape)))
             value = part(value)
@@ -214,23 +220,24 @@ def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, A
 
 
 def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None:
-    """Save a tower beside its checkpoint's other things, the card last, each file whole or not at all."""
+    """Save a tower in the folder of its checkpoint, each file whole or not at all, the card last."""
     import filelock
 
     scratch = folder.with_name(".tower.tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_name(".tower.lock")):  # so whatever is in scratch, a killed run left: 120 MB
+        # Under the lock, anything in the scratch folder is left from a killed run: 120 MB.
+        with filelock.FileLock(folder.with_name(".tower.lock")):
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             try:
                 for name, part in zip(TOWER_PARTS, tower, strict=True):
                     import_openvino().save_model(part, scratch / f"{name}.xml", compress_to_fp16=False)
-                hashes = {name: sha256_of_path(scratch / name) for name in TOWER_FILES}
-                (scratch / TOWER_CARD).write_text(json.dumps(sealed(card | {"sha256": hashes})), encoding="utf-8")
+                (scratch / TOWER_CARD).write_text(json.dumps(card), encoding="utf-8")
                 for name in (*TOWER_FILES, TOWER_CARD):
                     os.replace(scratch / name, folder / name)
-            finally:  # before the lock is given away: after it, this would be the next one's
+            finally:
+                # Before the lock is released: afterwards the folder may belong to another process.
                 shutil.rmtree(scratch, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # openvino raises the latter where it cannot write
+    except (OSError, RuntimeError) as error:  # openvino raises RuntimeError if it cannot write
         log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))

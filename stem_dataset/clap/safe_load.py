@@ -1,4 +1,4 @@
-"""Read a checkpoint file without running code that it may hold."""
+"""Read a checkpoint file without running code that it may contain."""
 
 from __future__ import annotations
 
@@ -18,45 +18,52 @@ from stem_dataset.logs import log, printable
 
 
 def refuse_damage(path: Path) -> None:
-    """Raise `WeightsMissing` where a checksum in torch's zip archive is wrong: torch itself does not look at them."""
+    """Raise `WeightsMissing` if a checksum in torch's zip archive is wrong, which torch itself does not check."""
     if not zipfile.is_zipfile(path):
-        return  # torch's old format has none
+        # torch's old format has no checksums.
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.testzip()
     except Exception as error:  # zlib.error, BadZipFile, RuntimeError, …
         if _is_the_machines(error):
             raise
-        raise WeightsMissing(f"{printable(path)}: damaged: {_reason_of(error)}; get it again") from None
+        raise WeightsMissing(f"{printable(path)}: damaged: {_reason_of(error)}; download it again") from None
     if entry is not None:
-        raise WeightsMissing(f"{printable(path)}: damaged: the checksum of {printable(entry)} is wrong; get it again")
+        text = f"damaged: the checksum of {printable(entry)} is wrong; download it again"
+        raise WeightsMissing(f"{printable(path)}: {text}")
 
 
 def _is_the_machines(error: Exception) -> bool:
-    """Whether reading a checkpoint failed for want of memory or by a failing disk: then it need not be got again."""
+    """Whether memory or the disk failed while a checkpoint was read; then a new download would not help."""
     if isinstance(error, OSError):
-        return error.errno not in (None, errno.EINVAL)  # damage sends torch and zipfile to odd places of the file
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's RuntimeError
+        # A damaged file makes torch and zipfile seek to impossible positions: EINVAL, or an OSError without errno.
+        return error.errno not in (None, errno.EINVAL)
+    # torch raises a RuntimeError when memory runs out.
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-# A pickle that asks for more than tensors and numbers, in the words of torch's safe unpickler.
+# What torch's safe unpickler says when a pickle asks for more than tensors and numbers.
 NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|allowlisted|must be imported")
 
 
 def read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
-    """Return the weights in `path` by laion_clap's names, and whether it is a stand-in without training. Only tensors
-    and numbers are unpickled: a checkpoint can hold code, and `CLAP_Module.load_ckpt` would run it."""
+    """Return the weights in `path` under laion_clap's names, and whether the file is an untrained stand-in.
+
+    Only tensors and numbers are unpickled: a checkpoint can contain code, which `CLAP_Module.load_ckpt` would run.
+    """
     try:
         content = _unpickle(path, trust)
         state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except Exception as error:  # a damaged file raises nearly anything: struct.error, UnicodeDecodeError, …
+    except Exception as error:  # a damaged file may raise anything: struct.error, UnicodeDecodeError, …
         if _is_the_machines(error):
             raise
         text = f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {_reason_of(error)}"
         if isinstance(error, pickle.UnpicklingError) and NEEDS_CODE.search(str(error)):
-            text += ". Loading it may run code that it holds; if you trust who made it: --trust-checkpoint"
+            text += ". Loading it may run code that it contains; if you trust its author, use --trust-checkpoint"
         raise WeightsMissing(text) from None
-    state.pop("text_branch.embeddings.position_ids", None)  # today's transformers does not know it
+    # The installed transformers does not know this entry.
+    state.pop("text_branch.embeddings.position_ids", None)
     return state, "stand-in" in str(content.get("name"))
 
 
@@ -70,7 +77,8 @@ def _unpickle(path: Path, trust: bool) -> Any:
         np.dtypes.Float64DType,
     ]
     try:
-        with torch.serialization.safe_globals(scalars):  # the published checkpoints hold numpy scalars
+        # The published checkpoints contain numpy scalars.
+        with torch.serialization.safe_globals(scalars):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not trust:
@@ -83,7 +91,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
 
 
 def _reason_of(error: Exception) -> str:
-    """Return what torch found, in one line, without its advice to load the file with weights_only=False."""
+    """Return torch's reason in one line, without its advice to load the file with weights_only=False."""
     advice = ("Weights only load failed", "Please file an issue", "Check the documentation")
     lines = [line.strip() for line in str(error).splitlines()]
     found = [line for line in lines if line and not line.startswith(advice)]
@@ -91,7 +99,7 @@ def _reason_of(error: Exception) -> str:
 
 
 def architecture_of(state: Mapping[str, Any], path: Path) -> str:
-    """Return laion_clap's `amodel` of a checkpoint that is none of the published ones."""
+    """Return laion_clap's `amodel` of a checkpoint that is not a published one."""
     if any(".fusion_model." in name for name in state):
         raise WeightsMissing(
             f"{printable(path)}: wrong pairing: a checkpoint for enable_fusion=True, which has other windows than the "

@@ -1,4 +1,4 @@
-"""CLAP for one run: load it once on the engine that suits this machine, and answer with proved vectors alone."""
+"""CLAP for one run: load the engine that suits this machine, and return only proved vectors."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from stem_dataset.errors import RunStopped
 from stem_dataset.logs import log, printable
 from stem_dataset.progress import Progress
 
-# 1 - cosine of two engines' vectors for the reference signal, at most. Two that are each within `LEAST_COSINE` of stock
-# laion_clap are within four times that of each other (the angles add up).
+# The largest 1 - cosine of two engines' vectors of the reference signal. If both are within `LEAST_COSINE` of stock
+# laion_clap, they are within four times that of each other, since the angles add up.
 REFERENCE_TOLERANCE = {"f32": 1e-5, "bf16": 4e-4}
 
 
 def load_clap(weights: Weights, config: Config) -> ClapModel:
-    """Return the engine for `config.device` and `config.precision`, with the weights downloaded if need be.
+    """Return the engine for `config.device` and `config.precision`; missing weights are downloaded.
 
-    Raises `UsageError` for a device or precision that this machine lacks, `WeightsMissing` where there is no CLAP
-    checkpoint to load, `RunStopped` where the engine's vectors are not laion_clap's, also when it is built again.
+    Raises `UsageError` for a device or precision that this machine lacks, `WeightsMissing` if there is no CLAP
+    checkpoint to load, and `RunStopped` if the engine's vectors are not laion_clap's even after it was built again.
     """
     return ProvedClap(lambda: build_engine(weights, config))
 
 
 def build_engine(weights: Weights, config: Config) -> Engine:
-    """Return a new engine, each of whose streams has given laion_clap's vector of the reference signal.
+    """Return a new engine, after each of its streams has given laion_clap's vector of the reference signal.
 
-    Raises what `load_clap` raises, but `UnprovedVectors` where a stream gave another vector.
+    Raises the same as `load_clap`, but `UnprovedVectors` if a stream gave another vector.
     """
     cache = ModelCache(config.model_cache)
     device = choose_device(config.device)
@@ -60,17 +60,17 @@ def build_engine(weights: Weights, config: Config) -> Engine:
         refuse_imitated_bf16(device)
     module = load_module(weights, config, device)
     warn_of_stand_in(module.is_stand_in, weights)
-    texts = TextVectors(cache.folder_of(weights) / "texts", cache, lambda: module)
+    texts = TextVectors(cache.folder_of(weights) / "texts.npz", cache, lambda: module)
     engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
     check_engine(engine, stock_reference(module))
     return engine
 
 
 class ProvedClap:
-    """A `ClapModel` that answers with proved vectors alone.
+    """A `ClapModel` that returns only proved vectors.
 
-    Where a stream fails its proof, the engine is built again, once, and the whole call is computed again: OpenVINO
-    2026.4.1 was seen to compile a stream that computes another function. A second failure is `RunStopped`.
+    If a stream fails its proof, the engine is built again, once, and the whole call is repeated: OpenVINO 2026.4.1 was
+    seen to compile a stream that computes another function. A second failure is `RunStopped`.
     """
 
     def __init__(self, build: Callable[[], Engine]) -> None:
@@ -107,7 +107,7 @@ class ProvedClap:
         if self.was_rebuilt:
             raise self._stopped(failure, harm) from None
         self.was_rebuilt = True
-        log.warning("%s. The engine is built again, and its batch is computed again", printable(failure.finding))
+        log.warning("%s. The engine is built again, and the batch is computed again", printable(failure.finding))
         try:
             self.current = self.build()
         except UnprovedVectors as again:

@@ -33,16 +33,17 @@ from stem_dataset.errors import UsageError, WeightsMissing
 from stem_dataset.logs import log, printable, prints_to_log
 from stem_dataset.resources import usable_cores
 
-# What a GPU's driver leaves on the machine: NVIDIA's on Linux, in WSL, on a Jetson and on Windows, and AMD's.
+# Files that a GPU's driver creates: NVIDIA's on Linux, in WSL, on a Jetson and on Windows, and AMD's.
 GPU_DRIVER_TRACES = (
     *("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"),
     *(r"C:\Windows\System32\nvcuda.dll", "/dev/kfd"),
 )
-CUDA_BATCH_WINDOWS = 49  # about 60 MB a window in f32: 3 GB; 96 windows and the reference signal fill two batches
+# A window takes about 60 MB in f32, so this is 3 GB. 96 windows and the reference signal fill two batches.
+CUDA_BATCH_WINDOWS = 49
 
 
 def refuse_imitated_bf16(device: str) -> None:
-    """Raise `UsageError` where torch would only imitate bf16, before anything is downloaded for it."""
+    """Raise `UsageError` if torch would only imitate bf16; called before anything is downloaded."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -51,7 +52,7 @@ def refuse_imitated_bf16(device: str) -> None:
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """Return where CLAP runs. Only where a GPU's driver has left a trace is torch asked: it takes seconds to import."""
+    """Return where CLAP runs. torch takes seconds to import, so it is asked only if a GPU's driver is installed."""
     if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPU_DRIVER_TRACES))):
         return "cpu"
     import torch
@@ -65,17 +66,20 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cud
 
 
 def warn_of_stand_in(is_stand_in: bool, weights: Weights) -> None:
+    """Warn if the checkpoint is an untrained stand-in."""
     if is_stand_in:
         log.warning("%s is an untrained stand-in for CLAP: its vectors mean nothing", printable(weights.name))
 
 
 def load_module(weights: Weights, config: Config, device: str) -> Any:
-    """Build laion_clap's `CLAP_Module` with `weights`, unpickled without running any code of theirs."""
+    """Build laion_clap's `CLAP_Module` with `weights`, without running code that the checkpoint may contain."""
     cache = ModelCache(config.model_cache)
     checkpoint_file = fetch_weights(weights, cache)
-    if weights.architecture is None:  # of a published one, the sha256 has told that it is whole
+    # The sha256 of a published checkpoint has been checked already.
+    if weights.architecture is None:
         refuse_damage(checkpoint_file)
-    with prints_to_log():  # laion_clap prints to stdout, transformers draws bars on stderr
+    # laion_clap prints to stdout, and transformers draws bars on stderr.
+    with prints_to_log():
         state, is_stand_in = read_checkpoint(checkpoint_file, config.trust_checkpoint)
         architecture = weights.architecture or architecture_of(state, checkpoint_file)
         import laion_clap
@@ -84,7 +88,8 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
         try:
             module.model.load_state_dict(state)
         except RuntimeError as error:
-            names = printable(str(error)[:500])  # torch lists every name that is missing: 12 kB
+            # torch lists the name of every missing tensor: 12 kB.
+            names = printable(str(error)[:500])
             raise WeightsMissing(f"{printable(checkpoint_file)}: does not fit {architecture}: {names} …") from None
     module.model.eval()
     module.architecture, module.is_stand_in = architecture, is_stand_in
@@ -98,17 +103,19 @@ def stock_reference(module: Any) -> Float32:
     with torch.inference_mode(), prints_to_log():
         vector: Float32 = module.get_audio_embedding_from_data([waveform_of(reference_signal())])[0]
     if not well_formed(vector):
-        raise WeightsMissing("the checkpoint's weights give no finite vector for a reference signal: get it again")
+        raise WeightsMissing(
+            "the checkpoint's vector of a reference signal is not finite: download the checkpoint again"
+        )
     return vector
 
 
 class TorchEngine:
-    """What the engines on torch share."""
+    """The common part of the engines on torch."""
 
     tower: Any
 
-    def first_wrong_part(self, stream: int) -> str:
-        """See `Engine`. The oracle is the same tower in double precision on the CPU."""
+    def first_wrong_part(self, stream: int) -> str | None:
+        """See `Engine`. The expected values come from the same tower in double precision on the CPU."""
         import torch
 
         exact = copy.deepcopy(self.tower).cpu().double()
@@ -125,10 +132,10 @@ class TorchEngine:
 
 
 class TorchCpuClap(TorchEngine, CpuEngine):
-    """The audio tower on torch, for platforms without openvino: a window at a time on each core.
+    """The audio tower on torch, for platforms without openvino: one window at a time on each core.
 
-    Larger batches are slower, and a pool of threads that wait for each other at every layer is five times slower
-    while the workers use the same cores.
+    Larger batches are slower. A pool of threads that wait for each other at every layer is five times slower while the
+    workers use the same cores.
     """
 
     engine = "torch/cpu"
@@ -144,30 +151,34 @@ class TorchCpuClap(TorchEngine, CpuEngine):
     def _vector(self, window: Float32) -> Float32:
         import torch
 
-        with torch.inference_mode():  # of this thread alone
+        with torch.inference_mode():  # valid for this thread only
             vector: Float32 = self.tower(torch.from_numpy(window[None]))[0].numpy()
         return vector
 
 
 @dataclass(frozen=True)
 class GpuBatch:
-    """Windows that the GPU is at work on."""
+    """Windows that the GPU is computing.
 
-    vectors: Any  # torch.Tensor (n, 512) in pinned memory, filled when `done`
-    done: Any  # torch.cuda.Event
+    vectors: a torch.Tensor (n, 512) in pinned memory, valid after `done`
+    done: a torch.cuda.Event
+    """
+
+    vectors: Any
+    done: Any
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def read(self) -> Float32:
-        """Wait for this batch, and not for the next one, which is queued behind it."""
+        """Wait for this batch, but not for the next one, which is already queued."""
         self.done.synchronize()
         vectors: Float32 = self.vectors.numpy()
         return vectors
 
 
 class TorchCudaClap(TorchEngine, Engine):
-    """The audio tower on a GPU: batches that fit, the next one copied while this one is computed."""
+    """The audio tower on a GPU, in batches that fit its memory; one is copied while another is computed."""
 
     engine = "torch/cuda"
 
@@ -175,15 +186,17 @@ class TorchCudaClap(TorchEngine, Engine):
         import torch
 
         super().__init__(module.architecture, precision, texts)
-        # f32 means f32: TF32 keeps 10 bits of 23, and cuDNN takes it by default.
+        # Otherwise cuDNN would use TF32, which keeps 10 bits of 23.
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # made at run time
         self.tower = audio_tower(module, precision)
         self.batch_size = CUDA_BATCH_WINDOWS
 
     def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """See `Engine`: the reference signal is the last window. Where the GPU's memory runs out, batches are halved
-        for the rest of the run, down to one."""
+        """See `Engine`. The reference signal is the last window.
+
+        If the GPU's memory runs out, batches are halved for the rest of the run, down to one window.
+        """
         import torch
 
         vectors = np.empty((len(x) + 1, EMBEDDING_SIZE), np.float32)
@@ -208,18 +221,21 @@ class TorchCudaClap(TorchEngine, Engine):
         return vectors[:-1], vectors[-1:]
 
     def _launch(self, waveforms: Sequence[Float32]) -> GpuBatch:
-        """Start on a batch. All batches have one shape: for another, the GPU's library may take another way to sum."""
+        """Start a batch. All batches have the same shape, because the GPU's library may sum differently for another."""
         import torch
 
-        pinned = torch.empty(self.batch_size, WINDOW_SAMPLES, pin_memory=True)  # a copy from it does not wait
+        # A copy from pinned memory runs in the background.
+        pinned = torch.empty(self.batch_size, WINDOW_SAMPLES, pin_memory=True)
         for row, waveform in enumerate(waveforms):
             pinned[row] = torch.from_numpy(full_window(waveform))
         pinned[len(waveforms) :] = 0
         with torch.inference_mode():
-            with torch.cuda.stream(self.copies):  # a stream of its own: beside the computing, not after it
+            # In a stream of its own, the copy runs while the GPU computes.
+            with torch.cuda.stream(self.copies):
                 windows = pinned.to("cuda", non_blocking=True)
             torch.cuda.current_stream().wait_stream(self.copies)
-            windows.record_stream(torch.cuda.current_stream())  # else its memory is given away when this returns
+            # Otherwise this memory would be reused as soon as the function returns.
+            windows.record_stream(torch.cuda.current_stream())
             vectors = self.tower(windows)[: len(waveforms)]
             back = torch.empty(vectors.shape, pin_memory=True).copy_(vectors, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -228,12 +244,13 @@ class TorchCudaClap(TorchEngine, Engine):
 
     @functools.cached_property
     def copies(self) -> Any:
-        """The CUDA stream of the copies."""
+        """The CUDA stream for copies."""
         import torch
 
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def _halve_batch(self) -> None:
-        if self.batch_size > 1:  # else the batch that is still running leaves no room, and will be gone
+        # With batches of one window, the running batch takes all memory; it will be finished soon.
+        if self.batch_size > 1:
             self.batch_size //= 2
             log.info("the GPU's memory ran out: from now on %d windows at a time", self.batch_size)

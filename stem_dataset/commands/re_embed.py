@@ -16,12 +16,15 @@ from stem_dataset.summary import ReEmbedding
 
 
 class ReEmbed(StoredStems):
-    """One run of --re-embed. Rows name their model, so whenever it is stopped, the next goes on where it was."""
+    """One run of --re-embed.
+
+    Each row names the model of its vector. A run may therefore be stopped at any time, and the next one continues.
+    """
 
     account: ReEmbedding
 
     def run(self, account: ReEmbedding) -> None:
-        """Replace every vector that does not compare with this run's, and count each row in `account`."""
+        """Replace each vector that is not comparable with this run's, and count every row in `account`."""
         self.account = account
         self.session.choose()
         model = self.session.embedding_model
@@ -30,28 +33,31 @@ class ReEmbed(StoredStems):
         account.left = account.rows - account.already_done
         with self.progress.over(account.left):
             if not self._begin():
-                log.info("nothing to re-embed: all %d rows are of %s", account.rows, model)
+                log.info("nothing to re-embed: all %d rows have vectors of %s", account.rows, model)
                 return
             stems = self.database.stems_of_other_models(model)
             self.embed_all(itertools.islice(stems, self.config.limit), self._replace_vectors, self._fail_to_read)
         self.database.forget_unused_models()
 
     def _begin(self) -> bool:
-        """Load CLAP, and outdate the rows of this run's model if its engine makes other vectors now; return whether
-        there is anything to do. Where no row's engine can be compared, that is known without CLAP."""
+        """Load CLAP and mark rows as outdated if this run's engine makes other vectors; return whether rows are left.
+
+        CLAP is not loaded if all rows are of this run's model and no row's engine is known.
+        """
         account, session = self.account, self.session
         former = self.database.first_provenance(session.embedding_model)
         if account.left or former is not None:
             session.load()
             if session.differs_from(former):
-                log.info("%s made other vectors than %s makes: all are replaced", former, session.provenance)
+                text = "%s made other vectors than this run's engine, %s: all of them are replaced"
+                log.info(text, former, session.provenance)
                 self.database.mark_outdated(session.embedding_model)
                 account.left, account.already_done = account.rows, 0
                 self.progress.restart(account.rows)
         return account.left > 0
 
     def _replace_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Write the good vectors; a row with a bad one stays."""
+        """Write the good vectors; a row with a bad vector stays as it is."""
         self.write_vectors([(read.stem, vector) for read, vector in embedded if vector])
         for read, vector in embedded:
             if vector is None:
@@ -65,7 +71,7 @@ class ReEmbed(StoredStems):
     def _fail(self, stem: StoredStem, reason: str) -> None:
         remove = f"""sqlite3 {shlex.quote(str(self.config.database))} "DELETE FROM stems WHERE id = '{stem.id}'\""""
         log.error(
-            "%s: failed, its row keeps its former vector: %s. To go on without it, remove the row: %s",
+            "%s: failed, its row keeps its former vector: %s. To continue without this file, remove its row: %s",
             printable(stem.original_file),
             printable(reason),
             printable(remove),

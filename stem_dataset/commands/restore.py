@@ -1,4 +1,4 @@
-"""Put quarantined files back, and finish or undo what a killed run left of a quarantine or a WAV."""
+"""Put quarantined files back, and finish or undo what a killed run left of quarantine moves and WAVs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from stem_dataset.signals import StopSignals
 
 
 def restore_quarantine(config: Config, database: Database, signals: StopSignals) -> Counter[str]:
-    """Move quarantined files back to where they came from, never over another; return what became of them."""
+    """Move quarantined files back to their original places, never over another file; return the outcomes' counts."""
     outcomes: Counter[str] = Counter()
     for json_path in sorted(config.quarantine.glob("ERROR_*.json")):
         signals.check()
         try:
             outcomes[_restore(json_path, database)] += 1
-        except OSError as error:  # what it left is repaired by the next start
+        except OSError as error:
+            # The next start repairs what this left.
             log.error("%s: not restored: %s", printable(json_path.with_suffix("")), error)
             outcomes["failed"] += 1
     return outcomes
 
 
 def _restore(json_path: Path, database: Database) -> str:
-    """Put one quarantined file back; return what became of it. Killed at any moment, it can be called again."""
+    """Put one quarantined file back and return its outcome; if killed at any moment, it can be called again."""
     entry = read_entry(json_path)
     path = json_path.with_suffix("")
     if entry is None or not os.path.lexists(path):
@@ -38,10 +39,11 @@ def _restore(json_path: Path, database: Database) -> str:
     original = Path(entry.original_file)
     still_there = is_same_file(original, entry)
     if os.path.lexists(original) and not still_there:
-        log.warning("%s: not restored, since there is another file now", printable(original))
+        log.warning("%s: not restored, since another file is there now", printable(original))
         return "left, since its place is taken"
     database.forget_quarantined(entry)
-    if still_there:  # a read-only library kept it
+    if still_there:
+        # The library was read-only, so quarantine copied the file and the original stayed.
         path.unlink()
     else:
         put_back(path, original, entry)
@@ -50,34 +52,38 @@ def _restore(json_path: Path, database: Database) -> str:
 
 
 def clean_up(config: Config, database: Database) -> None:
-    """Finish or undo what a killed run left: half WAVs, and quarantined files that no row names yet."""
+    """Finish or undo what a killed run left: partial WAVs, and quarantined files that the database does not know."""
     for folder in filter(None, (config.stems, config.quarantine)):
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         for token in folder.glob(token_of(folder, "*").name):
             token.unlink(missing_ok=True)
     for half_a_copy in config.quarantine.glob(".*.tmp"):
         half_a_copy.unlink(missing_ok=True)
-    noted = database.verdict_paths()
+    noted = database.quarantined_paths()
     quarantine = Path(os.path.realpath(config.quarantine))
     for json_path in sorted(quarantine.glob("ERROR_*.json")):
         path = json_path.with_suffix("")
         if str(path) not in noted:
             try:
                 _repair(path, json_path, database)
-            except OSError as error:  # one file that cannot be looked at must not end every run
+            except OSError as error:
+                # One file that cannot be read must not end every run.
                 log.warning("%s: not repaired: %s", printable(path), printable(error))
 
 
 def _repair(path: Path, json_path: Path, database: Database) -> None:
-    """Bring a quarantine JSON that the database does not know to one of its two ends."""
-    if not os.path.lexists(path):  # killed before the move: the file is still in its place
+    """Finish or undo the move of a quarantined file whose JSON is there and whose row is not."""
+    if not os.path.lexists(path):
+        # The run was killed before the move: the file is still in its place.
         json_path.unlink()
         return
     entry = read_entry(json_path)
-    if entry is None or entry.quarantined_at <= database.last_verdict_at(entry.original_file):
+    if entry is None or entry.quarantined_at <= database.last_outcome_at(entry.original_file):
         return
     source = Path(entry.original_file)
-    with contextlib.suppress(OSError):  # a read-only library, which holds none
-        half_copy_of(source).unlink(missing_ok=True)  # killed while --restore-quarantine copied it back
+    # In a read-only library unlink fails, but there is no partial copy either.
+    with contextlib.suppress(OSError):
+        # The run was killed while --restore-quarantine copied the file back.
+        half_copy_of(source).unlink(missing_ok=True)
     finish_move(entry)
     drop_wav(database.enter_quarantined(entry))

@@ -1,4 +1,4 @@
-"""Stems whose rows are there, read and embedded once more, for --re-embed and --verify-vectors."""
+"""Read and embed stems again whose rows already exist, for --re-embed and --verify-vectors."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ from stem_dataset.output_folders import scratch_folder
 from stem_dataset.progress import Progress
 from stem_dataset.signals import TICK_S
 
+# Errors that would repeat for every file.
 OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
-    """Return CLAP's windows of `stem`: from its WAV, else from its original, where that is still what was imported.
+    """Return CLAP's windows of `stem`, from its WAV, or else from its original if that has not changed.
 
-    Raises `MachineFault`, with the reason for each, where neither can be used; `ProgramFault` where one can.
+    Raises `MachineFault` with both reasons if neither can be used, and `ProgramFault` if the program fails on one.
     """
     reasons = []
     for read in (windows_of_wav, _windows_of_original):
         try:
             windows = read(stem, config)
-        except Exception as error:  # whatever a damaged file or a lost drive brings: the row keeps its vector
+        except Exception as error:  # a damaged file or a lost drive may raise anything; the row then keeps its vector
             if is_memory_error(error):
-                raise MemoryError(f"no memory to read {stem.original_file}: {error}") from None
+                raise MemoryError(f"not enough memory to read {stem.original_file}: {error}") from None
             if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:
-                raise  # it says nothing about this stem, and would fail the others one by one
+                # It is not about this stem, and would fail all others one by one.
+                raise
             log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
             if isinstance(error, ProgramFault):
                 raise
@@ -61,12 +63,13 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
 
 
 def windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
+    """Return CLAP's windows of `stem` from its WAV; raises `MachineFault` if that is missing or damaged."""
     if stem.path is None:
         raise MachineFault("it has no WAV")
     with open_regular(stem.path) as file:
         length = (os.fstat(file.fileno()).st_size - WAV_HEADER_BYTES) // SAMPLE_BYTES
         file.seek(WAV_HEADER_BYTES)
-        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # IO[bytes] is what it reads
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # accepts IO[bytes]
         if digest.hexdigest() != stem.samples_sha256:
             raise MachineFault(f"{stem.path} is damaged: its samples are not those that were imported")
         with blaming_the_program():
@@ -81,7 +84,8 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
         status = os.fstat(file.fileno())
         if sha256_of(file) != stem.sha256:
             raise MachineFault("the original has changed since its import")
-        standardise(file, audio, max_duration_s=math.inf)  # it was within the limit at its import
+        # No limit: the file was within it when it was imported.
+        standardise(file, audio, max_duration_s=math.inf)
         check_unchanged(file, FoundFile(stem.original_file, *size_and_mtime_ns(status)))
         with blaming_the_program():
             return cut_windows(audio, config.max_windows)
@@ -89,11 +93,11 @@ def _windows_of_original(stem: StoredStem, config: Config) -> list[Int16]:
 
 def advice_for(fault: MachineFault, flag: str) -> str:
     """Return what a user can do about a stem that `read_windows` cannot read."""
-    return REPORT_TEXT if isinstance(fault, ProgramFault) else f"bring back what is missing and run {flag} again"
+    return REPORT_TEXT if isinstance(fault, ProgramFault) else f"restore the missing file and run {flag} again"
 
 
 class StoredStems:
-    """What --re-embed and --verify-vectors share: stems are read again, embedded, and given other vectors."""
+    """The common part of --re-embed and --verify-vectors: read stems again, embed them, write new vectors."""
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class StoredStems:
         progress: Progress,
         embed: Callable[[Sequence[Int16]], Float32],
     ) -> None:
-        """`embed` returns one vector a window, (N, 512)."""
+        """`embed` returns one vector per window, (N, 512)."""
         self.config = config
         self.database = database
         self.session = session
@@ -116,7 +120,7 @@ class StoredStems:
         write: Callable[[Sequence[tuple[ReadStem, bytes | None]]], None],
         fail: Callable[[StoredStem, MachineFault], None],
     ) -> None:
-        """Embed `stems` batch by batch, and give each batch to `write`, and a stem that cannot be read to `fail`."""
+        """Embed `stems` batch by batch; give each batch to `write`, and each stem that cannot be read to `fail`."""
         embedder = BatchEmbedder(self.session.thread, self.progress, self.config.batch_windows, self.embed, write)
         self.progress.say("decoding")
         try:
@@ -130,7 +134,7 @@ class StoredStems:
     def _read(
         self, stems: Iterable[StoredStem], tick: Callable[[], None], fail: Callable[[StoredStem, MachineFault], None]
     ) -> Iterator[ReadStem]:
-        """Yield `stems` with their windows, read in a thread: a drive that hangs must not stop Ctrl-C."""
+        """Yield `stems` with their windows, read in a thread, so that Ctrl-C works while a drive hangs."""
         reader = ThreadPoolExecutor(1)
         try:
             for stem in stems:
@@ -149,12 +153,12 @@ class StoredStems:
             reader.shutdown(wait=False, cancel_futures=True)
 
     def write_vectors(self, vectors: Sequence[tuple[StoredStem, bytes]]) -> None:
-        """Write new vectors, and what CLAP tells by them, to their rows in one transaction."""
+        """Write new vectors, and the labels that CLAP derives from them, to their rows in one transaction."""
         new = []
         for stored, vector in vectors:
             stem = self.session.described(stored, vector)
-            told = (stem.category, stem.tags, stem.features)
-            new.append(NewVector(stem.id, utc_now(), *told, vector, self.session.embedding_model))
+            labels = (stem.category, stem.tags, stem.features)
+            new.append(NewVector(stem.id, utc_now(), *labels, vector, self.session.embedding_model))
         if new:
             assert self.session.provenance is not None
             self.database.replace_vectors(new, self.session.provenance)

@@ -1,4 +1,4 @@
-"""--verify-vectors: compute stored vectors again, and name or replace those that differ."""
+"""--verify-vectors: compute stored vectors again, and report or replace those that differ."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stem_dataset.errors import MachineFault, RunStopped, UsageError
 from stem_dataset.logs import log, printable
 from stem_dataset.summary import Verification
 
-# A stored vector whose cosine with the one computed now is lower is wrong. Engines whose reference vectors agree stay
-# far above it, in bf16 too.
+# A stored vector is wrong if its cosine with the one computed now is lower. Engines whose reference vectors agree stay
+# far above this bound, in bf16 too.
 VERIFIED_COSINE = 0.999_9
 SAMPLE_PERCENT = 5.0
 LEAST_SAMPLE = 200  # rows
 
 
 def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:
-    """Return `percent` of `rowids`, drawn uniformly: at least 200 (or all, where there are fewer), at most `limit`."""
+    """Return a uniform sample of `percent` of `rowids`: at least 200 (or all, if there are fewer), at most `limit`."""
     size = min(max(LEAST_SAMPLE, math.ceil(len(rowids) * percent / 100)), len(rowids), limit or len(rowids))
     return sorted(random.Random(seed).sample(rowids, size)) if size < len(rowids) else rowids
 
@@ -34,22 +34,22 @@ class VerifyVectors(StoredStems):
     account: Verification
 
     def run(self, account: Verification, percent: float) -> None:
-        """Compute the vectors of `percent` of the rows again, and count and name in `account` those that differ."""
+        """Compute the vectors of `percent` of the rows again, and report and count those that differ."""
         self.account = account
         self.session.choose()
         if not account.replaces:
             self.database.forbid_writes()
         rows = self._rows_to_verify()
         if not rows:
-            log.info("nothing to verify: %s holds no rows", printable(self.config.database))
+            log.info("nothing to verify: %s has no rows", printable(self.config.database))
             return
         sample = sample_of(rows, percent, self.config.limit, account.run_id)
-        drawn = f", drawn by the run's id, {account.run_id}" if len(sample) < len(rows) else ""
+        drawn = f", a random sample with the run's id, {account.run_id}, as its seed" if len(sample) < len(rows) else ""
         log.info("checking the vectors of %d of %d rows%s", len(sample), len(rows), drawn)
         with self.progress.over(len(sample)):
             self.session.load()
             former = self.database.first_provenance(self.session.embedding_model)
-            # Every row would differ then, and to replace some would mix two engines' vectors.
+            # Otherwise every row would differ, and replacing some of them would mix the vectors of two engines.
             if former is not None and self.session.differs_from(former):
                 raise RunStopped(f"{self.session.conflict_text(former)} without --verify-vectors; no row was checked")
             self.embed_all(self.database.stems_at(sample), self._check_vectors, self._cannot_read)
@@ -57,7 +57,7 @@ class VerifyVectors(StoredStems):
                 self._check_the_rest(rows, sample)
 
     def _rows_to_verify(self) -> Sequence[int]:
-        """Return the rowids of this run's model. The other rows' vectors cannot be checked: count and name them."""
+        """Return the rowids of this run's model, and warn about the other rows, which it cannot check."""
         account, model = self.account, self.session.embedding_model
         rowids = self.database.rowids_by_model()
         account.rows = sum(map(len, rowids.values()))
@@ -67,8 +67,8 @@ class VerifyVectors(StoredStems):
             text = (
                 f"{account.other_models} of {account.rows} rows in {printable(self.config.database)} hold vectors of "
                 f"{' and '.join(sorted(rowids))}, which this run's model, {model}, cannot check: verify "
-                "them with the settings that they were made with (checkpoint, precision, max_windows), or replace them "
-                "all by --re-embed without --verify-vectors"
+                "them with the settings that made them (checkpoint, precision, max_windows), or replace all of them "
+                "with --re-embed without --verify-vectors"
             )
             if not own:
                 raise UsageError(text)
@@ -76,7 +76,7 @@ class VerifyVectors(StoredStems):
         return own
 
     def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
-        """Check what is not in the sample, which held wrong vectors: there are more of them elsewhere."""
+        """Check the rows outside the sample: since the sample had wrong vectors, there are probably more."""
         drawn = set(sample)
         limit = self.config.limit or len(rows)
         rest = array("q", itertools.islice((row for row in rows if row not in drawn), limit - len(sample)))
@@ -89,10 +89,11 @@ class VerifyVectors(StoredStems):
         self.embed_all(self.database.stems_at(rest), self._check_vectors, self._cannot_read)
 
     def _check_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Name the rows whose stored vectors differ from those computed now; with --re-embed, replace them."""
+        """Report the rows whose stored vectors differ from those computed now; with --re-embed, replace them."""
         account = self.account
         compared = [(read.stem, new, cosine_of(read.stem.clap_embedding, new)) for read, new in embedded if new]
-        wrong = [(stem, new, cosine) for stem, new, cosine in compared if not cosine >= VERIFIED_COSINE]  # a NaN too
+        # `not >=` also catches NaN.
+        wrong = [(stem, new, cosine) for stem, new, cosine in compared if not cosine >= VERIFIED_COSINE]
         if account.replaces:
             self.write_vectors([(stem, new) for stem, new, _ in wrong])
             account.replaced += len(wrong)

@@ -1,4 +1,4 @@
-"""Open the SQLite file: is it ours, can it be read, is it known already."""
+"""Open the SQLite file, check that it is ours, and read which files it knows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stem_dataset.logs import printable
 
 
 def check_database(path: Path) -> bool:
-    """Return whether our tables are at `path`; raises `UsageError` for what is not ours. Changes nothing."""
+    """Return whether our tables are at `path`, without changing anything; raises `UsageError` if it is not ours."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
     try:
@@ -28,16 +28,19 @@ def check_database(path: Path) -> bool:
             raise RunStopped(f"{printable(path)}: cannot be read: {error}; no file was touched") from None
         raise UsageError(f"{printable(path)}: not a SQLite database ({error}); choose another --database") from None
     if version > SCHEMA_VERSION:
-        text = f"has schema {version}, and this program knows up to {SCHEMA_VERSION}: update the program"
+        text = f"has schema {version}, and this program supports schemas up to {SCHEMA_VERSION}: update the program"
         raise UsageError(f"{printable(path)}: {text}")
-    if tables and not (version and {"stems", "quarantined"} <= tables):  # many programs have a schema 1
+    # A version alone proves nothing: many programs have a schema 1.
+    if tables and not (version and {"stems", "quarantined"} <= tables):
         raise UsageError(f"{printable(path)}: is the database of another program; choose another --database")
-    return bool(tables)  # none yet: a run was killed, or is, between making the file and its tables
+    # There are no tables if a run was killed, or is still at work, between creating the file and its tables.
+    return bool(tables)
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open a database without leaving a trace: `immutable` spares the -shm file too, where no writer is at work."""
+    """Open a database without leaving files behind."""
     has_writer = path.with_name(path.name + "-wal").exists()
+    # `immutable` avoids the -shm file too. It is safe only if nobody writes.
     mode = "mode=ro" if has_writer else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
     connection.text_factory = text_of
@@ -45,17 +48,19 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def remove_database(path: Path) -> None:
-    """Remove a database, if it is there, and what SQLite keeps beside it."""
+    """Remove a database, if it exists, and the files that SQLite keeps beside it."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFiles:
-    """What is done, as it was when it was done: what the resume filter asks."""
+    """The files that are done, with size and time as they were then; the resume filter asks it."""
 
-    imported: dict[str, tuple[int, int]]  # size_bytes and mtime_ns by original_file
-    quarantined: set[tuple[str, int, int]]  # in its place still where it could not be removed, or was put back by hand
+    # By original_file: size_bytes and mtime_ns.
+    imported: dict[str, tuple[int, int]]
+    # Quarantine could not remove such a file, or someone put it back by hand.
+    quarantined: set[tuple[str, int, int]]
 
 
 def known_files(connection: sqlite3.Connection) -> KnownFiles:

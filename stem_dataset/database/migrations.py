@@ -6,11 +6,12 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
-# Released history: append to it, and never edit what stands here. Databases in use went through these very statements,
-# so each is literal text, which a change of a constant or of SCHEMA cannot reach. The key is the version that a
-# migration starts from. For the next: change SCHEMA, add a migration here, and add tests/schemas/schema_<version>.sql.
+# Released history: append to it, and never edit what is here, since existing databases went through these statements.
+# Each migration is literal text, so that a change of a constant or of SCHEMA cannot reach it. The key is the version
+# from which a migration starts. To add one: change SCHEMA, add a migration here, and add
+# tests/database/schemas/schema_<version>.sql.
 MIGRATIONS = {
-    # Version 1 wrote by laion_clap on torch alone, and kept of a model no more than '<name>@<12 digits>/f32/<rule>'.
+    # Version 1 used laion_clap on torch only. Of a model it kept nothing but '<name>@<12 digits>/f32/<rule>'.
     1: """
 CREATE TABLE provenance (                     -- each engine and set of versions that wrote vectors of a model
   embedding_model   TEXT NOT NULL,            -- as in stems
@@ -46,10 +47,10 @@ CREATE INDEX stems_key_bpm ON stems (key, bpm) WHERE key IS NOT NULL;
 
 
 def sql_statements(text: str) -> Iterator[str]:
-    """Split SQL text into its statements; raises `ValueError` where the last one is incomplete.
+    """Split SQL text into its statements; raises `ValueError` if the last one is incomplete.
 
-    SQLite decides where a statement ends, so a comment, a string or a trigger may contain ";". `executescript` would
-    not do: it commits the open transaction.
+    SQLite decides where a statement ends, so a comment, a string or a trigger may contain ";". `executescript` cannot
+    be used, because it commits the open transaction.
     """
     statement = ""
     for piece in re.findall(r"[^;]*;|[^;]+", text):
@@ -57,7 +58,6 @@ def sql_statements(text: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement.strip()
             statement = ""
-    if not sqlite3.complete_statement(f";{statement}"):  # after a ";", only blanks and comments are complete
-        raise ValueError(
-            f"the SQL text ends within a statement or a comment; add what is missing: {statement.strip()!r}"
-        )
+    # After a ";", only blanks and comments are complete.
+    if not sqlite3.complete_statement(f";{statement}"):
+        raise ValueError(f"the SQL text ends inside a statement or a comment; complete it: {statement.strip()!r}")

@@ -8,7 +8,8 @@ import operator
 from stem_dataset.database.migrations import MIGRATIONS
 from stem_dataset.datatypes import EMBEDDING_BYTES, NewVector, Provenance, StemMetadata, StemRecord, StoredStem
 
-OUTDATED = "/outdated"  # ends the embedding_model of rows whose engine made other vectors than this run's
+# The suffix of `embedding_model` in rows whose engine made other vectors than the present one.
+OUTDATED = "/outdated"
 
 SCHEMA = f"""
 CREATE TABLE stems (

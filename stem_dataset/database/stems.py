@@ -1,4 +1,4 @@
-"""All that a run writes to the database and asks of it."""
+"""All SQL of a run: what it writes to the database and reads from it."""
 
 from __future__ import annotations
 
@@ -48,11 +48,14 @@ from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import stem_id_of
 from stem_dataset.signals import TICK_S
 
-LOCKED_DATABASE_S = 30.0  # how long another program may hold the database before we give up
+# How long to wait for another program that holds the database.
+LOCKED_DATABASE_S = 30.0
 
-MOVED_MTIME_NS = -1  # of a row until it is judged by its file's new name
-ROWS_A_PAGE = 1_000  # of the stems, between two looks for Ctrl-C
-COPIED_PAGES = 4_096  # of a database (16 MB) between two looks for Ctrl-C
+# Marks a moved row whose name-based columns are still those of the old name.
+MOVED_MTIME_NS = -1
+# Between two pages the program checks for Ctrl-C.
+ROWS_PER_PAGE = 1_000
+COPIED_PAGES = 4_096  # 16 MB
 
 DATABASE_REMEDIES = {
     sqlite3.SQLITE_FULL: "free some space on its disk",
@@ -65,7 +68,7 @@ DATABASE_REMEDIES = {
 
 
 class Database:
-    """The SQLite file of a run. What writes is one transaction; errors become `RunStopped`."""
+    """The SQLite file of a run. Each write is one transaction, and SQLite's errors become `RunStopped`."""
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> None:
         self.path = path
@@ -76,17 +79,18 @@ class Database:
             self.connection = sqlite3.connect(path, timeout=TICK_S, isolation_level=None)
             self.connection.text_factory = text_of
             self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut; 0.6 ms
-            # For a million rows, whose hashes lie anywhere in their indexes, so that each dirties four pages: a
-            # checkpoint every 1,000 pages would come after each third batch and write most of them again. One every
-            # 16,000 (a WAL of 64 MB) writes a fifth less. A cache of 16 MB is as fast as one of 256: what SQLite has
-            # not, the system's own has.
+            # A commit survives a power cut; it takes 0.6 ms.
+            self.connection.execute("PRAGMA synchronous = FULL")
+            # With a million rows, each new row changes four pages of the indexes, since hashes are in random order. A
+            # checkpoint every 1,000 pages would come after every third batch and write most of these pages again. One
+            # every 16,000 pages (a WAL of 64 MB) writes a fifth less. A cache of 16 MB is as fast as one of 256 MB:
+            # the system caches the file too.
             self.connection.execute("PRAGMA cache_size = -16384")
             self.connection.execute("PRAGMA wal_autocheckpoint = 16000")
         self._bring_schema_up_to_date()
 
     def _bring_schema_up_to_date(self) -> None:
-        """Create our tables, or migrate an older version's, in one transaction, after a copy of what was there."""
+        """Create our tables, or copy an older database and migrate it, in one transaction."""
         with self._transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == SCHEMA_VERSION:
@@ -101,17 +105,19 @@ class Database:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _copy_to_free_name(self, name: str) -> Path:
-        """Copy the database, what is still in its WAL included, beside it as `name`, else `name`~2, …"""
+        """Copy the database with its WAL beside itself, under `name`, or `name`~2, … if that is taken."""
         scratch = self.path.with_name(name + ".unfinished")
-        remove_database(scratch)  # of a killed copy; its journal would be played back into the new one
+        # The journal of a killed copy would be replayed into the new one.
+        remove_database(scratch)
         try:
-            # A connection of its own reads: SQLite lets the one that holds the write lock wait for itself for ever.
+            # A second connection reads: the one that holds the write lock would wait for itself for ever.
             with (
                 contextlib.closing(sqlite3.connect(self.path)) as source,
                 contextlib.closing(sqlite3.connect(scratch)) as copy,
             ):
                 source.backup(copy, pages=COPIED_PAGES, progress=lambda *_: self.on_wait())
-                copy.execute("PRAGMA journal_mode = DELETE")  # else it is three files for whoever opens it
+                # Otherwise whoever opens the copy would get three files.
+                copy.execute("PRAGMA journal_mode = DELETE")
             names = (name if counter == 1 else f"{name}~{counter}" for counter in itertools.count(1))
             path = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
             os.replace(scratch, path)
@@ -121,12 +127,12 @@ class Database:
         return path
 
     def close(self) -> None:
-        """Close; SQLite folds the WAL into the file."""
+        """Close the connection; SQLite then writes the WAL into the database file."""
         self.connection.close()
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what SQLite raises within into `RunStopped`."""
+        """Turn SQLite's errors inside the `with` block into `RunStopped`."""
         try:
             yield
         except sqlite3.Error as error:
@@ -143,11 +149,12 @@ class Database:
                 yield self.connection
                 self.connection.execute("COMMIT")
             except BaseException:
-                self.connection.rollback()  # else the next BEGIN fails, and so does every later batch
+                # Otherwise the next BEGIN would fail, and with it every later batch.
+                self.connection.rollback()
                 raise
 
     def _begin(self) -> None:
-        """Begin to write. While another program holds the database, `on_wait` moves the bar and looks for Ctrl-C."""
+        """Begin a write. While another program holds the database, `on_wait` moves the bar and checks for Ctrl-C."""
         deadline = time.monotonic() + LOCKED_DATABASE_S
         while True:
             try:
@@ -163,10 +170,10 @@ class Database:
             return self.connection.execute(query, (name,)).fetchone()
 
     def other_models(self, embedding_model: str) -> list[str]:
-        """Return the other models that rows have vectors of.
+        """Return the names of all other models of which rows have vectors.
 
-        In the good case `provenance` tells, with the first and the last row (of a database that was put together by
-        hand); all rows are asked where they name another, which they may use no more.
+        Normally a look at `provenance` is enough, with the first and the last row in case someone merged databases by
+        hand. If it names another model, all rows are read, since no row may use that model any more.
         """
         with self.errors():
             listed = {model for (model,) in self.connection.execute(MODELS_AT_A_GLANCE)}
@@ -175,7 +182,7 @@ class Database:
         return sorted(self.forget_unused_models().keys() - {embedding_model})
 
     def forget_unused_models(self) -> Counter[str]:
-        """Drop the provenance of models that no row uses; return how many rows each of the others has."""
+        """Delete the provenance of models that no row uses, and return the number of rows of the others."""
         used = self._rows_by_model()
         with self._transaction() as connection:
             names = json.dumps(list(used))
@@ -185,15 +192,16 @@ class Database:
         return used
 
     def _rows_by_model(self) -> Counter[str]:
-        """Count the rows of each model; that reads the whole table (4 kB a stem)."""
+        """Count the rows of each model. This reads the whole table (4 kB per stem)."""
         return Counter(model for page in self._pages("embedding_model") for _, model in page)
 
     def _pages(self, columns: str) -> Iterator[list[Any]]:
-        """Yield all stems as lists of rows, their rowid before `columns`; they may be written meanwhile.
+        """Yield all stems, a page of rows at a time, with the rowid before `columns`.
 
-        SQLite would not let go while it reads a million: `on_wait` looks for Ctrl-C after each page.
+        Rows may be written between two pages. A single query over a million rows could not be interrupted; here
+        `on_wait` checks for Ctrl-C after each page.
         """
-        query = f"SELECT rowid, {columns} FROM stems WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_A_PAGE}"
+        query = f"SELECT rowid, {columns} FROM stems WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_PER_PAGE}"
         last = 0
         while True:
             with self.errors():
@@ -210,7 +218,7 @@ class Database:
             yield from (StoredStem(*row) for _, model, *row in page if model != embedding_model)
 
     def rowids_by_model(self) -> dict[str, array[int]]:
-        """Return the rowids of each model's rows, 8 bytes a row; that reads the whole table (4 kB a stem)."""
+        """Return the rowids of each model's rows, 8 bytes per row. This reads the whole table (4 kB per stem)."""
         rowids: dict[str, array[int]] = {}
         for page in self._pages("embedding_model"):
             for rowid, model in page:
@@ -218,42 +226,46 @@ class Database:
         return rowids
 
     def stems_at(self, rowids: Sequence[int]) -> Iterator[StoredStem]:
-        """Yield the rows with these rowids, a page at a time: with their vectors, all of them may not fit in memory."""
+        """Yield the rows with these rowids, a page at a time: all rows with their vectors may not fit in memory."""
         columns = ", ".join(STORED_COLUMNS)
         query = f"SELECT {columns} FROM stems WHERE rowid IN (SELECT value FROM json_each(?)) ORDER BY rowid"
-        for start in range(0, len(rowids), ROWS_A_PAGE):
-            numbers = json.dumps(list(rowids[start : start + ROWS_A_PAGE]))
+        for start in range(0, len(rowids), ROWS_PER_PAGE):
+            numbers = json.dumps(list(rowids[start : start + ROWS_PER_PAGE]))
             with self.errors():
                 page = self.connection.execute(query, (numbers,)).fetchall()
             yield from (StoredStem(*row) for row in page)
             self.on_wait()
 
     def forbid_writes(self) -> None:
-        """Let SQLite refuse every change that this connection might make from now on."""
+        """Make SQLite refuse every write of this connection from now on."""
         with self.errors():
             self.connection.execute("PRAGMA query_only = ON")
 
     def mark_outdated(self, embedding_model: str) -> None:
-        """Let the rows of `embedding_model` be of another model from now on: their vectors do not compare with what
-        this run's engine will write under that name. Stopped half way, it can be called again."""
+        """Rename the model of all rows of `embedding_model`: this run's engine makes other vectors under that name.
+
+        If stopped half way, it can be called again.
+        """
         outdated = embedding_model + OUTDATED
-        with self._transaction() as connection:  # first, so that no run takes a part of the rows for all
+        # This comes first, so that no run takes the first renamed rows for all of them.
+        with self._transaction() as connection:
             connection.execute(COPY_PROVENANCE, (outdated, embedding_model))
         for page in self._pages("embedding_model"):
             with self._transaction() as connection:
                 rowids = [(outdated, rowid) for rowid, model in page if model == embedding_model]
                 connection.executemany("UPDATE stems SET embedding_model = ? WHERE rowid = ?", rowids)
-        with self._transaction() as connection:  # last, so that until now the next run finds the two engines' conflict
+        # This comes last, so that a run that comes before it still finds the conflict between the two engines.
+        with self._transaction() as connection:
             connection.execute("DELETE FROM provenance WHERE embedding_model = ?", (embedding_model,))
 
     def replace_vectors(self, vectors: Sequence[NewVector], provenance: Provenance) -> None:
-        """Write `vectors`, which are of `provenance`, and what they tell, to their rows in one transaction."""
+        """Write `vectors`, made by `provenance`, and the labels derived from them to their rows in one transaction."""
         with self._transaction() as connection:
             connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             connection.executemany(REPLACE_VECTOR, map(dataclasses.asdict, vectors))
 
     def first_provenance(self, embedding_model: str) -> Provenance | None:
-        """Return what first wrote vectors of `embedding_model`, of those whose reference vector is known."""
+        """Return the oldest provenance of `embedding_model` whose reference vector is known."""
         query = f"SELECT {', '.join(PROVENANCE_COLUMNS)} FROM provenance WHERE embedding_model = ? "
         first = "AND reference_vector IS NOT NULL ORDER BY rowid LIMIT 1"
         with self.errors():
@@ -261,7 +273,7 @@ class Database:
         return Provenance(*row) if row else None
 
     def former_row(self, original_file: str) -> FormerRow | None:
-        """Return what must outlive the row of `original_file`."""
+        """Return what must be kept when the row of `original_file` is deleted."""
         query = "SELECT id, user_rating FROM stems WHERE original_file = CAST(? AS TEXT)"
         row = self._row(query, os.fsencode(original_file))
         return FormerRow(*row) if row else None
@@ -275,7 +287,7 @@ class Database:
         return self._stem("original_file = CAST(? AS TEXT)", os.fsencode(original_file))
 
     def stem_of(self, stem_id: str) -> StemRecord | None:
-        """Return a row by its id."""
+        """Return the row with this id."""
         return self._stem("id = CAST(? AS TEXT)", stem_id.encode())
 
     def _stem(self, condition: str, value: bytes) -> StemRecord | None:
@@ -298,25 +310,30 @@ class Database:
         return [(stem_id, original_file, wav, bool(is_current)) for stem_id, original_file, wav, is_current in rows]
 
     def holders_of(self, stem_ids: Iterable[str]) -> dict[str, str]:
-        """Return the files whose rows have these ids, by id."""
+        """Return the original file of each row with one of these ids, by id."""
         query = "SELECT id, original_file FROM stems WHERE id IN (SELECT value FROM json_each(?))"
         with self.errors():
             return dict(self.connection.execute(query, (json.dumps(list(stem_ids)),)).fetchall())
 
     def holder_of(self, stem_id: str) -> str | None:
-        """Return the file whose row has this id."""
+        """Return the original file of the row with this id."""
         row = self._row("SELECT original_file FROM stems WHERE id = CAST(? AS TEXT)", stem_id.encode())
         return row[0] if row else None
 
     def free_id(self, original_file: str, digest: str) -> str:
-        """Return an id for a new row. The one by path and hash may be taken: by a row whose file was there before it
-        was moved."""
+        """Return an id for a new row.
+
+        The id made of path and hash may be taken, by the row of a file that was there before and has moved.
+        """
         ids = (stem_id_of(original_file, f"{digest}{salt or ''}") for salt in itertools.count())
         return next(stem_id for stem_id in ids if self.holder_of(stem_id) in (None, original_file))
 
     def take_over(self, moves: Iterable[tuple[str, str]]) -> None:
-        """Give rows, by their ids, to the files that theirs became. Until those are judged by their new names, their
-        time is none that a file has, so that a run which is killed here is finished by the next."""
+        """Point rows, by their ids, to the new paths of their files.
+
+        Until a row's name-based columns are updated, its mtime is one that no file has. If the run is killed before
+        that, the next run finishes the row.
+        """
         values = [(os.fsencode(original_file), MOVED_MTIME_NS, stem_id) for stem_id, original_file in moves]
         with self._transaction() as connection:
             connection.executemany(
@@ -324,11 +341,10 @@ class Database:
             )
 
     def insert(self, records: Sequence[StemRecord], provenance: Provenance | None) -> list[Path]:
-        """Write `records` in one transaction; return the WAVs that no row names any more.
+        """Write `records` in one transaction, and return the WAVs that no row names any more.
 
-        Their vectors are of `provenance`, or (None) those of former rows, whose provenance is noted.
-
-        A row that is replaced keeps its `id` and `user_rating`; one that was quarantined and restored gets them back.
+        `provenance` made their vectors; it is None if they are the vectors of former rows, whose provenance is known.
+        A row that is replaced keeps its `id` and `user_rating`. A row that was quarantined and restored gets them back.
         """
         names = [os.fsencode(record.metadata.original_file) for record in records]
         with self._transaction() as connection:
@@ -336,14 +352,15 @@ class Database:
                 connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             old_wavs = self._wavs_of(names)
             connection.executemany(INSERT_STEM, map(_parameters, records))
-            if connection.execute("SELECT EXISTS (SELECT 1 FROM restored)").fetchone() == (1,):  # hardly ever
+            # Usually `restored` is empty.
+            if connection.execute("SELECT EXISTS (SELECT 1 FROM restored)").fetchone() == (1,):
                 connection.executemany(GIVE_BACK_FORMER_ROW, zip(names))
                 connection.executemany("DELETE FROM restored WHERE original_file = CAST(? AS TEXT)", zip(names))
         wavs = [(old_wavs.get(record.metadata.original_file), record.metadata.path) for record in records]
         return [Path(old_wav) for old_wav, wav in wavs if old_wav and old_wav != wav]
 
     def enter_quarantined(self, entry: QuarantineEntry) -> Path | None:
-        """Note a quarantined file and drop the row it had, in one transaction; return the row's WAV."""
+        """Record a quarantined file and delete its row, in one transaction; return the row's WAV."""
         name = os.fsencode(entry.original_file)
         status = (
             entry.size_bytes,
@@ -358,12 +375,12 @@ class Database:
             connection.execute("DELETE FROM stems WHERE original_file = CAST(? AS TEXT)", (name,))
         return wav
 
-    def verdict_paths(self) -> set[str]:
-        """Return the quarantined files that are noted."""
+    def quarantined_paths(self) -> set[str]:
+        """Return the paths of all quarantined files that the database knows."""
         with self.errors():
             return {path for (path,) in self.connection.execute("SELECT quarantine_path FROM quarantined")}
 
-    def last_verdict_at(self, original_file: str) -> str:
+    def last_outcome_at(self, original_file: str) -> str:
         """Return when `original_file` was last imported or quarantined, as ISO 8601; '' if never."""
         name = os.fsencode(original_file)
         imported = self._row("SELECT imported_at FROM stems WHERE original_file = CAST(? AS TEXT)", name)
@@ -371,7 +388,7 @@ class Database:
         return max(row[0] if row else "" for row in (imported, broken))
 
     def forget_quarantined(self, entry: QuarantineEntry) -> None:
-        """Note that a file is back in its place; its former id and rating wait for its next import."""
+        """Record that a file is back in its place; its former id and rating wait for its next import."""
         name = os.fsencode(entry.original_file)
         with self._transaction() as connection:
             connection.execute(
@@ -382,8 +399,10 @@ class Database:
                 connection.execute("INSERT OR REPLACE INTO restored VALUES (CAST(? AS TEXT), ?, ?)", values)
 
     def _wavs_of(self, names: Sequence[bytes]) -> dict[str, str | None]:
-        """Return the WAVs of the rows that files have. One query for all: one for each costs half as much as to insert
-        the row."""
+        """Return the WAVs of the rows of these files.
+
+        One query for all: a query per file takes half as long as inserting the row.
+        """
         values = ", ".join(["CAST(? AS TEXT)"] * len(names))
         query = f"SELECT original_file, path FROM stems WHERE original_file IN ({values})"
         return dict(self.connection.execute(query, names).fetchall())
@@ -420,8 +439,9 @@ ENTER_QUARANTINED = "INSERT OR REPLACE INTO quarantined VALUES (CAST(? AS TEXT),
 
 
 def _parameters(record: StemRecord) -> list[Any]:
-    """Return the values of `INSERT_STEM`; paths as the bytes that the file system has."""
-    values = [*METADATA_OF(record.metadata), *RECORD_OF(record)]  # not asdict, which copies deeply: 0.1 ms a row
+    """Return the values of `INSERT_STEM`, paths as the bytes of the file system."""
+    # dataclasses.asdict copies deeply, which takes 0.1 ms per row.
+    values = [*METADATA_OF(record.metadata), *RECORD_OF(record)]
     for place in PATH_PLACES:
         if values[place] is not None:
             values[place] = os.fsencode(values[place])

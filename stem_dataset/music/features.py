@@ -1,4 +1,4 @@
-"""Measure a sound: spectrum, loudness, onsets and pitch classes."""
+"""Measure a sound: spectrum, loudness, onsets, pitches and pitch classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, Float64, Measurement
 
 N_FFT = 2_048
 HOP = 512
-ANALYSIS_FRAMES = 64  # frames a block of the analysis: 0.7 s of audio, whose spectrum (0.5 MB) stays in the cache
+# The number of frames per block: 0.7 s of audio, so that its spectrum (0.5 MB) stays in the processor's cache.
+ANALYSIS_FRAMES = 64
 LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 400 // 1000  # 19,200
 LOUDNESS_STEP = LOUDNESS_BLOCK // 4
-MAX_ANALYSIS_S = 1_200.0  # of a longer file every n-th block is analysed: 5 s of work, or six hours would time out
-MAX_MUSIC_S = 120.0  # two minutes tell as much of rhythm and key as an hour
+# Of a longer file only every n-th block is analysed. This takes 5 s; six hours of audio would exceed the file's time.
+MAX_ANALYSIS_S = 1_200.0
+# Two minutes give as much information about rhythm and key as an hour.
+MAX_MUSIC_S = 120.0
 
-# Not defined where nothing sounds; librosa gives 0 Hz there.
+# These are not defined for silence; librosa gives 0 Hz.
 PITCHLESS_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
 
 BINS = N_FFT // 2 + 1  # 1,025 = 25 groups of 41, which `_rolloff_hz` makes use of
@@ -28,30 +31,39 @@ BIN_GROUPS = 25
 BIN_HZ = SAMPLE_RATE_HZ / N_FFT  # 23.4
 POWERS_OF_HZ = np.vander(BIN_HZ * np.arange(BINS), 3, increasing=True)  # 1, Hz and Hz² of each bin
 ROLLOFF_SHARE = 0.85
-NO_ENERGY = float(np.finfo(np.float32).tiny)  # keeps a silent frame from a division by zero
+# Added where silence would lead to a division by zero.
+NO_ENERGY = float(np.finfo(np.float32).tiny)
 
-# The mel bands whose rises tell a kick (under 180 Hz), a snare or a chord (to 2.5 kHz), and a hat (over 5 kHz).
+# The mel bands in which a kick (below 180 Hz), a snare or a chord (to 2.5 kHz), and a hat (above 5 kHz) rise.
 ONSET_BANDS = (slice(0, 5), slice(5, 60), slice(80, 128))
-ONSET_COMPRESSION = 1e4  # a band 40 dB under the loudest moment still counts
+# With this gain, a band that is 40 dB below the loudest moment still counts.
+ONSET_COMPRESSION = 1e4
 
-PITCH_N_FFT = 8_192  # 5.9 Hz a bin: 2,048 points do not tell semitones apart in the bass
+# 5.9 Hz per bin. With 2,048 points, semitones in the bass could not be distinguished.
+PITCH_N_FFT = 8_192
 PITCH_HOP = PITCH_N_FFT // 2
-PITCH_FRAMES = 16  # a block: 1.4 s
-PITCH_BLOCKS = 22  # 30 s: no single note is longer
+# The number of frames per block: 1.4 s.
+PITCH_FRAMES = 16
+# 30 s: no single note is longer.
+PITCH_BLOCKS = 22
 PITCH_BIN_HZ = SAMPLE_RATE_HZ / PITCH_N_FFT
 PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
-PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(2_000 / PITCH_BIN_HZ))  # where the notes of music are
-PITCH_CLASS_STEPS = 120  # of 10 cents in an octave, from A on
-LEAST_PEAK = 0.03  # of the frame's highest; the harmonics of a note that say something are louder
-PITCH_LAG_HZ = 24_000  # two lags a cycle more than the 6 kHz of the spectrum need: between fewer, high peaks are missed
+# The range of the notes in music.
+PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(2_000 / PITCH_BIN_HZ))
+# Steps of 10 cents in an octave, from A upwards.
+PITCH_CLASS_STEPS = 120
+# The share of a frame's highest peak that a peak must reach. Relevant harmonics of a note are louder.
+LEAST_PEAK = 0.03
+# Twice the rate that a spectrum up to 6 kHz needs: with fewer lags per cycle, high peaks would be missed.
+PITCH_LAG_HZ = 24_000
 MAX_PITCH_LAG = PITCH_LAG_HZ // 20  # 1,200
 
 
 def analyse(audio: StandardisedAudio) -> Measurements:
-    """Measure what a file's description is judged by, each in one pass.
+    """Measure everything that a file's description is based on, block by block.
 
-    Over `MAX_ANALYSIS_S` the features are those of every second, third, … block, over the whole length; rhythm and
-    harmony are heard in the first `MAX_MUSIC_S`.
+    The features of a file longer than `MAX_ANALYSIS_S` are those of every second, third, … block over its whole length.
+    Rhythm and harmony are measured in the first `MAX_MUSIC_S`.
     """
     frames = 1 + audio.length // HOP
     music_frames = int(MAX_MUSIC_S * SAMPLE_RATE_HZ / HOP)
@@ -83,24 +95,30 @@ def analyse(audio: StandardisedAudio) -> Measurements:
 
 
 class LoudnessMeter:
-    """Integrated loudness by ITU-R BS.1770-4 of audio that comes in blocks: 400 ms from 100 ms to 100 ms, gated at
-    -70 LUFS and at 10 LU under the mean. The filters are pyloudnorm's, which itself takes a whole file at once."""
+    """Integrated loudness by ITU-R BS.1770-4 of audio that comes in blocks.
+
+    Blocks of 400 ms, one every 100 ms, are gated at -70 LUFS and at 10 LU below their mean. The filters are those of
+    pyloudnorm, which itself needs a whole file at once.
+    """
 
     def __init__(self) -> None:
         import pyloudnorm  # type: ignore[import-untyped]  # ships no types
 
-        shelf, high_pass = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()  # private, but the release is pinned
+        # A private attribute, but the release is pinned.
+        shelf, high_pass = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()
         self.b, self.a = np.convolve(shelf.b, high_pass.b), np.convolve(shelf.a, high_pass.a)
         self.state = np.zeros(len(self.a) - 1)
-        self.energies: list[float] = []  # of each 100 ms
+        # The energy of each 100 ms.
+        self.energies: list[float] = []
         self.rest = np.zeros(0)
         self.length = 0
 
     def add(self, samples: Float32) -> None:
-        """Take in the next samples, shape (n,)."""
+        """Add the next samples, shape (n,)."""
         import scipy.signal
 
-        if not len(samples):  # of the last block, where the audio ends with a frame; lfilter refuses them
+        # lfilter refuses an empty array, which the last block is if the audio ends with a frame.
+        if not len(samples):
             return
         weighted, self.state = scipy.signal.lfilter(self.b, self.a, samples.astype(np.float64), zi=self.state)
         self.length += len(samples)
@@ -110,10 +128,10 @@ class LoudnessMeter:
         self.rest = energy[whole:]
 
     def loudness_lufs(self) -> float | None:
-        """Return the loudness of what was added; None where it is undefined: under 400 ms, and where all is gated."""
+        """Return the loudness so far; None if it is undefined: less than 400 ms, or all blocks below the gate."""
         if self.length < LOUDNESS_BLOCK:
             return None
-        # pyloudnorm's very arithmetic, by which half a step too many is now one block more and now none.
+        # The same arithmetic as in pyloudnorm, whose rounding sometimes adds a block for half a step too many.
         count = round((self.length / SAMPLE_RATE_HZ - 0.4) / (0.4 * 0.25)) + 1
         energies = np.array([*self.energies, self.rest.sum()])
         steps = LOUDNESS_BLOCK // LOUDNESS_STEP
@@ -124,7 +142,7 @@ class LoudnessMeter:
 
 
 def _with_zeros_around(audio: StandardisedAudio, start: int, stop: int) -> Float32:
-    """Return samples [start, stop), beyond both ends of the audio zeros."""
+    """Return samples [start, stop), with zeros beyond both ends of the audio."""
     inner = audio.samples(max(start, 0), min(stop, audio.length))
     return np.pad(inner, (max(-start, 0), max(stop - audio.length, 0)))
 
@@ -132,7 +150,7 @@ def _with_zeros_around(audio: StandardisedAudio, start: int, stop: int) -> Float
 def _power_spectrum(block: Float32) -> Float32:
     """Return the power spectrum of each frame, shape (frames, BINS).
 
-    The FFT is in float64, as librosa's: the noise of one in float32 widens the band of a pure bass by up to 1 %.
+    The FFT is in float64, as in librosa: the noise of a float32 FFT widens the band of a pure bass by up to 1 %.
     """
     import scipy.fft
 
@@ -186,9 +204,9 @@ def _rolloff_hz(magnitude: Float32) -> Float64:
 
 @functools.cache
 def _mel_filters() -> list[tuple[slice, Float32]]:
-    """Return librosa's 128 mel filters in eight groups: the bins that a group reaches, and its weights (bins, bands).
+    """Return librosa's 128 mel filters in eight groups: the bins of a group, and its weights (bins, bands).
 
-    The whole matrix is zero but for 2 %, and four times as slow.
+    98 % of the whole matrix is zero, and multiplying by it takes four times as long.
     """
     from librosa.filters import mel
 
@@ -206,12 +224,18 @@ def _mel_spectrum(power: Float32) -> Float32:
 
 
 def onset_strengths(mel: Float32) -> Float32:
-    """Return how much the three `ONSET_BANDS` rise from frame to frame, shape (3, frames), from the mel power spectrum
-    (frames, bands): the flux of log-compressed bands (Böck, Krebs and Schedl, ISMIR 2012)."""
-    gain = np.float32(ONSET_COMPRESSION / max(float(mel.max()), 1e-30))  # of silence, which would overflow it
-    blur = np.hanning(5) / 2  # a player's few milliseconds of freedom
+    """Return how much the three `ONSET_BANDS` rise from frame to frame, shape (3, frames).
+
+    `mel` is the mel power spectrum (frames, bands). The result is the flux of log-compressed bands (Böck, Krebs and
+    Schedl, ISMIR 2012).
+    """
+    # In silence the division would overflow.
+    gain = np.float32(ONSET_COMPRESSION / max(float(mel.max()), 1e-30))
+    # A player is never exact to the millisecond.
+    blur = np.hanning(5) / 2
     strengths = []
-    for bands in ONSET_BANDS:  # one after the other, to need a third of the memory
+    # One band after the other: together they need three times the memory.
+    for bands in ONSET_BANDS:
         level = np.log10(1 + gain * mel[:, bands])
         rises = np.maximum(np.diff(level, axis=0, prepend=level[:1]), 0).mean(axis=1)
         strengths.append(np.convolve(rises, blur)[2:-2])
@@ -219,7 +243,7 @@ def onset_strengths(mel: Float32) -> Float32:
 
 
 def _measure_harmony(audio: StandardisedAudio) -> tuple[Float64, Float64, Float64]:
-    """Return `pitch_classes`, `pitches` and `spectrum` of `Measurements`, of the first `MAX_MUSIC_S`."""
+    """Return `pitch_classes`, `pitches` and `spectrum` of `Measurements` for the first `MAX_MUSIC_S`."""
     length = min(audio.length, int(MAX_MUSIC_S * SAMPLE_RATE_HZ))
     frames = 1 + length // PITCH_HOP
     magnitudes = [
@@ -243,8 +267,8 @@ def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
 def _pitches(magnitude: Float32) -> Float64:
     """Return the pitch in Hz (0: none), its clarity and the frame's energy, shape (frames, 3), from `_pitch_spectrum`.
 
-    The first peak of the normalised autocorrelation that is nearly as high as its highest (McLeod and Wyvill, "A
-    smarter way to find pitch", ICMC 2005), whose height, up to 1, is the clarity.
+    The pitch is the first peak of the normalised autocorrelation that is nearly as high as the highest (McLeod and
+    Wyvill, "A smarter way to find pitch", ICMC 2005). Its height, up to 1, is the clarity.
     """
     import scipy.fft
 
@@ -266,24 +290,24 @@ def _pitches(magnitude: Float32) -> Float64:
 
 @functools.cache
 def _window_correlation() -> Float64:
-    """Return the autocorrelation of the pitch window at each lag: what every frame's is weighed down by."""
+    """Return the autocorrelation of the pitch window at each lag, by which every frame's is divided."""
     power = np.abs(np.fft.rfft(_hann(PITCH_N_FFT), 2 * PITCH_N_FFT)) ** 2
     correlation = np.fft.irfft(power)[:: SAMPLE_RATE_HZ // PITCH_LAG_HZ][: MAX_PITCH_LAG + 1]
     return np.asarray(correlation / correlation[0])
 
 
 def _parabola_offset(left: Float64, middle: Float64, right: Float64) -> Float64:
-    """Return where between -0.5 and 0.5 the parabola through three values, of which the middle is highest, peaks."""
+    """Return the peak of the parabola through three values, -0.5 to 0.5; the middle value is the highest."""
     curvature = left - 2 * middle + right
     return np.asarray(np.clip(0.5 * (left - right) / np.where(curvature < 0, curvature, -np.inf), -0.5, 0.5))
 
 
 def _pitch_classes(magnitude: Float32) -> Float64:
-    """Return how much sounds in each 10 cents of the octave, shape (PITCH_CLASS_STEPS,), from `_pitch_spectrum` up to
-    the bin after `PITCH_CLASS_BINS`.
+    """Return how much sounds in each 10 cents of the octave, shape (PITCH_CLASS_STEPS,).
 
-    Counted are spectral peaks that last for two frames (a drum's do not), each by the root of its magnitude, so that
-    loud notes do not drown the others (Gómez, "Tonal description of polyphonic audio", 2006, without its harmonics).
+    `magnitude` is a `_pitch_spectrum` up to the bin after `PITCH_CLASS_BINS`. Spectral peaks count if they last for two
+    frames, which those of a drum do not. Each counts with the root of its magnitude, so that loud notes do not hide
+    the others (Gómez, "Tonal description of polyphonic audio", 2006, without its harmonics).
     """
     around = np.pad(magnitude, ((1, 1), (0, 0)), mode="edge")
     lasting = np.minimum(magnitude, np.maximum(around[:-2], around[2:]) if len(magnitude) > 1 else 0)
@@ -300,5 +324,5 @@ def _pitch_classes(magnitude: Float32) -> Float64:
 
 
 def decibels(amplitude: float | None) -> float | None:
-    """Return an amplitude in dB to full scale; None for silence."""
+    """Return an amplitude in dB relative to full scale; None for silence."""
     return 20 * math.log10(amplitude) if amplitude else None

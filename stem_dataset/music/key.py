@@ -1,4 +1,4 @@
-"""The musical key of a sound."""
+"""Estimate the musical key of a sound, and decide which key it gets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from stem_dataset.datatypes import Float64, Measurements, NameFacts
 from stem_dataset.music.features import NO_ENERGY, PITCH_BIN_HZ, PITCH_CLASS_STEPS
 from stem_dataset.music.filenames import NOTE_NAMES
 
-# -- key and pitch ----------------------------------------------------------------------------------------------------
-
-# Of major and minor, from the tonic on: how often each degree sounds in the Kostka-Payne corpus (Temperley, "Music and
-# Probability", MIT Press 2007). On the benchmark's progressions better than Krumhansl's and Kessler's and Faraldo's.
+# How often each degree of the scale occurs in major and in minor, from the tonic upwards, in the Kostka-Payne corpus
+# (Temperley, "Music and Probability", MIT Press 2007). On the benchmark's progressions these profiles do better than
+# those of Krumhansl and Kessler, and of Faraldo.
 KEY_PROFILES = np.array(
     [
         [0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400],
@@ -29,15 +28,16 @@ MIN_KEY_CONFIDENCE = 0.45
 MIN_CLARITY = 0.8
 MIN_STEADY_SHARE = 0.75
 MIN_NOTE_SHARE = 0.01
-# Tuned to no key, whatever a resonance may look like.
+# These get no key, even if a resonance looks like one.
 DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 
-def hear_keys(pitch_classes: Float64) -> Float64:
-    """Return how confidently each of `KEY_NAMES` is heard in `pitch_classes`, as in `Measurements`, shape (24,).
+def estimate_keys(pitch_classes: Float64) -> Float64:
+    """Return the confidence of each of `KEY_NAMES`, shape (24,), given `pitch_classes` as in `Measurements`.
 
-    The correlation of the chroma with the key's profile (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990),
-    times the root of the share that is in tune with one tempered scale, whatever its tuning: notes are, noise is not.
+    It is the correlation of the chroma with the key's profile (Krumhansl, "Cognitive Foundations of Musical Pitch",
+    1990), times the square root of the share of energy that is in tune with one tempered scale, whatever its tuning.
+    Notes are in tune, noise is not.
     """
     chroma, in_tune = tuned_chroma(pitch_classes)
     if not chroma.any():
@@ -48,26 +48,28 @@ def hear_keys(pitch_classes: Float64) -> Float64:
 
 
 def tuned_chroma(pitch_classes: Float64) -> tuple[Float64, float]:
-    """Return how much of each note, from C on, shape (12,), and how much of all is in tune with them, 0 to 1.
+    """Return how much of each note sounds, from C upwards, shape (12,), and the share that is in tune, 0 to 1.
 
-    The tuning is the mean direction of the deviations from A = 440 Hz, taken round the circle of a semitone.
+    The tuning is the mean direction of the deviations from A = 440 Hz, on the circle of one semitone.
     """
     steps = PITCH_CLASS_STEPS // 12
     mean = pitch_classes @ np.exp(2j * np.pi * np.arange(PITCH_CLASS_STEPS) / steps)
     in_tune = abs(mean) / max(pitch_classes.sum(), NO_ENERGY)
     tuning = round(np.angle(mean) / (2 * np.pi) * steps)
-    notes = np.roll(pitch_classes, steps // 2 - tuning).reshape(12, steps)  # of each the middle step is the note
+    # Each row is one note with the steps around it; the middle step is the note itself.
+    notes = np.roll(pitch_classes, steps // 2 - tuning).reshape(12, steps)
     nearness = np.cos(np.pi * (np.arange(steps) / steps - 0.5)) ** 2
     return np.roll(notes @ nearness, NOTE_NAMES.index("A")), float(in_tune)
 
 
 def single_pitch_hz(measured: Measurements) -> float | None:
-    """Return the pitch of a file that is one note, such as a bass one-shot: the median of its frames; None else.
+    """Return the pitch of a file that is a single note, such as a bass one-shot; None for any other file.
 
-    Nearly all of it must be clear and within half a semitone of that pitch.
+    The pitch is the median of the frames. Nearly all frames must be clear and within half a semitone of it.
     """
     hz, clarity, energy = measured.pitches.T
-    weight = np.where(energy >= 1e-3 * energy.max(), np.sqrt(energy), 0)  # down to -30 dB
+    # Frames more than 30 dB below the loudest do not count.
+    weight = np.where(energy >= 1e-3 * energy.max(), np.sqrt(energy), 0)
     clear = (clarity >= MIN_CLARITY) & (weight > 0)
     if not clear.any():
         return None
@@ -81,23 +83,23 @@ def single_pitch_hz(measured: Measurements) -> float | None:
 
 
 def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
-    """Whether a note of this pitch sounds in `spectrum`, and not just a chord that repeats as often.
+    """Whether `spectrum` has energy at this pitch, so that it is a note and not a chord with the same period.
 
-    Of most chords neither the pitch nor its octave sounds. The octave does in a fifth, 2:3, which then lacks the
-    harmonics that are multiples of neither; a bass whose fundamental is cut off has them.
+    Most chords have energy neither at that pitch nor at its octave. A fifth (2:3) has energy at the octave, but not at
+    the harmonics that are multiples of neither 2 nor 3. A bass whose fundamental is cut off has those.
     """
     bins = np.rint(pitch_hz * np.array([1, 2, 5, 7]) / PITCH_BIN_HZ).astype(int)
     first, second, fifth, seventh = (spectrum[max(bin_ - 2, 0) : bin_ + 3].sum() for bin_ in bins)
     return bool(min(first + second, first + fifth + seventh) >= MIN_NOTE_SHARE * spectrum.sum())
 
 
-def judge_key(
+def decide_key(
     name: NameFacts, confidences: Sequence[float], pitch_hz: float | None, duration_s: float
 ) -> tuple[str | None, float | None, str | None]:
-    """Return the key, how confidently the audio bears it out (0 to 1), and where it comes from: name or audio.
+    """Return the key, its confidence in the audio (0 to 1), and its source: name or audio.
 
-    `confidences` are of `KEY_NAMES`. None for a single note, which has a pitch, for audio in which no key stands out,
-    and for drums.
+    `confidences` are those of `KEY_NAMES`. The key is None for a single note (which has a pitch instead), for audio
+    without a clear key, and for drums.
     """
     if name.key is not None:
         return name.key, confidences[KEY_NAMES.index(name.key)], "name"

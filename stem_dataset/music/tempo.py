@@ -1,4 +1,4 @@
-"""The tempo of a sound, and whether it is a loop or a one-shot."""
+"""Estimate the tempo of a sound, and decide whether it is a loop or a one-shot."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from numpy.lib.stride_tricks import sliding_window_view
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, Float64, NameFacts, Rhythm, Tempo
 from stem_dataset.music.features import HOP, NO_ENERGY
 
-# -- tempo ------------------------------------------------------------------------------------------------------------
-
-TEMPI_BPM = np.geomspace(55, 220, 289)  # half a percent from one to the next
+# Each tempo is half a percent above the one before.
+TEMPI_BPM = np.geomspace(55, 220, 289)
 MIN_RHYTHM_S = 1.0
-MIN_LOOP_S = 0.5  # what is shorter is no loop, whatever its folder says
-# Of a steady pulse: chance makes less of it the longer it lasts; what is called a loop is given more credit.
+# A shorter file is no loop, whatever its folder says.
+MIN_LOOP_S = 0.5
+# The least regularity of a steady pulse. Chance produces less of it in a longer file, so the second bound is divided by
+# the root of the duration. The third is for a file whose name calls it a loop.
 MIN_REGULARITY, MIN_REGULARITY_1_S, MIN_LOOP_REGULARITY = 0.1, 0.4, 0.2
-SAME_TEMPO = 0.03  # a name and the audio speak of the same tempo
-SNAP_TEMPO = 0.012  # a length in whole bars tells exactly what the audio tells to half a percent
-BARS = (1, 2, 4, 8, 16, 32)  # what loops are cut to
+# A tempo in a name and one in the audio are the same within this share.
+SAME_TEMPO = 0.03
+# The audio gives a tempo to half a percent; a length in whole bars within this share of it gives the exact tempo.
+SNAP_TEMPO = 0.012
+# Loops are cut to these numbers of bars.
+BARS = (1, 2, 4, 8, 16, 32)
 BAR_TOLERANCE = 0.004  # of the length
-WHOLE_BARS_BONUS = 2.0  # of the likelihood's logarithm: 7 to 1
+# Added to the logarithm of the likelihood: 7 to 1.
+WHOLE_BARS_BONUS = 2.0
 WHOLE_NUMBER_BONUS = 2.0
-WHOLE_NUMBER_TOLERANCE = 0.02  # in BPM: ten times what cutting a loop of 2 s to a sample does at 200
-LONGEST_LOOP_S = 60.0  # beyond it any tempo has a whole number of bars nearby, and it is a song
+# In BPM: ten times the error that cutting a loop of 2 s to a sample makes at 200 BPM.
+WHOLE_NUMBER_TOLERANCE = 0.02
+# In a longer file, some number of bars fits any tempo; it is a song.
+LONGEST_LOOP_S = 60.0
 LONGEST_ONE_SHOT_S = 10.0
 
 
-def hear_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> Rhythm:
-    """Return the tempi that the audio may have, best first, and whether it is a loop by its audio and its names: by the
-    word for it, by a tempo at which the length is whole bars, else by a steady pulse."""
+def estimate_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> Rhythm:
+    """Return the tempi that the audio may have, best first, and whether it is a loop.
+
+    A file is a loop if its names say so, if its length is a whole number of bars at the tempo in its name, or if it has
+    a steady pulse.
+    """
     least = MIN_LOOP_REGULARITY if name.is_loop else MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s)
     if tempi and tempi[0].regularity < least:
         tempi = []
@@ -49,7 +59,7 @@ def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None
 
 
 def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
-    """Return the local maxima of likelihood over `TEMPI_BPM`, best first: the sum of `tempo_cues`."""
+    """Return the local maxima of likelihood over `TEMPI_BPM`, best first; the likelihood is the sum of `tempo_cues`."""
     cues, regularity = tempo_cues(onsets, center_bpm)
     scores = np.sum(list(cues.values()), axis=0)
     around = sliding_window_view(np.pad(scores, 6, constant_values=-np.inf), 13).max(axis=1)
@@ -59,11 +69,12 @@ def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
     return sorted(tempi, key=lambda tempo: -tempo.score)
 
 
-# What tells a beat from its half and its double, beside how alike the bars are (Ellis, "Beat tracking by dynamic
-# programming", 2007, has that and the log-normal prior): weights of the correlation of onsets in two bands after so
-# many beats. A snare comes a beat after a kick (low, middle) and returns after two (middle, middle); lows that return
-# after half a beat, or highs after a quarter, say that the beat is shorter. Fitted once, as a logistic choice among all
-# tempi, to 640 loops of a crude drum machine that is in no exam, and rounded.
+# What distinguishes a beat from half and double its length, in addition to the similarity of the bars. (Ellis, "Beat
+# tracking by dynamic programming", 2007, uses that and the log-normal prior.) Each weight is for the correlation of the
+# onsets in two bands at a lag of that many beats. A snare comes one beat after a kick (low, middle) and again after two
+# (middle, middle). Lows that come again after half a beat, or highs after a quarter, mean that the beat is shorter. The
+# weights were fitted once, as a logistic choice among all tempi, to 640 loops of a simple drum machine that no
+# benchmark uses, and rounded.
 LOW, MIDDLE, HIGH, ALL = range(4)
 BEAT_WEIGHTS = {
     (LOW, MIDDLE, 1): 3.5,
@@ -77,9 +88,12 @@ BEAT_WEIGHTS = {
     (ALL, ALL, 0.75): 1.5,
     (ALL, ALL, 1.5): 3.0,
 }
-BAR_WEIGHT = 8.0  # of the mean autocorrelation after two and four beats
-EVENT_WEIGHTS = {LOW: -0.4, MIDDLE: -0.6}  # of the square of the octaves between their events and one a beat
-DISTANCE_WEIGHT = -4.0  # of the square of the octaves from `tempo_center_bpm`
+# The weight of the mean autocorrelation after two and four beats.
+BAR_WEIGHT = 8.0
+# The weights of the squared distance, in octaves, between one event per beat and the band's rate of events.
+EVENT_WEIGHTS = {LOW: -0.4, MIDDLE: -0.6}
+# The weight of the squared distance, in octaves, from `tempo_center_bpm`.
+DISTANCE_WEIGHT = -4.0
 
 
 def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], Float64]:
@@ -88,7 +102,8 @@ def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], 
     beat = 60 * SAMPLE_RATE_HZ / HOP / TEMPI_BPM
     pairs = {(one, other) for one, other, _ in BEAT_WEIGHTS} | {(ALL, ALL)}
     correlations = {(one, other): _correlation(bands[one], bands[other]) for one, other in pairs}
-    reach = 0.8 * onsets.shape[1]  # beyond, too few beats are left to compare
+    # At longer lags too few beats are left to compare.
+    reach = 0.8 * onsets.shape[1]
 
     def after(beats: float, pair: tuple[int, int] = (ALL, ALL)) -> Float64:
         lags = beats * beat
@@ -106,50 +121,52 @@ def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], 
 
 
 def _without_trend(strength: Float32) -> Float64:
-    """Return `strength`, shape (n,), less its mean over the second around: a riser's slow rise is no rhythm."""
+    """Return `strength`, shape (n,), minus its mean over the second around it: a slow rise is no rhythm."""
     around = np.ones(min(SAMPLE_RATE_HZ // HOP, len(strength)))
     mean = np.convolve(strength, around, "same") / np.convolve(np.ones(len(strength)), around, "same")
     return np.asarray(strength - mean)
 
 
 def _correlation(one: Float64, other: Float64) -> Float64:
-    """Return how alike two bands are after each lag, either first, shape (n,); 1 for the same; long lags not damped."""
+    """Return the similarity of two bands after each lag, in both orders, shape (n,); equal bands have 1 at each lag."""
     import scipy.fft
 
     length = len(one)
     spectrum = scipy.fft.rfft(one, 2 * length).conj() * scipy.fft.rfft(other, 2 * length)
-    products = scipy.fft.irfft(spectrum.real)[:length]  # the real part is the mean of both orders
+    # The real part is the mean of both orders.
+    products = scipy.fft.irfft(spectrum.real)[:length]
     energy = math.sqrt((one @ one) * (other @ other))
     return np.asarray(products / max(energy, NO_ENERGY) * length / (length - np.arange(length)))
 
 
 def _count_events(strength: Float32) -> int:
-    """Return how many peaks reach a fifth of the highest."""
+    """Return the number of peaks that reach a fifth of the highest."""
     middle = strength[1:-1]
     peaks = (middle > strength[:-2]) & (middle >= strength[2:]) & (middle > 0.2 * np.percentile(strength, 99.5))
     return int(np.count_nonzero(peaks))
 
 
 def _mean_of_known(*values: Float64) -> Float64:
-    """Return the mean of those that are not NaN, 0 where all are, shape (n,)."""
+    """Return the mean of the values that are not NaN, or 0 if all are, shape (n,)."""
     known = [np.isfinite(value) for value in values]
     return np.asarray(np.sum(np.nan_to_num(values), axis=0) / np.maximum(np.sum(known, axis=0), 1))
 
 
-def judge_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
-    """Return the tempo in beats a minute and where it comes from: name, bars or audio; None for a one-shot and for
-    audio without a steady pulse whose name states none.
+def decide_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
+    """Return the tempo in beats per minute and its source: name, bars or audio.
 
-    In this order: a tempo stated with its unit; a number in the name that the audio or a length in whole bars bears
-    out; a tempo at which the length is whole bars, near one that the audio may have; what the audio is most likely to
-    have.
+    It is None for a one-shot, and for audio without a steady pulse whose name states no tempo.
+
+    The first of these that exists is taken: a tempo that the name states with its unit; a number in the name that the
+    audio or a length in whole bars confirms; a tempo at which the length is a number of whole bars, near one that the
+    audio may have; the most likely tempo of the audio.
     """
     if rhythm.is_loop is False:
         return None, None
     if name.stated_bpm is not None:
         return name.stated_bpm, "name"
     for number in name.numbers:
-        if _is_borne_out(number, rhythm):
+        if _is_confirmed(number, rhythm):
             return number, "name"
     whole_bars = _tempo_in_whole_bars(rhythm)
     if whole_bars is not None:
@@ -158,13 +175,13 @@ def judge_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | No
 
 
 def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
-    """Return how regular the audio's pulse is at `bpm`, 0 to 1; None where it has none there."""
+    """Return the regularity of the audio's pulse at `bpm`, 0 to 1; None if it has no pulse there."""
     return next((tempo.regularity for tempo in rhythm.tempi if bpm and _is_near(bpm, tempo.bpm)), None)
 
 
-def _is_borne_out(bpm: float, rhythm: Rhythm) -> bool:
-    heard = [octave * tempo.bpm for tempo in rhythm.tempi[:1] for octave in (0.5, 1, 2)]
-    return any(_is_near(bpm, tempo) for tempo in heard) or _is_whole_bars(bpm, rhythm.duration_s)
+def _is_confirmed(bpm: float, rhythm: Rhythm) -> bool:
+    in_audio = [octave * tempo.bpm for tempo in rhythm.tempi[:1] for octave in (0.5, 1, 2)]
+    return any(_is_near(bpm, tempo) for tempo in in_audio) or _is_whole_bars(bpm, rhythm.duration_s)
 
 
 def _is_whole_bars(bpm: float, duration_s: float) -> bool:
@@ -177,9 +194,9 @@ def _is_near(bpm: float, other_bpm: float, tolerance: float = SAME_TEMPO) -> boo
 
 
 def _tempo_in_whole_bars(rhythm: Rhythm) -> float | None:
-    """Return the tempo at which the length is 1, 2, 4, … bars of 4/4 and which the audio is most likely to have.
+    """Return the most likely tempo of the audio at which the length is 1, 2, 4, … bars of 4/4; None if there is none.
 
-    A tempo in whole beats a minute is favoured: 173 is what a producer sets, 86.5 is not.
+    Whole numbers of beats per minute are preferred: a producer sets 173, not 86.5.
     """
     if rhythm.duration_s > LONGEST_LOOP_S:
         return None

@@ -149,7 +149,8 @@ def test_half_a_published_checkpoint_is_truncated_at_so_many_of_its_bytes(
     file.write_bytes(published[NAME][:1_000])
     with pytest.raises(WeightsMissing) as caught:
         identify_weights(str(file), CACHE)
-    assert str(caught.value) == f"{file}: truncated: ends after 1,000 of {len(published[NAME]):,} bytes; get it again"
+    size = f"1,000 of {len(published[NAME]):,} bytes"
+    assert str(caught.value) == f"{file}: truncated: ends after {size}; download it again"
 
 
 @pytest.mark.parametrize("size_bytes", [0, 3, 1_000])

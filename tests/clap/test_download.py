@@ -416,7 +416,7 @@ def assert_tells_all(text: str, client: Client, files: Collection[tuple[str, str
     for repository, name in files:
         assert any(line.startswith(f"  {repository}/{name}") for line in lines), name
     assert sum(line.startswith("  ") and ", revision " in line for line in lines) == len(files)
-    assert f"They would go to {client.cache} " in text
+    assert f"They belong in {client.cache} " in text
     assert "No file was touched" in text
     for way_out in WAYS_OUT:
         assert way_out in text

@@ -20,7 +20,7 @@ def test_a_tower_that_is_a_little_off_is_not_laion_claps() -> None:
     reference[0] = 1
     off = np.zeros(512, np.float32)
     off[:2] = np.cos(0.002), np.sin(0.002)  # 0.999998
-    with pytest.raises(UnprovedVectors, match=r"cosine of 0\.9999980 .* at least 0\.999999 is asked in f32"):
+    with pytest.raises(UnprovedVectors, match=r"cosine of 0\.9999980 .* at least 0\.999999 is required in f32"):
         check_engine(Streams(lambda window: off), reference)
     check_engine(Streams(lambda window: off, precision="bf16"), reference)
     off[:] = np.nan
@@ -98,7 +98,7 @@ class TextModule:
 
 
 def text_vectors(module: TextModule, folder: Path) -> TextVectors:
-    return TextVectors(folder / "texts", ModelCache(folder), module.load)
+    return TextVectors(folder / "texts.npz", ModelCache(folder), module.load)
 
 
 def test_a_text_is_embedded_once_and_in_the_next_run_not_at_all(tmp_path: Path) -> None:
@@ -125,12 +125,21 @@ def test_texts_that_come_one_by_one_load_the_model_once(tmp_path: Path) -> None:
     assert (module.loads, module.embedded) == (1, ["kick", "snare"])
 
 
-@pytest.mark.parametrize(
-    "spoil", [cut, flip_a_byte, lambda file: file.write_bytes(b"")], ids=["cut", "flipped", "empty"]
-)
-def test_a_kept_text_vector_that_is_damaged_is_computed_again(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
-    text_vectors(TextModule(), tmp_path).of(["kick"])
-    (file,) = (tmp_path / "texts").iterdir()
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:30])
+
+
+def write_other_numbers(file: Path) -> None:
+    np.save(file.with_suffix(".npy"), np.zeros(3))
+    file.with_suffix(".npy").replace(file)
+
+
+@pytest.mark.parametrize("spoil", [cut, flip_a_byte, shorten, lambda file: file.write_bytes(b""), write_other_numbers])
+def test_a_damaged_file_of_text_vectors_is_ignored_and_replaced(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    text_vectors(TextModule(), tmp_path).of(["kick", "snare"])
+    (file,) = tmp_path.iterdir()
     spoil(file)
     module = TextModule()
     assert np.array_equal(text_vectors(module, tmp_path).of(["kick"]), FakeClap().get_text_embedding(["kick"]))
@@ -138,7 +147,31 @@ def test_a_kept_text_vector_that_is_damaged_is_computed_again(tmp_path: Path, sp
     assert module.embedded == ["kick"]
 
 
+def test_no_flipped_byte_changes_a_text_vector(tmp_path: Path) -> None:
+    expected = FakeClap().get_text_embedding(["kick"])
+    text_vectors(TextModule(), tmp_path).of(["kick"])
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    for place in range(0, len(content), 7):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        assert np.array_equal(text_vectors(TextModule(), tmp_path).of(["kick"]), expected)
+
+
+def test_texts_that_two_processes_embed_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    class Meanwhile(TextModule):
+        def get_text_embedding(self, texts: Sequence[str]) -> Vector:
+            text_vectors(TextModule(), tmp_path).of(["snare"])
+            return super().get_text_embedding(texts)
+
+    text_vectors(Meanwhile(), tmp_path).of(["kick"])
+    module = TextModule()
+    expected = FakeClap().get_text_embedding(["kick", "snare"])
+    assert np.array_equal(text_vectors(module, tmp_path).of(["kick", "snare"]), expected)
+    assert module.embedded == []
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.npz"]
+
+
 def test_text_vectors_that_cannot_be_kept_cost_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "texts").touch()
+    (tmp_path / "texts.npz").mkdir()
     assert text_vectors(TextModule(), tmp_path).of(["kick"]).shape == (1, 512)
     assert "the model cache cannot be written" in caplog.text

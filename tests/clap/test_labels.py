@@ -163,7 +163,7 @@ def test_bad_vectors_of_texts_stop_the_run(bad: Vector) -> None:
 def test_texts_that_an_earlier_run_has_read_need_no_text_model(tmp_path: Path) -> None:
     def model(load: Any) -> ClapModel:
         clap: Any = FakeClap()
-        clap.get_text_embedding = TextVectors(tmp_path, ModelCache(tmp_path), load).of
+        clap.get_text_embedding = TextVectors(tmp_path / "texts.npz", ModelCache(tmp_path), load).of
         return clap  # type: ignore[no-any-return]
 
     prompts = {"dark": ["a dark sound", "gloom"], "punchy": ["a punchy sound"]}

@@ -32,7 +32,9 @@ def test_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
     with zipfile.ZipFile(file) as content:
         crc = content.infolist()[0].CRC.to_bytes(4, "little")
     file.write_bytes(file.read_bytes().replace(crc, b"abcd"))
-    with pytest.raises(WeightsMissing, match=r"mine\.pt: damaged: the checksum of data\.pkl is wrong; get it"):
+    with pytest.raises(
+        WeightsMissing, match=r"mine\.pt: damaged: the checksum of data\.pkl is wrong; download it again"
+    ):
         refuse_damage(file)
 
 

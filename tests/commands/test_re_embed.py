@@ -178,7 +178,7 @@ def test_files_are_read_while_the_model_works_and_not_more_than_the_next_batch(
 
 
 def test_more_rows_than_a_page_are_all_replaced(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_PER_PAGE", 2)
     assert filled.re_embed(SecondModel(), precision="bf16", batch_windows=3).re_embedded == STEMS
 
 
@@ -220,7 +220,7 @@ def test_an_engine_that_agrees_has_nothing_to_do(filled: Workplace, caplog: pyte
     model = OtherClap(noise=1e-4)
     with caplog.at_level("INFO"):
         assert filled.re_embed(model).already_done == STEMS
-    assert "nothing to re-embed: all 7 rows are of 630k-audioset-best@" in caplog.text
+    assert "nothing to re-embed: all 7 rows have vectors of 630k-audioset-best@" in caplog.text
     assert model.call_sizes == []
     assert filled.rows() == before
 
@@ -257,7 +257,7 @@ def test_the_mark_that_vectors_are_outdated_may_be_interrupted(
     filled: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, expected = timeless(filled), unbroken(filled)
-    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_PER_PAGE", 2)
     marked: list[str] = []
 
     def interrupt(self: Any) -> None:
@@ -400,7 +400,7 @@ def test_want_of_memory_is_told_with_what_to_do(
     replace_name(monkeypatch, "windows_of_wav", fail)
     assert main([*filled.flags(), "--re-embed"]) == 4
     message = capsys.readouterr().err
-    assert "stopped: no memory to read" in message
+    assert "stopped: not enough memory to read" in message
     assert "free some memory" in message
     assert "a fault of this program" not in message
 
@@ -420,9 +420,9 @@ def test_an_error_in_our_own_code_fails_a_row_and_asks_to_be_reported(
     replace_name(monkeypatch, "cut_windows", fail_at_third)
     assert main([*filled.flags(), "--re-embed"]) == 1
     message = capsys.readouterr().err
-    assert "failed, its row keeps its former vector: ValueError: boom; that is an error of this program" in message
+    assert "failed, its row keeps its former vector: ValueError: boom; this is an error in the program" in message
     assert "please report it" in message
-    assert "bring back what is missing" not in message
+    assert "restore the missing file" not in message
     assert "boom" in filled.log_file.read_text(encoding="utf-8").split("Traceback (most recent call last)")[-1]
     after = filled.rows()
     kept = [i for i in range(STEMS) if after[i]["clap_embedding"] == before[i]["clap_embedding"]]

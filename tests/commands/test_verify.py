@@ -207,7 +207,7 @@ def test_windows_go_to_the_model_in_batches_of_whole_files(filled: Workplace) ->
 
 def test_more_rows_than_a_page_are_all_checked(filled: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_three(filled)
-    replace_name(monkeypatch, "ROWS_A_PAGE", 2)
+    replace_name(monkeypatch, "ROWS_PER_PAGE", 2)
     assert counts(filled.verify()) == {"rows": STEMS, "checked": STEMS, "differ": 3}
 
 
@@ -256,7 +256,10 @@ def test_a_sample_that_finds_nothing_leaves_the_rest(
     with caplog.at_level("INFO"):
         account = filled.verify(replaces=True)
     assert counts(account) == {"rows": STEMS, "checked": 3, "left": 4}
-    assert f"checking the vectors of 3 of 7 rows, drawn by the run's id, {account.run_id}" in caplog.text
+    assert (
+        f"checking the vectors of 3 of 7 rows, a random sample with the run's id, {account.run_id}, as its seed"
+        in caplog.text
+    )
     assert counts(filled.verify(percent=60)) == {"rows": STEMS, "checked": 5, "left": 2}
     assert counts(filled.verify(percent=100)) == {"rows": STEMS, "checked": STEMS}
 

@@ -447,7 +447,7 @@ def test_sql_statements(text: str, statements: list[str]) -> None:
     ["SELECT 1", "SELECT 1; SELECT 2", "SELECT 1 -- ;", "SELECT ';", "SELECT 1; /* ;", TRIGGER.removesuffix(" END;")],
 )
 def test_sql_that_ends_within_a_statement_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="ends within a statement or a comment"):
+    with pytest.raises(ValueError, match="ends inside a statement or a comment"):
         list(sql_statements(text))
 
 
@@ -462,7 +462,7 @@ def test_a_migration_may_hold_a_trigger_and_comments_with_semicolons(
 
 def test_a_migration_that_lacks_its_end_leaves_schema_1_whole(old: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIGRATIONS, 1, MIGRATIONS[1] + "DELETE FROM restored")
-    with pytest.raises(ValueError, match="add what is missing: 'DELETE FROM restored'"):
+    with pytest.raises(ValueError, match="complete it: 'DELETE FROM restored'"):
         Database(old.database)
     assert version(old.database) == 1
     assert old.rows("SELECT name FROM sqlite_master WHERE name = 'provenance'") == []

@@ -36,7 +36,7 @@ from rhythms import (
 )
 from sounds import CONFIG, FIVE, HARD_CLIPPED, RATE_HZ, analysed, issues, read_sound, sine, stereo, wav
 from stem_dataset.datatypes import Description, NameFacts, SourceFormat
-from stem_dataset.music.describe import describe, listen, quality_issues
+from stem_dataset.music.describe import describe, features_of_audio, quality_issues
 from stem_dataset.music.filenames import read_name
 
 
@@ -51,7 +51,7 @@ def test_odd_audio_is_described_by_finite_numbers(folder: Path, samples: npt.Arr
     assert set(measured.features) == {*FIVE, "peak_dbfs", "loudness_lufs"}
     assert all(measured.features[name] is not None for name in (*FIVE, "peak_dbfs"))
     source = SourceFormat(RATE_HZ, 1, np.size(samples), False)
-    description = describe(NameFacts(), listen(measured, source, CONFIG), source.duration_s)
+    description = describe(NameFacts(), features_of_audio(measured, source, CONFIG), source.duration_s)
     json.dumps(description.features, allow_nan=False)  # raises for NaN and infinity
     assert (description.bpm, description.key) == (None, None)
 
@@ -293,7 +293,7 @@ def test_silence_and_noise_have_neither_key_nor_pitch(samples: Any, tmp_path: Pa
 def test_without_categories_all_is_unknown(tmp_path: Path) -> None:
     name = read_name(f"{ROOT}/Kick.wav", ROOT, {})
     assert name.category is None
-    heard = listen(measured(noise(0.5), tmp_path), ORDINARY, config())
+    heard = features_of_audio(measured(noise(0.5), tmp_path), ORDINARY, config())
     assert describe(name, heard, 0.5).category == "unknown"
 
 
@@ -330,14 +330,14 @@ def test_all_is_judged_without_a_file_system_and_alike_each_time(
 ) -> None:
     heard = measured(chords(*C_MAJOR) + beats(120, 4.0), tmp_path)
     path = "Loops/Bass 120bpm Am.wav"
-    first = describe(read(path), listen(heard, ORDINARY, config()), heard.duration_s)  # imports scipy
+    first = describe(read(path), features_of_audio(heard, ORDINARY, config()), heard.duration_s)  # imports scipy
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AssertionError("asked the file system")
 
     for name in ("builtins.open", "os.stat", "os.lstat", "os.getcwd", "os.listdir", "os.open", "os.scandir"):
         monkeypatch.setattr(name, refuse)
-    again = describe(read(path), listen(heard, ORDINARY, config()), heard.duration_s)
+    again = describe(read(path), features_of_audio(heard, ORDINARY, config()), heard.duration_s)
     monkeypatch.undo()
     assert again == first
 
@@ -350,11 +350,11 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exam")
 
 
-def judged_examples(examples: Iterator[Example], count: int, folder: Path) -> list[tuple[Example, Description]]:
-    return [(example, judged_example(example, folder)) for example in itertools.islice(examples, count)]
+def decided_examples(examples: Iterator[Example], count: int, folder: Path) -> list[tuple[Example, Description]]:
+    return [(example, decided_example(example, folder)) for example in itertools.islice(examples, count)]
 
 
-def judged_example(example: Example, folder: Path) -> Description:
+def decided_example(example: Example, folder: Path) -> Description:
     samples = example.samples if example.samples.ndim == 1 else example.samples.mean(axis=1)
     return described(soxr.resample(samples, example.sample_rate_hz, RATE_HZ), folder, example.name)
 
@@ -364,20 +364,20 @@ def share(right: Iterable[bool]) -> float:
 
 
 def test_loops_of_the_exam_have_their_tempo_or_an_octave(scratch: Path) -> None:
-    judged = judged_examples(make_music.loops(SEED), 24, scratch)
+    judged = decided_examples(make_music.loops(SEED), 24, scratch)
     assert share(is_octave_of(example.bpm, description.bpm) for example, description in judged) >= 0.9
 
 
 def test_one_shots_and_noises_of_the_exam_have_no_tempo(scratch: Path) -> None:
-    judged = judged_examples(make_music.one_shots_and_noises(SEED), 24, scratch)
+    judged = decided_examples(make_music.one_shots_and_noises(SEED), 24, scratch)
     assert share(description.bpm is None for _, description in judged) >= 0.9
 
 
 def test_music_of_the_exam_has_its_key(scratch: Path) -> None:
-    judged = judged_examples(make_music.keyed_music(SEED), 24, scratch)
+    judged = decided_examples(make_music.keyed_music(SEED), 24, scratch)
     assert share(description.key == example.key for example, description in judged) >= 0.8
 
 
 def test_drums_and_noises_of_the_exam_have_no_key(scratch: Path) -> None:
-    judged = judged_examples(make_music.keyless(SEED), 12, scratch)
+    judged = decided_examples(make_music.keyless(SEED), 12, scratch)
     assert share(description.key is None for _, description in judged) >= 0.9

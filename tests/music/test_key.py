@@ -18,7 +18,14 @@ from sounds import RATE_HZ, SECOND_S, Float64, analysed, clicks, sine
 from stem_dataset.datatypes import NameFacts
 from stem_dataset.music.features import PITCH_CLASS_STEPS
 from stem_dataset.music.filenames import NOTE_NAMES
-from stem_dataset.music.key import KEY_NAMES, MIN_KEY_CONFIDENCE, hear_keys, judge_key, single_pitch_hz, tuned_chroma
+from stem_dataset.music.key import (
+    KEY_NAMES,
+    MIN_KEY_CONFIDENCE,
+    decide_key,
+    estimate_keys,
+    single_pitch_hz,
+    tuned_chroma,
+)
 
 PARTIALS = 8
 
@@ -112,7 +119,7 @@ CADENCES = {
 @pytest.mark.parametrize("cents", [-40, -20, 0, 15, 30, 42])
 @pytest.mark.parametrize("key", CADENCES)
 def test_a_detuned_cadence_keeps_its_key(folder: Path, key: str, cents: float) -> None:
-    confidences = hear_keys(analysed(cadence(CADENCES[key], cents), folder).pitch_classes)
+    confidences = estimate_keys(analysed(cadence(CADENCES[key], cents), folder).pitch_classes)
     assert KEY_NAMES[int(confidences.argmax())] == key
     assert confidences.max() > MIN_KEY_CONFIDENCE
 
@@ -130,18 +137,18 @@ def test_a_detuned_note_falls_into_its_own_class(cents: int) -> None:
 
 def test_what_lies_evenly_between_the_notes_is_in_no_tune() -> None:
     assert tuned_chroma(np.ones(PITCH_CLASS_STEPS))[1] == pytest.approx(0, abs=1e-9)
-    assert not hear_keys(np.zeros(PITCH_CLASS_STEPS)).any()
-    assert hear_keys(np.ones(PITCH_CLASS_STEPS)).max() < 0.01
+    assert not estimate_keys(np.zeros(PITCH_CLASS_STEPS)).any()
+    assert estimate_keys(np.ones(PITCH_CLASS_STEPS)).max() < 0.01
 
 
 def test_named_key_beats_the_audio_and_its_confidence_is_what_the_audio_says(tmp_path: Path) -> None:
     heard = measured(chords(*C_MAJOR), tmp_path)
-    heard_keys = hear_keys(heard.pitch_classes).tolist()
+    heard_keys = estimate_keys(heard.pitch_classes).tolist()
     confidences = dict(zip(KEY_NAMES, heard_keys, strict=True))
-    assert judge_key(NameFacts(), heard_keys, None, heard.duration_s) == ("C", confidences["C"], "audio")
+    assert decide_key(NameFacts(), heard_keys, None, heard.duration_s) == ("C", confidences["C"], "audio")
     assert confidences["C"] > 0.7
     for key in ("F#", "G"):
-        assert judge_key(NameFacts(key=key), heard_keys, None, 4.0) == (key, confidences[key], "name")
+        assert decide_key(NameFacts(key=key), heard_keys, None, 4.0) == (key, confidences[key], "name")
     assert confidences["F#"] < confidences["G"] < confidences["C"]
 
 
@@ -157,7 +164,7 @@ def test_notes_of_another_tuning_count_in_full(cents: int) -> None:
 @pytest.mark.filterwarnings("error")
 @given(st.lists(st.just(0.0) | st.floats(1e-6, 1e6), min_size=120, max_size=120))
 def test_confidence_of_every_key_lies_within_0_and_1(pitch_classes: list[float]) -> None:
-    confidences = hear_keys(np.array(pitch_classes))
+    confidences = estimate_keys(np.array(pitch_classes))
     assert confidences.shape == (24,)
     assert ((confidences >= 0) & (confidences <= 1 + 1e-9)).all()
 

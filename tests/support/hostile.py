@@ -318,7 +318,7 @@ FOLDERS = [
 
 # -- files that change while the program is at them -------------------------------------------------------------------
 
-CHANGED, NO_FILE, MISSING = "changed after it was found", "no regular file any more", "No such file"
+CHANGED, NO_FILE, MISSING = "changed after it was found", "no longer a regular file", "No such file"
 BROKEN = b"no audio yet"
 
 

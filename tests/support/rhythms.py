@@ -14,7 +14,7 @@ import numpy.typing as npt
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.config import Config, load_config
 from stem_dataset.datatypes import Description, Measurements, NameFacts, SourceFormat
-from stem_dataset.music.describe import describe, listen
+from stem_dataset.music.describe import describe, features_of_audio
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
 from workplace import REPOSITORY
@@ -47,7 +47,9 @@ def measured(samples: npt.ArrayLike, folder: Path) -> Measurements:
 
 def described(samples: npt.ArrayLike, folder: Path, path: str = "0001.wav", **changes: Any) -> Description:
     heard = measured(samples, folder)
-    return describe(read(path), listen(heard, ORDINARY, dataclasses.replace(config(), **changes)), heard.duration_s)
+    return describe(
+        read(path), features_of_audio(heard, ORDINARY, dataclasses.replace(config(), **changes)), heard.duration_s
+    )
 
 
 def seconds_in(duration_s: float) -> npt.NDArray[np.float64]:
