@@ -99,6 +99,7 @@ from stem_dataset.datatypes import (
     FoundFile,
     Int16,
     ProcessedFile,
+    QuarantineEntry,
     SourceFormat,
     StemMetadata,
     StemRecord,
@@ -137,7 +138,6 @@ from stem_dataset.progress import Progress
 from stem_dataset.quarantine import (
     log_quarantined,
     quarantine_file,
-    read_entry,
 )
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import StopSignals
@@ -157,7 +157,7 @@ FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the s
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
+def _process_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> ProcessedFile | None:
     """Decode, check, standardise and analyse one file, and write its WAV; None if it is broken and now in quarantine.
 
     The file is to blame for what its decoding raises, the program for what comes after. Where that or the machine is to
@@ -188,6 +188,8 @@ def _process_file(found: FoundFile, job: Job) -> ProcessedFile | None:
         except (OSError, MachineFault) as why:
             raise as_fault(why, found) from None
         log_quarantined(entry)
+        if report is not None:
+            report.quarantined = entry
         return None
 
 
@@ -620,8 +622,8 @@ class DatasetPreparer:
             return None
         self.faults_in_a_row.clear()
         self.progress.decoded += report.processed is not None
-        if report.quarantine_json is not None:
-            self._enter_quarantined(report.found, report.quarantine_json)
+        if report.quarantined is not None:
+            self._enter_quarantined(report.found, report.quarantined)
         return report.processed
 
     def _check_input_is_there(self) -> None:
@@ -651,10 +653,7 @@ class DatasetPreparer:
             text = f"the same fault on {count} files in a row (max_faults_in_a_row): {printable(fault)}"
             raise RunStopped(f"{text}. Nothing was moved for it; mend it, or raise that setting, and run again")
 
-    def _enter_quarantined(self, found: FoundFile, json_path: str) -> None:
-        entry = read_entry(json_path)
-        if entry is None:
-            raise RunStopped(f"{printable(json_path)}: just written, and cannot be read; is the disk failing?")
+    def _enter_quarantined(self, found: FoundFile, entry: QuarantineEntry) -> None:
         drop_wav(self.database.enter_quarantined(entry))
         self.duplicates.broken.add(entry.sha256)
         self._settle(found, "quarantined")

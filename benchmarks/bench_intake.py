@@ -23,13 +23,13 @@ from stem_dataset.config import Config
 from stem_dataset.datatypes import FoundFile, ProcessedFile, StemMetadata
 from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.pool import Pool
-from stem_dataset.workers.tasks import Job
+from stem_dataset.workers.tasks import Job, TaskReport
 
 WORK_S = 0.02
 RESULT_MB = (0.2, 1.9)
 
 
-def sleep_and_answer(found: FoundFile, job: Job) -> ProcessedFile:
+def sleep_and_answer(found: FoundFile, job: Job, report: TaskReport) -> ProcessedFile:
     """Take as long as a file of a second, and return windows of `found.size_bytes` in all."""
     time.sleep(WORK_S)
     stem = StemMetadata("", found.path, None, "", "", 1, 1, 1.0, 48_000, 1, None, None, "kick", "[]", "{}", 1)

@@ -196,5 +196,4 @@ def log_quarantined(entry: QuarantineEntry) -> None:
         printable(entry.original_file),
         printable(os.path.basename(entry.path)),
         printable(entry.error_text),
-        extra={"quarantine_json": str(json_path_of(Path(entry.path)))},
     )

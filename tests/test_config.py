@@ -18,16 +18,14 @@ from config_helpers import config_file
 from patching import replace_name
 from prepare_dataset_sql import main
 from stem_dataset import __version__
-from stem_dataset.config import CONFIG_FIELDS, CONFIG_PATHS, Config, load_config
+from stem_dataset.config import CONFIG_FIELDS, CONFIG_PATHS, Config, default_of, has_flag, load_config
 from stem_dataset.errors import UsageError
 from workplace import REPOSITORY, Workplace
 
 CONFIG_YAML = REPOSITORY / "config.yaml"
 
 
-SETTINGS_WITH_A_FLAG = (
-    "input database stems quarantine log_file workers batch_windows limit checkpoint device".split()  # of Config
-)
+SETTINGS_WITH_A_FLAG = [name for name in CONFIG_FIELDS if has_flag(name)]
 
 
 LISTS = ("categories", "tags", "category_prompts")  # whose defaults are in config.yaml alone
@@ -49,9 +47,9 @@ def squeezed(text: str) -> str:
 def test_config_yaml_has_exactly_the_fields_and_their_defaults() -> None:
     settings = yaml.safe_load(CONFIG_YAML.read_text(encoding="utf-8"))
     assert list(settings) == [config_field.name for config_field in dataclasses.fields(Config)]
-    for name, config_field in CONFIG_FIELDS.items():
+    for name in CONFIG_FIELDS:
         if name not in LISTS:
-            default = config_field.default
+            default = default_of(name)
             expected = default.as_posix() if isinstance(default, Path) else default
             assert (name, settings[name]) == (name, expected)
             assert type(settings[name]) is type(expected), name
@@ -86,8 +84,8 @@ def test_help_mentions_every_flag_with_its_field_s_words_and_default(capsys: pyt
     assert main(["--help"]) == 0
     text = squeezed(capsys.readouterr().out)
     for name in SETTINGS_WITH_A_FLAG:
-        help_text, default = CONFIG_FIELDS[name].metadata["help"], CONFIG_FIELDS[name].default
-        default_text = default.as_posix() if isinstance(default, Path) else str(default)
+        help_text, default = CONFIG_FIELDS[name].metadata["help"], default_of(name)
+        default_text = default.as_posix() if isinstance(default, Path) else ("none" if default == [] else str(default))
         assert f"--{name.replace('_', '-')}" in text
         assert squeezed(f"{help_text} (default: {default_text})") in text
     assert [flag for flag in OTHER_FLAGS if flag not in text] == []

@@ -1,6 +1,6 @@
 """Whether a file is cut off: it has less audio than its header promises.
 
-Alone because each format promises in its own way, and decoding needs none of it.
+A module of its own, because each format promises in its own way, and decoding needs none of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The windows of ten seconds that CLAP sees of a file, in int16 steps.
 
-Alone because workers cut windows and CLAP reads them, and neither is to load the other.
+A module of its own, because workers cut windows and CLAP reads them, and neither is to load the other.
 """
 
 from __future__ import annotations

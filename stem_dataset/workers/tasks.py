@@ -24,7 +24,7 @@ from stem_dataset.errors import (
     text_of_error,
 )
 from stem_dataset.logs import log, printable
-from stem_dataset.quarantine import json_path_of, log_quarantined, quarantine_file, read_entry
+from stem_dataset.quarantine import log_quarantined, quarantine_file, read_entry
 
 # Signals no decoder raises: something outside, such as the OOM killer, ended the process.
 OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "TERM", "HUP", "INT", "QUIT")} - {0}
@@ -52,7 +52,7 @@ class TaskReport:
     processed: ProcessedFile | None = None
     sha256: str | None = None  # where that was all that was asked for
     fault: MachineFault | None = None
-    quarantine_json: str | None = None
+    quarantined: QuarantineEntry | None = None
     memory_error: str | None = None  # it hit the worker's limit, and is to be tried again alone
     log_records: list[logging.LogRecord] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Death:
 
 
 # What is done to a file in a worker.
-Work = Callable[[FoundFile, Job], ProcessedFile | str | None]
+Work = Callable[[FoundFile, Job, TaskReport], ProcessedFile | str | None]
 
 
 def as_fault(error: Exception, found: FoundFile) -> MachineFault:
@@ -120,7 +120,7 @@ def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskRepor
 def quarantined_report(found: FoundFile, entry: QuarantineEntry) -> TaskReport:
     """Report a file that is in quarantine, as the worker would that moved it."""
     log_quarantined(entry)
-    return TaskReport(found, quarantine_json=str(json_path_of(Path(entry.path))))
+    return TaskReport(found, quarantined=entry)
 
 
 def exit_text(exit_code: int | None) -> str:

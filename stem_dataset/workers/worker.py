@@ -31,7 +31,7 @@ from stem_dataset.signals import STOP_SIGNALS
 from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, time_limit_s
 
 
-def hash_file(found: FoundFile, job: Job) -> str:
+def hash_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> str:
     """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
     try:
         with blaming_the_program(), open_regular(found.path) as file:
@@ -59,7 +59,7 @@ def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
     # A thread's timer never fires while C code holds the GIL; this one ends the process from a thread of its own.
     faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
     try:
-        result = work(found, job)
+        result = work(found, job, report)
         if isinstance(result, str):
             report.sha256 = result
         else:
@@ -73,7 +73,6 @@ def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
         log.removeHandler(handler)
     while not lines.empty():
         report.log_records.append(lines.get())
-        report.quarantine_json = getattr(report.log_records[-1], "quarantine_json", report.quarantine_json)
     return report
 
 

@@ -179,7 +179,7 @@ def test_an_error_on_the_way_from_the_worker_is_no_verdict() -> None:
     future: Future[list[TaskReport]] = Future()
     future.set_exception(MemoryError("while pickling"))
     (report,) = reports_of(future, [FoundFile("/a/kick.wav", 1, 1)])
-    assert str(report.fault) == "MemoryError: while pickling (free some memory, or give fewer --workers)"
+    assert str(report.fault) == "MemoryError: while pickling (free some memory, or use fewer --workers)"
 
 
 def test_a_signal_without_a_name_is_told_by_its_number() -> None:

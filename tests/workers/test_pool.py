@@ -92,7 +92,7 @@ def outcome(report: TaskReport) -> str:
     name = Path(report.found.path).name
     if report.fault is not None:
         return f"{name}: failed, {report.fault}"
-    return f"{name}: {Path(report.quarantine_json).name.split('_')[1] if report.quarantine_json else 'done'}"
+    return f"{name}: {Path(report.quarantined.path).name.split('_')[1] if report.quarantined else 'done'}"
 
 
 DIED, HUNG, HUNGRY = WorkerDied("it died"), Timeout("it hung"), TooMuchMemory("it was hungry")
