@@ -91,7 +91,7 @@ from stem_dataset.config import (
     path_if_given,
     refuse_nothing,
 )
-from stem_dataset.database.connection import KnownFiles, check_database, known_files, open_read_only
+from stem_dataset.database.connection import KnownFiles, check_database, known_files, open_read_only, require_database
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import (
     Description,
@@ -294,7 +294,7 @@ class DatasetPreparer:
         where there is no database, and a `PrepareError` to end early.
         """
         started = time.monotonic()
-        self._require_database("--re-embed")
+        require_database(self.config.database, "--re-embed")
         account = self.re_embedding
         with self.signals, self._outputs():
             try:
@@ -312,7 +312,7 @@ class DatasetPreparer:
         there is no database or no row of this run's model, and a `PrepareError` to end early.
         """
         started = time.monotonic()
-        self._require_database("--verify-vectors")
+        require_database(self.config.database, "--verify-vectors")
         account = self.verification
         account.replaces = replaces
         with self.signals, self._outputs():
@@ -330,10 +330,6 @@ class DatasetPreparer:
     def clap_model(self) -> ClapModel | None:
         """CLAP, with laion_clap's two methods; None until something is to be embedded."""
         return self.session.model
-
-    def _require_database(self, flag: str) -> None:
-        if not check_database(self.config.database):
-            raise UsageError(f"{flag}: there is no database at {printable(self.config.database)}: give --database")
 
     # -- before the first file ----------------------------------------------------------------------------------------
 
@@ -498,7 +494,7 @@ class DatasetPreparer:
                 self.summary.vectors_kept += decision.action == "keep"
                 self.summary.copied += decision.action == "copy"
                 self.summary.moved += decision.action == "move"
-                self._write_full_batch()
+                self._write_ready(at_least=self.config.batch_windows)
         self._write_ready()
 
     def _decode(self, pool: Pool, files: Sequence[FoundFile]) -> None:
@@ -521,7 +517,7 @@ class DatasetPreparer:
                 self.embedded.append((processed, processed.vector))
             else:
                 self.embedder.add(processed)
-            self._write_full_batch()
+            self._write_ready(at_least=self.config.batch_windows)
 
     def _refuse_a_broken_library(self, files: int) -> None:
         """Stop where the first files are nearly all broken: what a whole library shares is no fault of its files."""
@@ -595,12 +591,10 @@ class DatasetPreparer:
             self._refuse_another_engine()
             log.debug("CLAP is loaded (%s, %s)", self.session.provenance, self.config.precision)
 
-    def _write_full_batch(self) -> None:
-        if len(self.ready) + len(self.embedded) >= self.config.batch_windows:
-            self._write_ready()
-
-    def _write_ready(self) -> None:
-        """Write the rows that need no embedding here."""
+    def _write_ready(self, at_least: int = 1) -> None:
+        """Write the rows that need no embedding here, if there are `at_least` that many."""
+        if len(self.ready) + len(self.embedded) < at_least:
+            return
         embedded, self.embedded = self.embedded, []
         ready, self.ready = self.ready, []
         self._insert_vectors(embedded)

@@ -37,6 +37,12 @@ def check_database(path: Path) -> bool:
     return bool(tables)
 
 
+def require_database(database: Path, flag: str) -> None:
+    """Raise `UsageError` where there is no database, which `flag` needs."""
+    if not check_database(database):
+        raise UsageError(f"{flag}: there is no database at {printable(database)}: give --database")
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Open a database without leaving files behind."""
     has_writer = path.with_name(path.name + "-wal").exists()
