@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pack_names import UNEXAMINED, PackName, read_table
-from patching import replace_name
 from rhythms import RATE_HZ, beats, described, is_octave_of, read
 from stem_dataset.datatypes import UNKNOWN_CATEGORY, NameFacts, Rhythm, Tempo
 from stem_dataset.music.tempo import MIN_RHYTHM_S, decide_tempo, estimate_rhythm, regularity_at, tempo_candidates
@@ -265,7 +264,7 @@ def test_pulse_tells_where_the_names_do_not() -> None:
     assert rhythm_in(NO_PULSE, 11.0).is_loop is None
 
 
-def test_what_is_called_a_loop_needs_a_less_regular_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_name(monkeypatch, "tempo_candidates", lambda onsets, center_bpm: [Tempo(120.0, 0.25, 0.0)])
-    assert rhythm_in(PULSE, 4.0).tempi == []
-    assert rhythm_in(PULSE, 4.0, NameFacts(is_loop=True)).tempi
+def test_what_is_called_a_loop_needs_a_less_regular_pulse() -> None:
+    tempi = [Tempo(120.0, 0.25, 0.0)]
+    assert estimate_rhythm(NameFacts(), tempi, 4.0).tempi == []
+    assert estimate_rhythm(NameFacts(is_loop=True), tempi, 4.0).tempi == tempi
