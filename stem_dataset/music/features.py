@@ -128,7 +128,10 @@ class LoudnessMeter:
         self.rest = energy[whole:]
 
     def loudness_lufs(self) -> float | None:
-        """Return the loudness so far; None if it is undefined: less than 400 ms, or all blocks below the gate."""
+        """Return the loudness so far; None if it is undefined.
+
+        It is undefined below 400 ms, and if all blocks are below the gate.
+        """
         if self.length < LOUDNESS_BLOCK:
             return None
         # The same arithmetic as in pyloudnorm, whose rounding sometimes adds a block for half a step too many.
@@ -183,7 +186,10 @@ def _features(block: Float32, power: Float32) -> dict[str, Float64]:
 
 
 def _sums_over_frames(values: Float32) -> Float64:
-    """Return the sum over each frame, shape (frames,): each sample is added once, though it is in four frames."""
+    """Return the sum over each frame, shape (frames,).
+
+    Each sample is added only once, although it is in four frames.
+    """
     return np.convolve(values.reshape(-1, HOP).sum(axis=1), np.ones(N_FFT // HOP), "valid")
 
 
@@ -204,9 +210,10 @@ def _rolloff_hz(magnitude: Float32) -> Float64:
 
 @functools.cache
 def _mel_filters() -> list[tuple[slice, Float32]]:
-    """Return librosa's 128 mel filters in eight groups: the bins of a group, and its weights (bins, bands).
+    """Return librosa's 128 mel filters in eight groups.
 
-    98 % of the whole matrix is zero, and multiplying by it takes four times as long.
+    Each group has its bins and its weights (bins, bands). 98 % of the whole matrix is zero, and multiplying by it takes
+    four times as long.
     """
     from librosa.filters import mel
 
@@ -224,7 +231,7 @@ def _mel_spectrum(power: Float32) -> Float32:
 
 
 def onset_strengths(mel: Float32) -> Float32:
-    """Return how much the three `ONSET_BANDS` rise from frame to frame, shape (3, frames).
+    """Return how much each of `ONSET_BANDS` rises from frame to frame, shape (3, frames).
 
     `mel` is the mel power spectrum (frames, bands). The result is the flux of log-compressed bands (Böck, Krebs and
     Schedl, ISMIR 2012).
@@ -256,7 +263,10 @@ def _measure_harmony(audio: StandardisedAudio) -> tuple[Float64, Float64, Float6
 
 
 def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
-    """Return the magnitude spectrum up to 6 kHz of frames [first, end), shape (frames, PITCH_BINS)."""
+    """Return the magnitude spectrum up to 6 kHz of frames [first, end).
+
+    Its shape is (frames, PITCH_BINS).
+    """
     import scipy.fft
 
     block = _with_zeros_around(audio, (first - 1) * PITCH_HOP, end * PITCH_HOP)
@@ -265,10 +275,11 @@ def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
 
 
 def _pitches(magnitude: Float32) -> Float64:
-    """Return the pitch in Hz (0: none), its clarity and the frame's energy, shape (frames, 3), from `_pitch_spectrum`.
+    """Return pitch, clarity and energy of each frame, shape (frames, 3).
 
-    The pitch is the first peak of the normalised autocorrelation that is nearly as high as the highest (McLeod and
-    Wyvill, "A smarter way to find pitch", ICMC 2005). Its height, up to 1, is the clarity.
+    The pitch is in Hz (0: none). `magnitude` is a `_pitch_spectrum`. The pitch is the first peak of the normalised
+    autocorrelation that is nearly as high as the highest (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
+    Its height, up to 1, is the clarity.
     """
     import scipy.fft
 
@@ -290,14 +301,20 @@ def _pitches(magnitude: Float32) -> Float64:
 
 @functools.cache
 def _window_correlation() -> Float64:
-    """Return the autocorrelation of the pitch window at each lag, by which every frame's is divided."""
+    """Return the autocorrelation of the pitch window at each lag.
+
+    The autocorrelation of every frame is divided by it.
+    """
     power = np.abs(np.fft.rfft(_hann(PITCH_N_FFT), 2 * PITCH_N_FFT)) ** 2
     correlation = np.fft.irfft(power)[:: SAMPLE_RATE_HZ // PITCH_LAG_HZ][: MAX_PITCH_LAG + 1]
     return np.asarray(correlation / correlation[0])
 
 
 def _parabola_offset(left: Float64, middle: Float64, right: Float64) -> Float64:
-    """Return the peak of the parabola through three values, -0.5 to 0.5; the middle value is the highest."""
+    """Return the peak of the parabola through three values.
+
+    The result is -0.5 to 0.5. The middle value is the highest.
+    """
     curvature = left - 2 * middle + right
     return np.asarray(np.clip(0.5 * (left - right) / np.where(curvature < 0, curvature, -np.inf), -0.5, 0.5))
 
