@@ -29,6 +29,7 @@ class Checkpoint:
     size_bytes: int | None  # None: unknown
 
 
+# A line has the name, the architecture, the size in bytes (0: unknown) and the sha256.
 CHECKPOINTS = {
     name: Checkpoint(name, architecture, sha256, int(size_bytes) or None)
     for name, architecture, size_bytes, sha256 in (

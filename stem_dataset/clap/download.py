@@ -104,7 +104,7 @@ def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
 def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
     """Whether a cached file has the hash that it should have.
 
-    Without a known hash, that is the one that names its blob. That is a sha256 for large files and git's sha1 for small
+    Without a known hash, it is the one that names its blob: a sha256 for large files and git's sha1 for small
     ones. A cache without links (on Windows, or a copy) has no such names; its files are not checked.
     """
     blob = path.resolve().name

@@ -69,13 +69,13 @@ def clean_up(config: Config, database: Database) -> None:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         for token in folder.glob(token_of(folder, "*").name):
             token.unlink(missing_ok=True)
-    for half_a_copy in config.quarantine.glob(".*.tmp"):
-        half_a_copy.unlink(missing_ok=True)
-    noted = database.quarantined_paths()
+    for partial_copy in config.quarantine.glob(".*.tmp"):
+        partial_copy.unlink(missing_ok=True)
+    known = database.quarantined_paths()
     quarantine = Path(os.path.realpath(config.quarantine))
     for json_path in sorted(quarantine.glob("ERROR_*.json")):
         path = json_path.with_suffix("")
-        if str(path) not in noted:
+        if str(path) not in known:
             try:
                 _repair(path, json_path, database)
             except OSError as error:

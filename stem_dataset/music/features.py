@@ -18,20 +18,20 @@ HOP = 512
 ANALYSIS_FRAMES = 64
 LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 400 // 1000  # 19,200
 LOUDNESS_STEP = LOUDNESS_BLOCK // 4
-# Of a longer file only every n-th block is analysed. This takes 5 s; six hours of audio would exceed the file's time.
+# Of a longer file, only every n-th block is analysed: 5 s of work. All blocks of six hours would exceed the time limit.
 MAX_ANALYSIS_S = 1_200.0
 # Two minutes give as much information about rhythm and key as an hour.
 MAX_MUSIC_S = 120.0
 
-# These are not defined for silence; librosa gives 0 Hz.
-PITCHLESS_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
+# For silence librosa gives 0 Hz.
+UNDEFINED_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
 
 BINS = N_FFT // 2 + 1  # 1,025 = 25 groups of 41, which `_rolloff_hz` makes use of
 BIN_GROUPS = 25
 BIN_HZ = SAMPLE_RATE_HZ / N_FFT  # 23.4
 POWERS_OF_HZ = np.vander(BIN_HZ * np.arange(BINS), 3, increasing=True)  # 1, Hz and Hz² of each bin
 ROLLOFF_SHARE = 0.85
-# Added where silence would lead to a division by zero.
+# Keeps the divisions and logarithms defined for silence.
 NO_ENERGY = float(np.finfo(np.float32).tiny)
 
 # The mel bands in which a kick (below 180 Hz), a snare or a chord (to 2.5 kHz), and a hat (above 5 kHz) rise.
@@ -73,13 +73,13 @@ def analyse(audio: StandardisedAudio) -> Measurements:
     meter = LoudnessMeter()
     mels: list[Float32] = []
     for first in range(0, frames, ANALYSIS_FRAMES):
-        counts = first // ANALYSIS_FRAMES % every == 0
-        if not counts and first >= music_frames:
+        is_sampled = first // ANALYSIS_FRAMES % every == 0
+        if not is_sampled and first >= music_frames:
             continue
         end = min(first + ANALYSIS_FRAMES, frames)
         block = _with_zeros_around(audio, first * HOP - N_FFT // 2, (end - 1) * HOP + N_FFT // 2)
         power = _power_spectrum(block)
-        if counts:
+        if is_sampled:
             analysed += len(power)
             meter.add(audio.samples(first * HOP, min((first + ANALYSIS_FRAMES) * HOP, audio.length)))
             for name, values in _features(block, power).items():
@@ -88,7 +88,7 @@ def analyse(audio: StandardisedAudio) -> Measurements:
             mels.append(_mel_spectrum(power))
     features: dict[str, float | None] = {name: total / analysed for name, total in sums.items()}
     if audio.peak == 0:
-        features.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
+        features.update(dict.fromkeys(UNDEFINED_IN_SILENCE))
     features |= {"peak_dbfs": decibels(audio.peak), "loudness_lufs": meter.loudness_lufs()}
     onsets = onset_strengths(np.concatenate(mels)[:music_frames])
     return Measurements(audio.length / SAMPLE_RATE_HZ, features, onsets, *_measure_harmony(audio))
@@ -108,8 +108,9 @@ class LoudnessMeter:
         shelf, high_pass = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()
         self.b, self.a = np.convolve(shelf.b, high_pass.b), np.convolve(shelf.a, high_pass.a)
         self.state = np.zeros(len(self.a) - 1)
-        # The energy of each 100 ms.
+        # The energy of each full 100 ms.
         self.energies: list[float] = []
+        # The squares of the samples after the last full 100 ms.
         self.rest = np.zeros(0)
         self.length = 0
 

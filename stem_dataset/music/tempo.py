@@ -16,9 +16,12 @@ TEMPI_BPM = np.geomspace(55, 220, 289)
 MIN_RHYTHM_S = 1.0
 # A shorter file is no loop, whatever its folder says.
 MIN_LOOP_S = 0.5
-# The least regularity of a steady pulse. Chance produces less of it in a longer file, so the second bound is divided by
-# the root of the duration. The third is for a file whose name calls it a loop.
-MIN_REGULARITY, MIN_REGULARITY_1_S, MIN_LOOP_REGULARITY = 0.1, 0.4, 0.2
+# The least regularity of a steady pulse: the first of these, plus the second divided by the root of the duration. Chance
+# produces less regularity in a longer file.
+MIN_REGULARITY = 0.1
+MIN_REGULARITY_1_S = 0.4
+# The same for a file whose name calls it a loop.
+MIN_LOOP_REGULARITY = 0.2
 # A tempo in a name and one in the audio are the same within this share.
 SAME_TEMPO = 0.03
 # The audio gives a tempo to half a percent; a length in whole bars within this share of it gives the exact tempo.
