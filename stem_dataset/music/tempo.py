@@ -16,8 +16,8 @@ TEMPI_BPM = np.geomspace(55, 220, 289)
 MIN_RHYTHM_S = 1.0
 # A shorter file is no loop, whatever its folder says.
 MIN_LOOP_S = 0.5
-# The least regularity of a steady pulse: the first of these, plus the second divided by the root of the duration. Chance
-# produces less regularity in a longer file.
+# The least regularity of a steady pulse: the first of these, plus the second divided by the root of the duration. In a
+# longer file, chance produces less regularity.
 MIN_REGULARITY = 0.1
 MIN_REGULARITY_1_S = 0.4
 # The same for a file whose name calls it a loop.
