@@ -28,14 +28,20 @@ TRIAL_FILES = 500
 
 
 def setting(default: Any, help_text: str) -> Any:
-    """Return a `Config` field with its default and its line of help, which config.yaml and docs/settings.md repeat."""
+    """Return a `Config` field with its default and its help text.
+
+    config.yaml, --help and the docs show the same text.
+    """
     if isinstance(default, dict | list):
         return field(default_factory=default.copy, metadata={"help": help_text})
     return field(default=default, metadata={"help": help_text})
 
 
 def is_given(text: str) -> bool:
-    """Return whether `text` names something: it is neither empty nor a spelling of YAML's null or Python's None."""
+    """Return whether `text` names something.
+
+    It does if it is neither empty nor a spelling of YAML's null or Python's None.
+    """
     return text.strip().lower() not in ("", "null", "none", "~")
 
 
@@ -178,9 +184,9 @@ def _read_config_file(source: Path) -> dict[str, Any]:
 
 
 def _doubled_keys(document: Any, source: Path) -> Iterator[str]:
-    """Yield a line for each key that appears twice in a mapping of `document`, a PyYAML node.
+    """Yield a line for each key that a mapping has twice.
 
-    YAML itself silently uses the last one.
+    `document` is a PyYAML node. YAML itself silently uses the last one.
     """
     # The loop appends to this list.
     mappings = [("", document)] if document is not None and document.id == "mapping" else []
@@ -199,7 +205,10 @@ def _doubled_keys(document: Any, source: Path) -> Iterator[str]:
 
 
 def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | None) -> str:
-    """Return a line with the key, the value and what is allowed, for one of pydantic's errors."""
+    """Return a line about one of pydantic's errors.
+
+    It has the key, the value and what is allowed.
+    """
     key = str(problem["loc"][0])
     where = (
         f"--{key.replace('_', '-')}"
@@ -217,7 +226,10 @@ def _describe_problem(problem: Any, flags: Mapping[str, Any], source: Path | Non
 
 
 def _rule_for_nothing(key: str, text: str, is_flag: bool) -> str:
-    """Return what is wrong with a `text` that is not `is_given`, and what to do about it."""
+    """Return what is wrong with a `text` that is not `is_given`.
+
+    It also says what to do about it.
+    """
     to_leave = f"leave the {'flag' if is_flag else 'line'} out"
     if not text.strip():
         cause = "is empty, like an unset shell variable" if is_flag else "is empty"
@@ -230,7 +242,10 @@ def _rule_for_nothing(key: str, text: str, is_flag: bool) -> str:
 
 
 def refuse_nothing(flag: str, path: Path | str | None) -> None:
-    """Raise `UsageError` if the path of a flag that is not a setting is empty or null."""
+    """Raise `UsageError` if a flag's path is empty or null.
+
+    This is for flags that are not settings.
+    """
     if isinstance(path, str):
         raise UsageError(f"--{flag}: {path!r}: {_rule_for_nothing(flag, path, is_flag=True)}")
 

@@ -36,7 +36,7 @@ class Windowed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FormerRow:
-    """What is kept of a row whose file broke: its `id` and the user's rating."""
+    """What is kept of a row whose file broke."""
 
     id: str
     user_rating: int | None
@@ -44,7 +44,10 @@ class FormerRow:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An audio file that the walk found, with its size and time by `stat`."""
+    """An audio file that the walk found.
+
+    Size and time are those of its `stat`.
+    """
 
     # Absolute. Bytes that are not UTF-8 are surrogates.
     path: str
@@ -136,7 +139,7 @@ class NameFacts:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is decided about a file; the columns of the same names hold it."""
+    """What is decided about a file, for the columns of these names."""
 
     bpm: float | None
     key: str | None
@@ -147,7 +150,10 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class StemMetadata:
-    """A row of `stems` without what the parent process adds: time, vector and model."""
+    """A row of `stems` without time, vector and model.
+
+    The parent process adds those.
+    """
 
     id: str
     original_file: str
@@ -169,9 +175,10 @@ class StemMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ProcessedFile:
-    """A standardised file: its metadata, and its audio as CLAP's windows in int16 steps of 1/32767.
+    """A standardised file: its metadata, and its audio as windows.
 
-    If the worker has embedded the windows, `windows` is empty and `vector` is the result (None: not well-formed).
+    The windows are CLAP's, in int16 steps of 1/32767. If the worker has embedded the windows, `windows` is empty and
+    `vector` is the result (None: not well-formed).
     """
 
     found: FoundFile
@@ -193,7 +200,10 @@ class StemRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredStem:
-    """What --re-embed and --verify-vectors read of a row to compute its vector again and to update its labels."""
+    """What --re-embed and --verify-vectors read of a row.
+
+    It is enough to compute the vector again and to update the labels.
+    """
 
     id: str
     original_file: str
@@ -261,7 +271,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineEntry:
-    """The content of the JSON beside a quarantined file; `path` is the quarantined file's own."""
+    """The content of the JSON beside a quarantined file.
+
+    `path` is the quarantined file's own.
+    """
 
     path: str
     original_file: str
@@ -282,18 +295,21 @@ class QuarantineEntry:
 
 
 def utc_now() -> str:
-    """Return the current time as ISO 8601 in UTC; such texts sort by time."""
+    """Return the current time as sortable text, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def text_of(raw: bytes) -> str:
-    """Decode a TEXT value, which may be a file name that is not UTF-8.
+    """Decode a TEXT value that need not be UTF-8.
 
-    With Python's default decoder, one such name makes the whole query fail.
+    It may be a file name. With Python's default decoder, one such name makes the whole query fail.
     """
     return raw.decode("utf-8", "surrogateescape")
 
 
 def storable(text: str) -> str:
-    """Escape lone surrogates, which sqlite3 refuses, in a text that is not a path."""
+    """Escape what sqlite3 refuses in a text that is not a path.
+
+    These are lone surrogates.
+    """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

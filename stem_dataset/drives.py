@@ -37,10 +37,11 @@ def is_gone(path: str) -> bool:
 
 
 def answers(path: str) -> bool:
-    """Whether the file system answers a `stat` of `path` within `STAT_S`, even with an error.
+    """Whether the file system answers a `stat` of `path` in time.
 
-    A dead network share does not answer. The caller then blocks in the kernel, where even SIGKILL may not end it. The
-    call therefore runs in a process that can be left behind; a thread would keep this process from ending.
+    The limit is `STAT_S`. An error is an answer too. A dead network share does not answer. The caller then blocks in
+    the kernel, where even SIGKILL may not end it. The call therefore runs in a process that can be left behind; a
+    thread would keep this process from ending.
     """
     command = [sys.executable, "-SIc", "import os, sys; os.path.exists(sys.argv[1])", path]
     asked = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -82,7 +83,10 @@ def refuse_network_drive(database: Path, proc: Path = Path("/proc")) -> None:
 
 
 def network_file_system(path: str, proc: Path) -> str | None:
-    """Return the type of the network file system that holds, or would hold, the real path `path`; else None."""
+    """Return the type of the network file system at `path`, else None.
+
+    `path` is a real path, which need not exist.
+    """
     if sys.platform == "win32":
         import ctypes
 
@@ -104,9 +108,10 @@ def network_file_system(path: str, proc: Path) -> str | None:
 
 
 def file_system_of(path: str, mounts: str, line_form: re.Pattern[str]) -> str | None:
-    """Return the type of the file system that holds the real path `path`, from the system's list of mounts.
+    """Return the type of the file system that holds `path`.
 
-    The longest mount point that contains the path counts; of several mounts at one point, the last.
+    `path` is a real path, `mounts` the system's list of mounts. The longest mount point that contains the path counts;
+    of several mounts at one point, the last.
     """
     found: tuple[int, str] | None = None
     for match in filter(None, map(line_form.match, mounts.split("\n"))):

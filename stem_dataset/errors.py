@@ -1,4 +1,7 @@
-"""Exceptions, exit codes, and whose fault an error is: the file's, the machine's or the program's."""
+"""Exceptions, exit codes, and who is to blame for an error.
+
+It is the file, the machine or the program.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ import soundfile
 
 
 class PrepareError(Exception):
-    """The run cannot start or continue; `exit_code` is the exit status of the program."""
+    """The run cannot start or continue.
+
+    `exit_code` is the exit status of the program.
+    """
 
     exit_code = 4
 
 
 class UsageError(PrepareError):
-    """A flag, a setting, a folder or a database is not what it should be."""
+    """A flag, a setting, a folder or a database is wrong."""
 
     exit_code = 2
 
@@ -28,7 +34,10 @@ class WeightsMissing(PrepareError):
 
 
 class RunStopped(PrepareError):
-    """The run cannot go on: not writable, disk full, broken installation, the same fault again and again."""
+    """The run cannot go on.
+
+    Examples are a full disk, a broken installation, or the same fault again and again.
+    """
 
 
 class AlreadyRunning(PrepareError):
@@ -61,7 +70,10 @@ class MachineFault(Exception):
 
 
 class ProgramFault(MachineFault):
-    """The program failed on a file that can be decoded; the user is asked to report it."""
+    """The program failed on a file that can be decoded.
+
+    The user is asked to report it.
+    """
 
 
 # The errors of a single file. A class's name becomes part of the quarantined file's name: ERROR_<name>_kick.wav.
@@ -100,7 +112,10 @@ class TooMuchMemory(BrokenFile):
 
 
 class UnfitWorker(Exception):
-    """A Dask worker cannot do its part; the message has its address and the reason."""
+    """A Dask worker cannot do its part.
+
+    The message has its address and the reason.
+    """
 
 
 PROGRAM_ERRORS = (ImportError, NameError, AttributeError, TypeError, AssertionError)
@@ -116,9 +131,10 @@ def is_machine_fault(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def blaming_the_program() -> Iterator[None]:
-    """Raise `ProgramFault` for errors in the work on a decoded file; also usable as a decorator.
+    """Raise `ProgramFault` for errors in the work on a decoded file.
 
-    Errors of the machine, and those that blame the file (`BrokenFile`), pass through unchanged.
+    This is also usable as a decorator. Errors of the machine, and those that blame the file (`BrokenFile`), pass
+    through unchanged.
     """
     try:
         yield
@@ -137,7 +153,10 @@ def is_memory_error(error: Exception) -> bool:
 
 
 def kind_of(error: Exception) -> FaultKind:
-    """Return what makes `error` count as the same fault as another, whatever its path or text."""
+    """Return what makes two errors count as the same fault.
+
+    Their paths and texts do not matter.
+    """
     return error.kind if isinstance(error, MachineFault) else (type(error).__name__, getattr(error, "errno", None))
 
 

@@ -25,7 +25,7 @@ def is_inside(path: str, folder: str) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, if the file system can.
+    """Make a rename in `folder` survive a power cut.
 
     Windows has no such call and needs none, since NTFS journals names. Errors are ignored: the rename itself is done,
     and an exception would tell the caller otherwise.
@@ -69,7 +69,10 @@ def sha256_of_path(path: str | Path) -> str:
 
 
 def check_unchanged(file: IO[bytes], found: FoundFile) -> None:
-    """Raise `MachineFault` if the file changed since it was found: its samples would not match the row's size."""
+    """Raise `MachineFault` if the file changed since it was found.
+
+    Its samples would not match the row's size.
+    """
     status = os.fstat(file.fileno())
     if size_and_mtime_ns(status) != (found.size_bytes, found.mtime_ns):
         raise MachineFault("it changed after it was found; run again when it is complete")

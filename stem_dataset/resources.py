@@ -19,10 +19,10 @@ MAX_WORKER_MEMORY_MB = 1_024
 
 
 def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the number of cores this process may use, given its affinity and its container's CPU quota.
+    """Return the number of cores this process may use.
 
-    A quota of 1.5 cores counts as 2. One process too many is slowed down to the quota; one too few would leave part of
-    the quota unused.
+    Its affinity and its container's CPU quota may allow fewer than the machine has. A quota of 1.5 cores counts as 2.
+    One process too many is slowed down to the quota; one too few would leave part of the quota unused.
     """
     # Only Linux has sched_getaffinity.
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -30,10 +30,11 @@ def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgrou
 
 
 def _cpu_quotas(proc: Path, cgroups: Path) -> Iterator[float]:
-    """Yield each CPU quota, in cores, of this process's cgroup and of all cgroups above it (Linux only).
+    """Yield the CPU quotas, in cores, that apply to this process.
 
-    cgroup v2 has `cpu.max`: "150000 100000" or "max 100000". The `cpu` controller of v1 has two files with the same
-    numbers; -1 means no quota. https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    They are those of its cgroup and of all cgroups above it (Linux only). cgroup v2 has `cpu.max`: "150000 100000" or
+    "max 100000". The `cpu` controller of v1 has two files with the same numbers; -1 means no quota.
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
     for folder in _cgroup_folders("cpu", proc, cgroups):
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
@@ -45,9 +46,10 @@ def _cpu_quotas(proc: Path, cgroups: Path) -> Iterator[float]:
 
 
 def usable_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how much memory this process may use (Linux only): the machine's, or its container's limit.
+    """Return how much memory this process may use (Linux only).
 
-    cgroup v2 has `memory.max`: "4294967296" or "max"; v1 has `memory.limit_in_bytes`.
+    It is the machine's memory, or the limit of a container. cgroup v2 has `memory.max`: "4294967296" or "max"; v1 has
+    `memory.limit_in_bytes`.
     """
     bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for folder in _cgroup_folders("memory", proc, cgroups):
@@ -59,15 +61,18 @@ def usable_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/f
 
 
 def inference_threads() -> int:
-    """Return how many threads CLAP may use: OMP_NUM_THREADS if set, as by Dask for its workers, else all cores."""
+    """Return how many threads CLAP may use.
+
+    It is OMP_NUM_THREADS if set, as Dask does for its workers, else all cores.
+    """
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() and int(text) else usable_cores()
 
 
 def worker_memory_bytes(config: Config) -> int | None:
-    """Return how much memory a worker may use for its file, or None if the system cannot limit it.
+    """Return how much memory a worker may use for its file.
 
-    macOS has RLIMIT_AS but ignores it; Windows has no such limit.
+    It is None if the system cannot limit it. macOS has RLIMIT_AS but ignores it; Windows has no such limit.
     """
     if sys.platform != "linux":
         return None
@@ -81,7 +86,10 @@ def usable_workers(config: Config) -> int:
 
 
 def _cgroup_folders(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroup and of those above it; a line is "0::/path" or "4:cpu,…:/path"."""
+    """Yield the folders of this process's cgroup and those above it.
+
+    The lines have the form "0::/path" or "4:cpu,…:/path".
+    """
     try:
         lines = (proc / "self" / "cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:  # not Linux

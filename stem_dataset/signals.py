@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and a closed terminal: how they end a run, and how child processes are kept from them."""
+"""Ctrl-C, SIGTERM and a closed terminal.
+
+They end a run, and are kept from its child processes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ INTERRUPTED_TEXT = "interrupted: what was committed stays; run again to go on"
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block the stop signals in any process that is started inside the `with` block (POSIX only).
+    """Block the stop signals in processes started inside (POSIX only).
 
     Ctrl-C and a closed terminal reach the whole process group. Python's fork server would print a traceback if it got
     one while it imports, and so would a worker before `start_worker` has run. The resource tracker ignores all but
@@ -44,9 +47,10 @@ def signals_blocked() -> Iterator[None]:
 
 
 class StopSignals:
-    """Inside the `with` block, the first stop signal sets `requested`, and the second ends the process at once.
+    """Catch the stop signals inside the `with` block.
 
-    Blocks may be nested, the inner one with `outer`: a signal that reaches either of them stops both.
+    The first signal sets `requested`, and the second ends the process at once. Blocks may be nested, the inner one with
+    `outer`: a signal that reaches either of them stops both.
     """
 
     def __init__(self, outer: StopSignals | None = None) -> None:

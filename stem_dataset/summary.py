@@ -1,4 +1,4 @@
-"""The counts of a run, of --re-embed and of --verify-vectors, for the last line and for --report."""
+"""The counts of a run, for its last line and --report."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ class ReEmbedding:
 
 @dataclass
 class Verification:
-    """The account of --verify-vectors: each row is checked, unreadable, of another model, or left.
+    """The account of --verify-vectors.
+
+    Each row is checked, unreadable, of another model, or left.
 
     replaces: whether wrong vectors are replaced (with --re-embed)
     differ: rows among `checked` whose vector is wrong; `replaced` are those among them that were replaced
@@ -131,7 +133,7 @@ class Verification:
 
     @property
     def next_step(self) -> str:
-        """What the user should do about wrong vectors; '' if there is nothing to do."""
+        """What the user should do about wrong vectors; '' for nothing."""
         if self.differ == 0 or (self.differ == self.replaced and self.left == 0):
             return ""
         holds = "holds wrong vectors" if self.differ > self.replaced else "may hold more wrong vectors"

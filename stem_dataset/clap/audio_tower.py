@@ -1,4 +1,7 @@
-"""The audio side of CLAP, from a window to its vector, as laion_clap computes it."""
+"""The audio side of CLAP: from a window to its vector.
+
+The steps are those of laion_clap.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ CLAP_HOP = 480
 
 
 def full_window(waveform: Float32) -> Float32:
-    """Return `waveform` as laion_clap prepares it: int16 steps, whole copies ("repeatpad"), then zeros to 480,000."""
+    """Return `waveform` as laion_clap prepares it.
+
+    That is: int16 steps, whole copies ("repeatpad"), then zeros to 480,000 samples.
+    """
     length = len(waveform)
     if not 0 < length <= WINDOW_SAMPLES:
         raise ValueError(f"a window of {length} samples: 1 to {WINDOW_SAMPLES} are allowed")
@@ -29,10 +35,11 @@ def full_window(waveform: Float32) -> Float32:
 
 
 def audio_tower(module: Any, precision: str) -> Any:
-    """Return the audio side of a `CLAP_Module` as one torch module: full windows (N, 480000) to unit vectors (N, 512).
+    """Return the audio side of a `CLAP_Module` as one torch module.
 
-    The steps are those of `CLAP.get_audio_embedding` and `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7. Omitted
-    are 214 of the 513 frequencies, above 14 kHz, which no mel filter uses: 0.9 of 14.1 GFLOP.
+    It turns full windows (N, 480000) into unit vectors (N, 512). The steps are those of `CLAP.get_audio_embedding` and
+    `HTSAT_Swin_Transformer.forward` in laion_clap 1.1.7. Omitted are 214 of the 513 frequencies, above 14 kHz, which no
+    mel filter uses: 0.9 of 14.1 GFLOP.
     """
     import torch
 
@@ -74,7 +81,10 @@ def audio_tower(module: Any, precision: str) -> Any:
 
 
 def tower_parts(tower: Any) -> dict[str, Any]:
-    """Return the steps of an `audio_tower` after the power spectrum as torch modules, by `TOWER_PARTS`."""
+    """Return the steps of an `audio_tower` by `TOWER_PARTS`.
+
+    Each is a torch module. The power spectrum is not among them.
+    """
     import torch
 
     class Part(torch.nn.Module):

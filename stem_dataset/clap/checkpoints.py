@@ -1,4 +1,4 @@
-"""Identify the CLAP checkpoint of a run, and keep a cache of what was made from it."""
+"""Identify a run's checkpoint, and cache what was made from it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Checkpoint:
     size_bytes: int | None  # None: unknown
 
 
+# A line has the name, the architecture, the size in bytes (0: unknown) and the sha256.
 CHECKPOINTS = {
     name: Checkpoint(name, architecture, sha256, int(size_bytes) or None)
     for name, architecture, size_bytes, sha256 in (
@@ -70,7 +71,10 @@ class Weights:
 
     @property
     def is_published(self) -> bool:
-        """Whether this is a published checkpoint. Only those have learnt to match texts with sounds."""
+        """Whether this is a published checkpoint.
+
+        Only those have learnt to match texts with sounds.
+        """
         return self.sha256 in {known.sha256 for known in CHECKPOINTS.values()}
 
     def embedding_model(self, max_windows: int, precision: str) -> str:
@@ -79,9 +83,10 @@ class Weights:
 
 
 class ModelCache:
-    """A folder of what earlier runs made from the weights: hashes of files, compiled towers, vectors of texts.
+    """A folder of what earlier runs made from the weights.
 
-    With it, a start needs neither torch nor two gigabytes of weights. It may be removed at any time; it is made again.
+    It holds hashes of files, compiled towers and vectors of texts. With it, a start needs neither torch nor two
+    gigabytes of weights. It may be removed at any time; it is made again.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -96,7 +101,10 @@ class ModelCache:
         return self.folder / weights.sha256[:12]
 
     def sha256_of(self, file: Path) -> str:
-        """Return the hex sha256 of `file`, from the cache if size and mtime have not changed."""
+        """Return the hex sha256 of `file`, computed only once.
+
+        The cached one is used while size and mtime are the same.
+        """
         status = file.stat()
         note_file = self.folder / "sha256.json"
         name, mark = str(file.resolve()), [status.st_size, status.st_mtime_ns]
@@ -110,7 +118,10 @@ class ModelCache:
         return digest
 
     def keep(self, path: Path, content: bytes) -> None:
-        """Write `content` to `path`, whole or not at all; if that fails, warn and go on without it."""
+        """Write `content` to `path`, whole or not at all.
+
+        If that fails, warn and go on without it.
+        """
         scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +136,7 @@ class ModelCache:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; a missing or damaged file counts as empty."""
+    """Return the JSON object in `path`; {} if missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -134,10 +145,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
-    """Return the checkpoint of a published name or of a file. The file is hashed; nothing is unpickled or downloaded.
+    """Return the checkpoint of a published name or of a file.
 
-    Raises `UsageError` for an unknown name, or a file whose content does not match its name, and `WeightsMissing` for a
-    file that does not exist or is truncated.
+    The file is hashed. Nothing is unpickled or downloaded. Raises `UsageError` for an unknown name, or a file whose
+    content does not match its name, and `WeightsMissing` for a file that does not exist or is truncated.
     """
     file = Path(checkpoint).expanduser()
     if checkpoint in CHECKPOINTS:
@@ -156,7 +167,10 @@ def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
 
 
 def _identify_file(file: Path, cache: ModelCache) -> Weights:
-    """Return the checkpoint in `file`, which may be published, misnamed, truncated, modified or unknown."""
+    """Return the checkpoint in `file`.
+
+    It may be published, misnamed, truncated, modified or unknown.
+    """
     try:
         digest = cache.sha256_of(file)
         is_cut_off = _is_cut_off(file)
@@ -180,7 +194,10 @@ def _identify_file(file: Path, cache: ModelCache) -> Weights:
 
 
 def _is_cut_off(file: Path) -> bool:
-    """Whether `file` is empty, or starts like torch's zip archive but has no list of contents at its end."""
+    """Whether `file` is empty, or a zip archive of torch's without its end.
+
+    The end of a zip archive has the list of its contents.
+    """
     with open(file, "rb") as opened:
         return b"PK\x03\x04".startswith(opened.read(4)) and not zipfile.is_zipfile(opened)
 

@@ -30,7 +30,10 @@ DOWNLOAD_SIZES = {"HTSAT-tiny": "1.9 GB", "HTSAT-base": "2.4 GB"}
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a model repository; without `sha256`, the hash in its name in the cache is used, if there is one."""
+    """A file of a model repository.
+
+    Without `sha256`, it is checked by the hash in its name in the cache, if it has one.
+    """
 
     repository: str
     name: str
@@ -43,10 +46,11 @@ class HubFile:
 
 
 def fetch_weights(weights: Weights, cache: ModelCache) -> Path:
-    """Return the checkpoint's path, with every file that laion_clap needs verified in the hub's cache.
+    """Return the checkpoint's path, with all needed files in the hub's cache.
 
-    Missing files are downloaded. Afterwards the hub's client is offline, so that no run depends on the network. Raises
-    `WeightsMissing` with a list of the missing files and the possible remedies.
+    Every file that laion_clap needs is verified. Missing files are downloaded. Afterwards the hub's client is offline,
+    so that no run depends on the network. Raises `WeightsMissing` with a list of the missing files and the possible
+    remedies.
     """
     # Use the one protocol that is tested.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -79,7 +83,10 @@ def _wanted_files(weights: Weights) -> list[HubFile]:
 
 
 def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
-    """Return the path of `file` in the hub's cache, or None; a file with a wrong hash is removed."""
+    """Return the path of `file` in the hub's cache, or None.
+
+    A file with a wrong hash is removed.
+    """
     import huggingface_hub
 
     path = huggingface_hub.try_to_load_from_cache(file.repository, file.name, revision=file.revision)
@@ -95,10 +102,10 @@ def cached_path(file: HubFile, cache: ModelCache) -> Path | None:
 
 
 def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
-    """Whether a cached file has its known hash, or else the hash that names its blob.
+    """Whether a cached file has the hash that it should have.
 
-    That is a sha256 for large files and git's sha1 for small ones. A cache without links (on Windows, or a copy) has no
-    such names; its files are not checked.
+    Without a known hash, it is the one that names its blob: a sha256 for large files and git's sha1 for small
+    ones. A cache without links (on Windows, or a copy) has no such names; its files are not checked.
     """
     blob = path.resolve().name
     is_named_by_hash = path.is_symlink() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob)
@@ -112,7 +119,10 @@ def _is_intact(path: Path, sha256: str | None, cache: ModelCache) -> bool:
 
 
 def _probe_hub(missing: Sequence[HubFile]) -> None:
-    """Raise `WeightsMissing` if the hub does not answer one HEAD request; its client would retry for 23 s per file."""
+    """Raise `WeightsMissing` if the hub does not answer one HEAD request.
+
+    The hub's client itself would retry for 23 s per file.
+    """
     import httpx2
     import huggingface_hub
 
@@ -128,7 +138,10 @@ def _probe_hub(missing: Sequence[HubFile]) -> None:
 
 
 def _download(file: HubFile, missing: Sequence[HubFile], cache: ModelCache) -> Path:
-    """Download one file into the hub's cache, verify it, and return its path; raises `WeightsMissing`."""
+    """Download one file into the hub's cache and return its path.
+
+    Raises `WeightsMissing` if that fails, or if the file has a wrong hash.
+    """
     import httpx2
     import huggingface_hub
 
@@ -146,9 +159,10 @@ def _download(file: HubFile, missing: Sequence[HubFile], cache: ModelCache) -> P
 
 
 def _remove_unfinished_downloads(repository: str) -> None:
-    """Remove what killed downloads left, since the client starts again under another name and never deletes it.
+    """Remove unfinished downloads of killed runs.
 
-    A file that another process is still writing is locked, and stays.
+    The client would start again under another name and never delete them. A file that another process is still writing
+    is locked, and stays.
     """
     import filelock
     import huggingface_hub

@@ -1,4 +1,7 @@
-"""The common part of all CLAP engines: vectors of windows, proved by the reference signal, and vectors of texts."""
+"""The common part of all CLAP engines.
+
+An engine computes vectors of windows, proved by the reference signal, and vectors of texts.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")
 
 
 class ClapModel(Protocol):
-    """What a run needs of CLAP: the two methods of laion_clap's `CLAP_Module`, and what computes them.
+    """What a run needs of CLAP.
+
+    It has the two methods of laion_clap's `CLAP_Module`, and says what computes them.
 
     engine: 'openvino/cpu', 'torch/cuda' or 'torch/cpu'
     versions: those of the libraries that make the vectors
@@ -48,7 +53,10 @@ class ClapModel(Protocol):
         """The vector, (512,), of `reference_signal`, computed when the engine was loaded."""
 
     def get_audio_embedding_from_data(self, x: Sequence[Float32]) -> Float32:
-        """Return (N, 512) float32 of unit length for N mono windows at 48 kHz in [-1, 1] of 1 to 480,000 samples."""
+        """Return the vectors of N windows, (N, 512) float32 of unit length.
+
+        A window is mono at 48 kHz in [-1, 1], with 1 to 480,000 samples.
+        """
 
     def get_text_embedding(self, x: Sequence[str]) -> Float32:
         """Return (N, 512) float32 of unit length for N texts."""
@@ -58,7 +66,7 @@ ModelLoader = Callable[[Weights, Config], ClapModel]
 
 
 class UnprovedVectors(Exception):
-    """A stream of an engine gave a vector of the reference signal that is not laion_clap's."""
+    """A stream's vector of the reference signal is not laion_clap's."""
 
     def __init__(self, finding: str, way_out: str) -> None:
         super().__init__(f"{finding}. {way_out}")
@@ -78,7 +86,10 @@ class TextVectors:
     """
 
     def __init__(self, file: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
-        """`load` returns a CLAP_Module, which takes ten seconds; it is called once, and only for a new text."""
+        """Note where the vectors are, and how to load CLAP.
+
+        `load` returns a CLAP_Module, which takes ten seconds. It is called once, and only for a new text.
+        """
         self.file = file
         self.cache = cache
         self.load = functools.cache(load)
@@ -96,7 +107,7 @@ class TextVectors:
         return np.array([vectors[key_of_text(text)] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
 
     def _read(self) -> dict[str, Float32]:
-        """Return the vectors in the file; a file that is missing or damaged counts as empty."""
+        """Return the vectors in the file; {} if missing or damaged."""
         try:
             with np.load(self.file) as archive:
                 return dict(archive)
@@ -120,9 +131,10 @@ def key_of_text(text: str) -> str:
 
 
 class Engine:
-    """The common part of all engines: name and versions, the proof of each stream, and the vectors of texts.
+    """The common part of all engines.
 
-    A stream computes windows one after another: a compiled model and its request, or a thread of torch.
+    It has the engine's name and versions, the proof of each stream, and the vectors of texts. A stream computes windows
+    one after another: a compiled model and its request, or a thread of torch.
     """
 
     engine: str  # '<library>/<device>'
@@ -147,9 +159,9 @@ class Engine:
         return vectors
 
     def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """Return the vectors of `x`, (N, 512), and of the reference signal, (streams, 512).
+        """Return the vectors of `x`, and of the reference signal.
 
-        Each stream computes the reference signal after its share of `x`.
+        Their shapes are (N, 512) and (streams, 512). Each stream computes the reference signal after its share of `x`.
         """
         raise NotImplementedError
 
@@ -174,11 +186,14 @@ class Engine:
             )
 
     def first_wrong_part(self, stream: int) -> str | None:
-        """Return the first of `TOWER_PARTS` whose output a stream computes wrongly; None if all are right now."""
+        """Return the first of `TOWER_PARTS` that a stream computes wrongly.
+
+        The result is None if all are right now.
+        """
         raise NotImplementedError
 
     def way_out(self) -> str:
-        """Return what a user of this machine can do if this engine is wrong."""
+        """Return what the user can do if this engine is wrong."""
         if self.precision == "bf16":
             return "Use --precision f32"
         if self.engine == "torch/cuda":
@@ -193,7 +208,10 @@ class Engine:
 
 
 class CpuEngine(Engine):
-    """An engine whose streams each take one window at a time, in a thread of their own."""
+    """An engine whose streams each have a thread of their own.
+
+    Each stream takes one window at a time.
+    """
 
     # Each turns a full window, (480000,), into its vector, (512,).
     streams: Sequence[Callable[[Float32], Float32]]
@@ -204,7 +222,10 @@ class CpuEngine(Engine):
         return ThreadPoolExecutor(len(self.streams))
 
     def embed(self, x: Sequence[Float32]) -> tuple[Float32, Float32]:
-        """See `Engine`. A vector does not depend on the other windows, and memory does not grow with their number."""
+        """See `Engine`.
+
+        A vector does not depend on the other windows, and memory does not grow with their number.
+        """
         vectors = np.empty((len(x), EMBEDDING_SIZE), np.float32)
         # The threads share this iterator. Because of the GIL, each step is atomic.
         rows = iter(range(len(x)))
@@ -227,7 +248,7 @@ def reference_window() -> Float32:
 
 
 def sampled(output: npt.ArrayLike) -> list[float]:
-    """Return about 1,000 numbers from the output of a part of the tower, for comparison."""
+    """Return about 1,000 numbers from a part's output, for comparison."""
     numbers = np.asarray(output, np.float64).ravel()
     return [float(number) for number in numbers[:: max(1, numbers.size // 1_000)]]
 
@@ -235,7 +256,10 @@ def sampled(output: npt.ArrayLike) -> list[float]:
 def first_difference(
     outputs: Iterable[tuple[str, npt.ArrayLike]], expected: Mapping[str, Sequence[float]], precision: str
 ) -> str | None:
-    """Return the name of the first of `outputs` whose direction is not that of `expected`, as `sampled` has them."""
+    """Return the name of the first output that differs; None if none does.
+
+    An output differs if its direction is not that of `expected`, as `sampled` has them.
+    """
     for name, output in outputs:
         if not 1 - cosine_distance_of(sampled(output), expected[name]) >= LEAST_COSINE[precision]:
             return name
@@ -253,9 +277,9 @@ def processor_name() -> str:
 
 
 def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
-    """Store the engine's vector of the reference signal; raises `UnprovedVectors` if a stream's differs from `stock`.
+    """Store the engine's vector of the reference signal, and check it.
 
-    `stock`, (512,), is stock laion_clap's vector.
+    Raises `UnprovedVectors` if a stream's vector differs from `stock`. `stock`, (512,), is stock laion_clap's vector.
     """
     engine.stock = np.array(stock, np.float64)
     _, proofs = engine.embed([])
@@ -264,6 +288,9 @@ def check_engine(engine: Engine, stock: npt.ArrayLike) -> None:
 
 
 def reference_signal() -> Int16:
-    """Return ten seconds made from integers alone, which no decoder and no random numbers can change."""
+    """Return ten seconds of audio that are made from integers alone.
+
+    No decoder and no random numbers can change them.
+    """
     steps = np.arange(WINDOW_SAMPLES, dtype=np.int64)
     return ((steps * steps // 97) % 40_009 - 20_004).astype(np.int16)

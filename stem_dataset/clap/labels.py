@@ -1,4 +1,4 @@
-"""Derive tags, and a category if the names give none, from a stem's vector."""
+"""Derive tags and a category from a stem's vector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stem_dataset.errors import RunStopped
 
 @dataclass(frozen=True)
 class Palette:
-    """The names that a stem may get, and CLAP's vectors of their prompts, (N, 512)."""
+    """The names that a stem may get, with their vectors, (N, 512)."""
 
     names: Sequence[str]
     vectors: Float32
@@ -31,11 +31,12 @@ NO_PALETTE = Palette((), np.empty((0, EMBEDDING_SIZE), np.float32))
 
 
 def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Palette:
-    """Return the names in `prompts`, each with the mean of its prompts' vectors, normalised again.
+    """Return the names in `prompts` with the vectors of their prompts.
 
-    This is the prompt ensembling of CLIP (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). The
-    prompts in config.yaml follow laion_clap/evaluate/eval_zeroshot_classification.py: "This is a sound of {label}."
-    Raises `RunStopped` if the vectors are not well-formed.
+    A name's vector is the mean of its prompts' vectors, normalised again. This is the prompt ensembling of CLIP
+    (Radford et al. 2021, section 3.1.4, https://arxiv.org/abs/2103.00020). The prompts in config.yaml follow
+    laion_clap/evaluate/eval_zeroshot_classification.py: "This is a sound of {label}." Raises `RunStopped` if the
+    vectors are not well-formed.
     """
     if not prompts:
         return NO_PALETTE
@@ -48,9 +49,10 @@ def embed_palette(model: ClapModel, prompts: Mapping[str, Sequence[str]]) -> Pal
 
 
 def nearest_texts(vector: Float32, palette: Palette) -> list[tuple[str, float]]:
-    """Return the names of `palette` with their cosines to `vector`, (512,), the nearest first.
+    """Return the names of `palette` with their cosines, the nearest first.
 
-    All vectors have unit length. Names with equal cosines keep their order in the palette.
+    The cosines are those to `vector`, (512,). All vectors have unit length. Names with equal cosines keep their order
+    in the palette.
     """
     # Equal rows give equal sums here, which they do not with `@`.
     cosines = (palette.vectors.astype(np.float64) * vector).sum(axis=1)
@@ -61,10 +63,10 @@ Described = TypeVar("Described", StemMetadata, StoredStem)
 
 
 def described_by_clap(stem: Described, vector: Float32, tags: Palette, categories: Palette) -> Described:
-    """Return `stem` with the tags nearest to its `vector`, (512,), and with the nearest category if no name gives one.
+    """Return `stem` with the tags and the category nearest to `vector`.
 
-    A stem whose `quality_ok` is 0 gets neither. `features` hold the category's source ("name", "clap" or null) and, if
-    the source is CLAP, its cosine (otherwise null).
+    The category of a name is not replaced. A stem whose `quality_ok` is 0 gets neither. `features` hold the category's
+    source ("name", "clap" or null) and, if the source is CLAP, its cosine (otherwise null).
     """
     if not stem.quality_ok:
         tags = categories = NO_PALETTE

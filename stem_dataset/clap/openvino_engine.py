@@ -1,4 +1,7 @@
-"""CLAP compiled by OpenVINO for this CPU, and the compiled tower in the model cache."""
+"""CLAP compiled by OpenVINO for this CPU.
+
+The compiled tower is kept in the model cache.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ PROOF_SHARE = 0.03
 
 
 class OpenVinoStream:
-    """The parts of the audio tower, compiled for some of the cores, with one request each."""
+    """The parts of the audio tower, compiled for some of the cores.
+
+    Each part has one request.
+    """
 
     def __init__(self, core: Any, tower: Sequence[Any], precision: str, threads: int) -> None:
         """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`.
@@ -80,7 +86,10 @@ class OpenVinoClap(CpuEngine):
     engine = "openvino/cpu"
 
     def __init__(self, tower: Sequence[Any], card: Mapping[str, Any], config: Config, texts: TextVectors) -> None:
-        """Compile `tower`, an openvino.Model for each of `TOWER_PARTS`, for the cores that this process may use."""
+        """Compile `tower` for the cores that this process may use.
+
+        `tower` is an openvino.Model for each of `TOWER_PARTS`.
+        """
         super().__init__(card["architecture"], config.precision, texts)
         self.expected_parts = card["reference_parts"]
         core = import_openvino().Core()
@@ -93,21 +102,28 @@ class OpenVinoClap(CpuEngine):
         self.streams[0](reference_window())
 
     def first_wrong_part(self, stream: int) -> str | None:
-        """See `Engine`. The parts are computed again, so a fault that comes and goes may not show."""
+        """See `Engine`.
+
+        The parts are computed again, so a fault that comes and goes may not show.
+        """
         outputs = self.streams[stream].outputs(reference_window())  # type: ignore[attr-defined]
         return first_difference(zip(TOWER_PARTS, outputs, strict=True), self.expected_parts, self.precision)
 
 
 def stream_count(threads: int, batch_windows: int) -> int:
-    """Return how many streams share `threads`, so that their proofs after each batch stay within `PROOF_SHARE`.
+    """Return how many streams share `threads`.
 
-    Streams of one thread are the fastest: two of them are a tenth faster than one of two threads.
+    Their proofs after each batch must stay within `PROOF_SHARE`. Streams of one thread are the fastest: two of them are
+    a tenth faster than one of two threads.
     """
     return max(1, min(threads, int(PROOF_SHARE * batch_windows)))
 
 
 def import_openvino() -> Any:
-    """Import openvino without its telemetry package; openvino has a stub for the case that it is missing."""
+    """Import openvino without its telemetry package.
+
+    openvino has a stub for the case that it is missing.
+    """
     # None makes an import fail.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -116,9 +132,10 @@ def import_openvino() -> Any:
 
 
 def check_bf16(precision: str) -> None:
-    """Raise `UsageError` if this CPU would only imitate bf16, before a tower is built for half a minute.
+    """Raise `UsageError` if this CPU would only imitate bf16.
 
-    If the CPU has bf16 and the user did not ask for it, say so.
+    This comes before a tower is built, which takes half a minute. If the CPU has bf16 and the user did not ask for it,
+    say so.
     """
     has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not has_bf16:
@@ -134,7 +151,10 @@ TOWER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, Unproved
 
 
 def load_openvino(weights: Weights, config: Config, cache: ModelCache) -> OpenVinoClap:
-    """Return the engine on the kept tower, without torch; build a tower that is missing or cannot be used."""
+    """Return the engine on the kept tower, without torch.
+
+    A tower that is missing or cannot be used is built.
+    """
     check_bf16(config.precision)
     folder = cache.folder_of(weights) / tower_name()
     texts = TextVectors(cache.folder_of(weights) / "texts.npz", cache, lambda: load_module(weights, config, "cpu"))
@@ -171,21 +191,27 @@ TOWER_RECIPE = 3
 
 
 def tower_name() -> str:
-    """Return the name of a tower's folder: one per set of versions, since Windows cannot replace files in use."""
+    """Return the name of a tower's folder.
+
+    Each set of versions has its own, since Windows cannot replace files in use.
+    """
     versions = library_versions("openvino", "laion-clap")
     return "-".join(["openvino", versions["openvino"], "clap", versions["laion-clap"], str(TOWER_RECIPE)])
 
 
 def tower_key(weights: Weights) -> dict[str, Any]:
-    """Return everything that determines a compiled tower, except the architecture, which the checkpoint determines."""
+    """Return everything that determines a compiled tower.
+
+    The architecture is not included, since the checkpoint determines it.
+    """
     versions = library_versions("openvino", "laion-clap")
     return {"checkpoint_sha256": weights.sha256, "window_samples": WINDOW_SAMPLES, "recipe": TOWER_RECIPE, **versions}
 
 
 def read_tower(folder: Path, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
-    """Return the parts of the tower in `folder`, and its card; raises one of `TOWER_ERRORS`.
+    """Return the parts of the tower in `folder`, and its card.
 
-    The files have no hashes: `check_engine` finds damage that changes a vector.
+    Raises one of `TOWER_ERRORS`. The files have no hashes: `check_engine` finds damage that changes a vector.
     """
     card = read_json(folder / TOWER_CARD)
     if card.get("key") != tower_key(weights) or weights.architecture not in (None, card["architecture"]):
@@ -195,9 +221,10 @@ def read_tower(folder: Path, weights: Weights) -> tuple[list[Any], dict[str, Any
 
 
 def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, Any]]:
-    """Return the audio tower of a `CLAP_Module` as an openvino.Model, f32, for each of `TOWER_PARTS`, and its card.
+    """Return the audio tower of a `CLAP_Module`, and its card.
 
-    The card has torch's output of each part for the reference signal.
+    The tower is an openvino.Model, f32, for each of `TOWER_PARTS`. The card has torch's output of each part for the
+    reference signal.
     """
     openvino = import_openvino()
     import torch
@@ -220,7 +247,10 @@ def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, A
 
 
 def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None:
-    """Save a tower in the folder of its checkpoint, each file whole or not at all, the card last."""
+    """Save a tower in the folder of its checkpoint.
+
+    Each file is written whole or not at all, the card last.
+    """
     import filelock
 
     scratch = folder.with_name(".tower.tmp")

@@ -18,7 +18,10 @@ from stem_dataset.logs import log, printable
 
 
 def refuse_damage(path: Path) -> None:
-    """Raise `WeightsMissing` if a checksum in torch's zip archive is wrong, which torch itself does not check."""
+    """Raise `WeightsMissing` if a checksum in torch's zip archive is wrong.
+
+    torch itself does not check them.
+    """
     if not zipfile.is_zipfile(path):
         # torch's old format has no checksums.
         return
@@ -35,7 +38,10 @@ def refuse_damage(path: Path) -> None:
 
 
 def _is_the_machines(error: Exception) -> bool:
-    """Whether memory or the disk failed while a checkpoint was read; then a new download would not help."""
+    """Whether memory or the disk failed while a checkpoint was read.
+
+    Then a new download would not help.
+    """
     if isinstance(error, OSError):
         # A damaged file makes torch and zipfile seek to impossible positions: EINVAL, or an OSError without errno.
         return error.errno not in (None, errno.EINVAL)
@@ -48,9 +54,10 @@ NEEDS_CODE = re.compile(r"GLOBAL|unrecognized function|allowlisted|must be impor
 
 
 def read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
-    """Return the weights in `path` under laion_clap's names, and whether the file is an untrained stand-in.
+    """Return the weights in `path`, and whether they are untrained.
 
-    Only tensors and numbers are unpickled: a checkpoint can contain code, which `CLAP_Module.load_ckpt` would run.
+    The weights have laion_clap's names. A stand-in for tests is untrained. Only tensors and numbers are unpickled: a
+    checkpoint can contain code, which `CLAP_Module.load_ckpt` would run.
     """
     try:
         content = _unpickle(path, trust)
@@ -91,7 +98,10 @@ def _unpickle(path: Path, trust: bool) -> Any:
 
 
 def _reason_of(error: Exception) -> str:
-    """Return torch's reason in one line, without its advice to load the file with weights_only=False."""
+    """Return torch's reason in one line.
+
+    torch's advice to load the file with weights_only=False is left out.
+    """
     advice = ("Weights only load failed", "Please file an issue", "Check the documentation")
     lines = [line.strip() for line in str(error).splitlines()]
     found = [line for line in lines if line and not line.startswith(advice)]

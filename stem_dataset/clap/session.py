@@ -1,4 +1,7 @@
-"""CLAP for one run: load the engine that suits this machine, and return only proved vectors."""
+"""CLAP for one run: choose, load and call the engine.
+
+Only proved vectors are returned.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,10 @@ def load_clap(weights: Weights, config: Config) -> ClapModel:
 
 
 def build_engine(weights: Weights, config: Config) -> Engine:
-    """Return a new engine, after each of its streams has given laion_clap's vector of the reference signal.
+    """Return a new engine whose streams have all been proved.
 
-    Raises the same as `load_clap`, but `UnprovedVectors` if a stream gave another vector.
+    Each has given laion_clap's vector of the reference signal. Raises the same as `load_clap`, but `UnprovedVectors` if
+    a stream gave another vector.
     """
     cache = ModelCache(config.model_cache)
     device = choose_device(config.device)

@@ -52,7 +52,10 @@ def refuse_imitated_bf16(device: str) -> None:
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """Return where CLAP runs. torch takes seconds to import, so it is asked only if a GPU's driver is installed."""
+    """Return where CLAP runs.
+
+    torch takes seconds to import, so it is asked only if a GPU's driver is installed.
+    """
     if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPU_DRIVER_TRACES))):
         return "cpu"
     import torch
@@ -115,7 +118,10 @@ class TorchEngine:
     tower: Any
 
     def first_wrong_part(self, stream: int) -> str | None:
-        """See `Engine`. The expected values come from the same tower in double precision on the CPU."""
+        """See `Engine`.
+
+        The expected values come from the same tower in double precision on the CPU.
+        """
         import torch
 
         exact = copy.deepcopy(self.tower).cpu().double()
@@ -132,10 +138,10 @@ class TorchEngine:
 
 
 class TorchCpuClap(TorchEngine, CpuEngine):
-    """The audio tower on torch, for platforms without openvino: one window at a time on each core.
+    """The audio tower on torch, for platforms without openvino.
 
-    Larger batches are slower. A pool of threads that wait for each other at every layer is five times slower while the
-    workers use the same cores.
+    Each core computes one window at a time. Larger batches are slower. A pool of threads that wait for each other at
+    every layer is five times slower while the workers use the same cores.
     """
 
     engine = "torch/cpu"
@@ -171,14 +177,17 @@ class GpuBatch:
         return len(self.vectors)
 
     def read(self) -> Float32:
-        """Wait for this batch, but not for the next one, which is already queued."""
+        """Wait for this batch, not for the next one in the queue."""
         self.done.synchronize()
         vectors: Float32 = self.vectors.numpy()
         return vectors
 
 
 class TorchCudaClap(TorchEngine, Engine):
-    """The audio tower on a GPU, in batches that fit its memory; one is copied while another is computed."""
+    """The audio tower on a GPU, in batches that fit its memory.
+
+    One batch is copied while another is computed.
+    """
 
     engine = "torch/cuda"
 
@@ -221,7 +230,10 @@ class TorchCudaClap(TorchEngine, Engine):
         return vectors[:-1], vectors[-1:]
 
     def _launch(self, waveforms: Sequence[Float32]) -> GpuBatch:
-        """Start a batch. All batches have the same shape, because the GPU's library may sum differently for another."""
+        """Start a batch.
+
+        All batches have the same shape, because the GPU's library may sum differently for another.
+        """
         import torch
 
         # A copy from pinned memory runs in the background.

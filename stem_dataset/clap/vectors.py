@@ -1,6 +1,6 @@
 """Check, compare and convert CLAP's vectors.
 
-A module of its own, because the commands need it and must not load the engines.
+Alone because the commands need it and must not load the engines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ BAD_VECTOR_TEXT = f"CLAP's vector is not {EMBEDDING_SIZE} finite numbers of unit
 
 
 def cosine_distance_of(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Return 1 - cosine of two vectors, computed in float64; NaN if one is zero or not finite."""
+    """Return 1 - cosine of two vectors, computed in float64.
+
+    It is NaN if one of them is zero or not finite.
+    """
     x, y = np.array(a, np.float64), np.array(b, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(1 - x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
@@ -31,7 +34,10 @@ def refuse_broken(vector: Float32) -> Float32:
 
 
 def well_formed(vectors: Float32) -> npt.NDArray[np.bool_]:
-    """Whether each row of (..., 512) is finite and of unit length to 1e-3; the length of a row with NaN is NaN."""
+    """Whether each row of (..., 512) is finite and of unit length.
+
+    The tolerance is 1e-3. The length of a row with NaN is NaN.
+    """
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
     return np.asarray(np.abs(lengths - 1) <= UNIT_NORM_TOLERANCE)
 
@@ -42,7 +48,10 @@ def cosine_distance(a: bytes, b: bytes) -> float:
 
 
 def cosine_of(a: bytes, b: bytes) -> float:
-    """Return the cosine of two vectors in the database's format; NaN if one is zero or not finite."""
+    """Return the cosine of two vectors in the database's format.
+
+    It is NaN if one of them is zero or not finite.
+    """
     return 1 - cosine_distance(a, b)
 
 

@@ -24,7 +24,10 @@ class ReEmbed(StoredStems):
     account: ReEmbedding
 
     def run(self, account: ReEmbedding) -> None:
-        """Replace each vector that is not comparable with this run's, and count every row in `account`."""
+        """Replace each vector that is not comparable with this run's.
+
+        Every row is counted in `account`.
+        """
         self.account = account
         self.session.choose()
         model = self.session.embedding_model
@@ -40,9 +43,10 @@ class ReEmbed(StoredStems):
         self.database.forget_unused_models()
 
     def _begin(self) -> bool:
-        """Load CLAP and mark rows as outdated if this run's engine makes other vectors; return whether rows are left.
+        """Load CLAP, and return whether there are rows to embed.
 
-        CLAP is not loaded if all rows are of this run's model and no row's engine is known.
+        Rows of this run's model are marked as outdated if its engine makes other vectors now. CLAP is not loaded if all
+        rows are of this run's model and no row's engine is known.
         """
         account, session = self.account, self.session
         former = self.database.first_provenance(session.embedding_model)
@@ -57,7 +61,7 @@ class ReEmbed(StoredStems):
         return account.left > 0
 
     def _replace_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Write the good vectors; a row with a bad vector stays as it is."""
+        """Write the good vectors; rows with bad ones stay unchanged."""
         self.write_vectors([(read.stem, vector) for read, vector in embedded if vector])
         for read, vector in embedded:
             if vector is None:

@@ -1,4 +1,7 @@
-"""Put quarantined files back, and finish or undo what a killed run left of quarantine moves and WAVs."""
+"""Put quarantined files back, and repair what a killed run left.
+
+It may have left partial WAVs and half-finished quarantine moves.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from stem_dataset.signals import StopSignals
 
 
 def restore_quarantine(config: Config, database: Database, signals: StopSignals) -> Counter[str]:
-    """Move quarantined files back to their original places, never over another file; return the outcomes' counts."""
+    """Move quarantined files back, and return the outcomes' counts.
+
+    No file is moved over another.
+    """
     outcomes: Counter[str] = Counter()
     for json_path in sorted(config.quarantine.glob("ERROR_*.json")):
         signals.check()
@@ -31,7 +37,10 @@ def restore_quarantine(config: Config, database: Database, signals: StopSignals)
 
 
 def _restore(json_path: Path, database: Database) -> str:
-    """Put one quarantined file back and return its outcome; if killed at any moment, it can be called again."""
+    """Put one quarantined file back and return its outcome.
+
+    If it is killed at any moment, it can be called again.
+    """
     entry = read_entry(json_path)
     path = json_path.with_suffix("")
     if entry is None or not os.path.lexists(path):
@@ -52,18 +61,21 @@ def _restore(json_path: Path, database: Database) -> str:
 
 
 def clean_up(config: Config, database: Database) -> None:
-    """Finish or undo what a killed run left: partial WAVs, and quarantined files that the database does not know."""
+    """Finish or undo what a killed run left.
+
+    These are partial WAVs, and quarantined files that the database does not know.
+    """
     for folder in filter(None, (config.stems, config.quarantine)):
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         for token in folder.glob(token_of(folder, "*").name):
             token.unlink(missing_ok=True)
-    for half_a_copy in config.quarantine.glob(".*.tmp"):
-        half_a_copy.unlink(missing_ok=True)
-    noted = database.quarantined_paths()
+    for partial_copy in config.quarantine.glob(".*.tmp"):
+        partial_copy.unlink(missing_ok=True)
+    known = database.quarantined_paths()
     quarantine = Path(os.path.realpath(config.quarantine))
     for json_path in sorted(quarantine.glob("ERROR_*.json")):
         path = json_path.with_suffix("")
-        if str(path) not in noted:
+        if str(path) not in known:
             try:
                 _repair(path, json_path, database)
             except OSError as error:
@@ -72,7 +84,10 @@ def clean_up(config: Config, database: Database) -> None:
 
 
 def _repair(path: Path, json_path: Path, database: Database) -> None:
-    """Finish or undo the move of a quarantined file whose JSON is there and whose row is not."""
+    """Finish or undo the move of one quarantined file.
+
+    Its JSON exists, and its row does not.
+    """
     if not os.path.lexists(path):
         # The run was killed before the move: the file is still in its place.
         json_path.unlink()

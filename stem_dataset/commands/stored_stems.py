@@ -37,9 +37,10 @@ OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EN
 
 
 def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
-    """Return CLAP's windows of `stem`, from its WAV, or else from its original if that has not changed.
+    """Return CLAP's windows of `stem`, from its WAV or its original.
 
-    Raises `MachineFault` with both reasons if neither can be used, and `ProgramFault` if the program fails on one.
+    The original is read if the WAV cannot be used and the original has not changed. Raises `MachineFault` with both
+    reasons if neither can be used, and `ProgramFault` if the program fails on one.
     """
     reasons = []
     for read in (windows_of_wav, _windows_of_original):
@@ -63,7 +64,10 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
 
 
 def windows_of_wav(stem: StoredStem, config: Config) -> list[Int16]:
-    """Return CLAP's windows of `stem` from its WAV; raises `MachineFault` if that is missing or damaged."""
+    """Return CLAP's windows of `stem` from its WAV.
+
+    Raises `MachineFault` if that is missing or damaged.
+    """
     if stem.path is None:
         raise MachineFault("it has no WAV")
     with open_regular(stem.path) as file:
@@ -97,7 +101,10 @@ def advice_for(fault: MachineFault, flag: str) -> str:
 
 
 class StoredStems:
-    """The common part of --re-embed and --verify-vectors: read stems again, embed them, write new vectors."""
+    """The common part of --re-embed and --verify-vectors.
+
+    It reads stems again, embeds them, and writes new vectors.
+    """
 
     def __init__(
         self,
@@ -120,7 +127,10 @@ class StoredStems:
         write: Callable[[Sequence[tuple[ReadStem, bytes | None]]], None],
         fail: Callable[[StoredStem, MachineFault], None],
     ) -> None:
-        """Embed `stems` batch by batch; give each batch to `write`, and each stem that cannot be read to `fail`."""
+        """Embed `stems` batch by batch.
+
+        Each batch goes to `write`, and each stem that cannot be read to `fail`.
+        """
         embedder = BatchEmbedder(self.session.thread, self.progress, self.config.batch_windows, self.embed, write)
         self.progress.say("decoding")
         try:
@@ -134,7 +144,10 @@ class StoredStems:
     def _read(
         self, stems: Iterable[StoredStem], tick: Callable[[], None], fail: Callable[[StoredStem, MachineFault], None]
     ) -> Iterator[ReadStem]:
-        """Yield `stems` with their windows, read in a thread, so that Ctrl-C works while a drive hangs."""
+        """Yield `stems` with their windows.
+
+        They are read in a thread, so that Ctrl-C works while a drive hangs.
+        """
         reader = ThreadPoolExecutor(1)
         try:
             for stem in stems:
@@ -153,7 +166,10 @@ class StoredStems:
             reader.shutdown(wait=False, cancel_futures=True)
 
     def write_vectors(self, vectors: Sequence[tuple[StoredStem, bytes]]) -> None:
-        """Write new vectors, and the labels that CLAP derives from them, to their rows in one transaction."""
+        """Write new vectors, and the labels that CLAP derives, to their rows.
+
+        All is one transaction.
+        """
         new = []
         for stored, vector in vectors:
             stem = self.session.described(stored, vector)

@@ -23,7 +23,10 @@ LEAST_SAMPLE = 200  # rows
 
 
 def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:
-    """Return a uniform sample of `percent` of `rowids`: at least 200 (or all, if there are fewer), at most `limit`."""
+    """Return a uniform sample of `percent` of `rowids`.
+
+    It has at least 200 rows (or all, if there are fewer) and at most `limit`.
+    """
     size = min(max(LEAST_SAMPLE, math.ceil(len(rowids) * percent / 100)), len(rowids), limit or len(rowids))
     return sorted(random.Random(seed).sample(rowids, size)) if size < len(rowids) else rowids
 
@@ -34,7 +37,10 @@ class VerifyVectors(StoredStems):
     account: Verification
 
     def run(self, account: Verification, percent: float) -> None:
-        """Compute the vectors of `percent` of the rows again, and report and count those that differ."""
+        """Check the vectors of `percent` of the rows.
+
+        They are computed again. Those that differ are reported and counted.
+        """
         self.account = account
         self.session.choose()
         if not account.replaces:
@@ -57,7 +63,10 @@ class VerifyVectors(StoredStems):
                 self._check_the_rest(rows, sample)
 
     def _rows_to_verify(self) -> Sequence[int]:
-        """Return the rowids of this run's model, and warn about the other rows, which it cannot check."""
+        """Return the rowids of this run's model.
+
+        It cannot check the other rows, and warns about them.
+        """
         account, model = self.account, self.session.embedding_model
         rowids = self.database.rowids_by_model()
         account.rows = sum(map(len, rowids.values()))
@@ -76,7 +85,10 @@ class VerifyVectors(StoredStems):
         return own
 
     def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
-        """Check the rows outside the sample: since the sample had wrong vectors, there are probably more."""
+        """Check the rows outside the sample.
+
+        Since the sample had wrong vectors, there are probably more.
+        """
         drawn = set(sample)
         limit = self.config.limit or len(rows)
         rest = array("q", itertools.islice((row for row in rows if row not in drawn), limit - len(sample)))
@@ -89,7 +101,10 @@ class VerifyVectors(StoredStems):
         self.embed_all(self.database.stems_at(rest), self._check_vectors, self._cannot_read)
 
     def _check_vectors(self, embedded: Sequence[tuple[ReadStem, bytes | None]]) -> None:
-        """Report the rows whose stored vectors differ from those computed now; with --re-embed, replace them."""
+        """Report the rows whose stored vectors differ from the new ones.
+
+        With --re-embed they are replaced.
+        """
         account = self.account
         compared = [(read.stem, new, cosine_of(read.stem.clap_embedding, new)) for read, new in embedded if new]
         # `not >=` also catches NaN.

@@ -1,4 +1,4 @@
-"""Open the SQLite file, check that it is ours, and read which files it knows."""
+"""Open the SQLite file, and check that it is ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from stem_dataset.logs import printable
 
 
 def check_database(path: Path) -> bool:
-    """Return whether our tables are at `path`, without changing anything; raises `UsageError` if it is not ours."""
+    """Return whether our tables are at `path`.
+
+    Nothing is changed. Raises `UsageError` if there is something that is not ours.
+    """
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
     try:
@@ -54,14 +57,17 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def remove_database(path: Path) -> None:
-    """Remove a database, if it exists, and the files that SQLite keeps beside it."""
+    """Remove a database, and the files that SQLite keeps beside it."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFiles:
-    """The files that are done, with size and time as they were then; the resume filter asks it."""
+    """The files that are done, for the resume filter.
+
+    Size and time are those of the file when it was processed.
+    """
 
     # By original_file: size_bytes and mtime_ns.
     imported: dict[str, tuple[int, int]]

@@ -47,10 +47,10 @@ CREATE INDEX stems_key_bpm ON stems (key, bpm) WHERE key IS NOT NULL;
 
 
 def sql_statements(text: str) -> Iterator[str]:
-    """Split SQL text into its statements; raises `ValueError` if the last one is incomplete.
+    """Split SQL text into its statements.
 
-    SQLite decides where a statement ends, so a comment, a string or a trigger may contain ";". `executescript` cannot
-    be used, because it commits the open transaction.
+    Raises `ValueError` if the last one is incomplete. SQLite decides where a statement ends, so a comment, a string or
+    a trigger may contain ";". `executescript` cannot be used, because it commits the open transaction.
     """
     statement = ""
     for piece in re.findall(r"[^;]*;|[^;]+", text):

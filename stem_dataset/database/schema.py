@@ -1,9 +1,11 @@
-"""The tables and indexes, and the columns in their order."""
+"""The tables, the indexes, the columns in their order, and the longer statements."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+import os
+from typing import Any
 
 from stem_dataset.database.migrations import MIGRATIONS
 from stem_dataset.datatypes import EMBEDDING_BYTES, NewVector, Provenance, StemMetadata, StemRecord, StoredStem
@@ -73,3 +75,39 @@ RECORD_COLUMNS = [c.name for c in dataclasses.fields(StemRecord)[1:]]
 STEM_COLUMNS = [*METADATA_COLUMNS, *RECORD_COLUMNS]
 PATH_PLACES = [STEM_COLUMNS.index(column) for column in PATH_COLUMNS]
 METADATA_OF, RECORD_OF = operator.attrgetter(*METADATA_COLUMNS), operator.attrgetter(*RECORD_COLUMNS)
+
+
+def _placeholder(column: str) -> str:
+    return "CAST(? AS TEXT)" if column in PATH_COLUMNS else "?"
+
+
+INSERT_STEM = (
+    f"INSERT INTO stems ({', '.join(STEM_COLUMNS)}) VALUES ({', '.join(map(_placeholder, STEM_COLUMNS))}) "
+    "ON CONFLICT (original_file) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in STEM_COLUMNS if column not in ("id", "original_file"))
+)
+ENTER_PROVENANCE = (
+    f"INSERT INTO provenance VALUES ({', '.join(f':{column}' for column in PROVENANCE_COLUMNS)}) "
+    "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
+)
+MODELS_AT_A_GLANCE = """
+SELECT embedding_model FROM provenance UNION
+SELECT embedding_model FROM stems WHERE rowid IN ((SELECT min(rowid) FROM stems), (SELECT max(rowid) FROM stems))"""
+COPY_PROVENANCE = f"""
+INSERT OR REPLACE INTO provenance SELECT ?, {", ".join(PROVENANCE_COLUMNS[1:])} FROM provenance
+WHERE embedding_model = ?"""
+REPLACE_VECTOR = f"UPDATE stems SET {', '.join(f'{column} = :{column}' for column in NEW_COLUMNS)} WHERE id = :id"
+GIVE_BACK_FORMER_ROW = """
+UPDATE stems SET (id, user_rating) = (SELECT id, user_rating FROM restored WHERE original_file = stems.original_file)
+WHERE original_file = CAST(? AS TEXT) AND original_file IN (SELECT original_file FROM restored)"""
+ENTER_QUARANTINED = "INSERT OR REPLACE INTO quarantined VALUES (CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?, ?)"
+
+
+def parameters_of(record: StemRecord) -> list[Any]:
+    """Return the values of `INSERT_STEM`, paths as the bytes of the file system."""
+    # dataclasses.asdict copies deeply, which takes 0.1 ms per row.
+    values = [*METADATA_OF(record.metadata), *RECORD_OF(record)]
+    for place in PATH_PLACES:
+        if values[place] is not None:
+            values[place] = os.fsencode(values[place])
+    return values

@@ -1,4 +1,4 @@
-"""All SQL of a run: what it writes to the database and reads from it."""
+"""All SQL of a run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from typing import Any
 from stem_dataset.database.connection import remove_database
 from stem_dataset.database.migrations import MIGRATIONS, sql_statements
 from stem_dataset.database.schema import (
-    METADATA_OF,
-    NEW_COLUMNS,
+    COPY_PROVENANCE,
+    ENTER_PROVENANCE,
+    ENTER_QUARANTINED,
+    GIVE_BACK_FORMER_ROW,
+    INSERT_STEM,
+    MODELS_AT_A_GLANCE,
     OUTDATED,
-    PATH_COLUMNS,
-    PATH_PLACES,
     PROVENANCE_COLUMNS,
-    RECORD_OF,
+    REPLACE_VECTOR,
     SCHEMA,
     SCHEMA_VERSION,
     STEM_COLUMNS,
     STORED_COLUMNS,
+    parameters_of,
 )
 from stem_dataset.datatypes import (
     FormerRow,
@@ -68,7 +71,10 @@ DATABASE_REMEDIES = {
 
 
 class Database:
-    """The SQLite file of a run. Each write is one transaction, and SQLite's errors become `RunStopped`."""
+    """The SQLite file of a run.
+
+    Each write is one transaction, and SQLite's errors become `RunStopped`.
+    """
 
     def __init__(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> None:
         self.path = path
@@ -90,7 +96,10 @@ class Database:
         self._bring_schema_up_to_date()
 
     def _bring_schema_up_to_date(self) -> None:
-        """Create our tables, or copy an older database and migrate it, in one transaction."""
+        """Create our tables, or copy and migrate an older database.
+
+        All is done in one transaction.
+        """
         with self._transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == SCHEMA_VERSION:
@@ -105,7 +114,10 @@ class Database:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _copy_to_free_name(self, name: str) -> Path:
-        """Copy the database with its WAL beside itself, under `name`, or `name`~2, … if that is taken."""
+        """Copy the database, with its WAL, to a new file beside it.
+
+        The name is `name`, or `name`~2, … if that is taken.
+        """
         scratch = self.path.with_name(name + ".unfinished")
         # The journal of a killed copy would be replayed into the new one.
         remove_database(scratch)
@@ -154,7 +166,10 @@ class Database:
                 raise
 
     def _begin(self) -> None:
-        """Begin a write. While another program holds the database, `on_wait` moves the bar and checks for Ctrl-C."""
+        """Begin a write, and wait for a program that holds the database.
+
+        Meanwhile `on_wait` moves the bar and checks for Ctrl-C.
+        """
         deadline = time.monotonic() + LOCKED_DATABASE_S
         while True:
             try:
@@ -182,7 +197,10 @@ class Database:
         return sorted(self.forget_unused_models().keys() - {embedding_model})
 
     def forget_unused_models(self) -> Counter[str]:
-        """Delete the provenance of models that no row uses, and return the number of rows of the others."""
+        """Delete the provenance of models that no row uses.
+
+        Returns the number of rows of each of the others.
+        """
         used = self._rows_by_model()
         with self._transaction() as connection:
             names = json.dumps(list(used))
@@ -192,14 +210,17 @@ class Database:
         return used
 
     def _rows_by_model(self) -> Counter[str]:
-        """Count the rows of each model. This reads the whole table (4 kB per stem)."""
+        """Count the rows of each model.
+
+        This reads the whole table (4 kB per stem).
+        """
         return Counter(model for page in self._pages("embedding_model") for _, model in page)
 
     def _pages(self, columns: str) -> Iterator[list[Any]]:
-        """Yield all stems, a page of rows at a time, with the rowid before `columns`.
+        """Yield all stems, a page of rows at a time.
 
-        Rows may be written between two pages. A single query over a million rows could not be interrupted; here
-        `on_wait` checks for Ctrl-C after each page.
+        Each row has the rowid before `columns`. Rows may be written between two pages. A single query over a million
+        rows could not be interrupted; here `on_wait` checks for Ctrl-C after each page.
         """
         query = f"SELECT rowid, {columns} FROM stems WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_PER_PAGE}"
         last = 0
@@ -218,7 +239,10 @@ class Database:
             yield from (StoredStem(*row) for _, model, *row in page if model != embedding_model)
 
     def rowids_by_model(self) -> dict[str, array[int]]:
-        """Return the rowids of each model's rows, 8 bytes per row. This reads the whole table (4 kB per stem)."""
+        """Return the rowids of each model's rows, 8 bytes per row.
+
+        This reads the whole table (4 kB per stem).
+        """
         rowids: dict[str, array[int]] = {}
         for page in self._pages("embedding_model"):
             for rowid, model in page:
@@ -226,7 +250,10 @@ class Database:
         return rowids
 
     def stems_at(self, rowids: Sequence[int]) -> Iterator[StoredStem]:
-        """Yield the rows with these rowids, a page at a time: all rows with their vectors may not fit in memory."""
+        """Yield the rows with these rowids, a page at a time.
+
+        All rows with their vectors may not fit in memory.
+        """
         columns = ", ".join(STORED_COLUMNS)
         query = f"SELECT {columns} FROM stems WHERE rowid IN (SELECT value FROM json_each(?)) ORDER BY rowid"
         for start in range(0, len(rowids), ROWS_PER_PAGE):
@@ -242,9 +269,9 @@ class Database:
             self.connection.execute("PRAGMA query_only = ON")
 
     def mark_outdated(self, embedding_model: str) -> None:
-        """Rename the model of all rows of `embedding_model`: this run's engine makes other vectors under that name.
+        """Give all rows of `embedding_model` the name of an outdated model.
 
-        If stopped half way, it can be called again.
+        This run's engine makes other vectors under the same name. If stopped half way, it can be called again.
         """
         outdated = embedding_model + OUTDATED
         # This comes first, so that no run takes the first renamed rows for all of them.
@@ -259,7 +286,10 @@ class Database:
             connection.execute("DELETE FROM provenance WHERE embedding_model = ?", (embedding_model,))
 
     def replace_vectors(self, vectors: Sequence[NewVector], provenance: Provenance) -> None:
-        """Write `vectors`, made by `provenance`, and the labels derived from them to their rows in one transaction."""
+        """Write `vectors`, and the labels derived from them, to their rows.
+
+        All is one transaction. `provenance` made the vectors.
+        """
         with self._transaction() as connection:
             connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             connection.executemany(REPLACE_VECTOR, map(dataclasses.asdict, vectors))
@@ -299,8 +329,10 @@ class Database:
         return StemRecord(StemMetadata(**metadata), **columns)
 
     def rows_of(self, digest: str) -> list[tuple[str, str, str | None, bool]]:
-        """Return id, original file and WAV of the rows of files with this sha256, the oldest first, and whether each
-        has all that this version writes: rows of earlier versions lack the candidates for the tempo."""
+        """Return id, original file, WAV and completeness of the rows with this sha256.
+
+        The oldest row comes first. A row of an earlier version is incomplete: it lacks the candidates for the tempo.
+        """
         query = (
             "SELECT id, original_file, path, instr(features, '\"tempo_candidates\"') > 0 FROM stems WHERE sha256 = ? "
             "ORDER BY rowid"
@@ -310,7 +342,7 @@ class Database:
         return [(stem_id, original_file, wav, bool(is_current)) for stem_id, original_file, wav, is_current in rows]
 
     def holders_of(self, stem_ids: Iterable[str]) -> dict[str, str]:
-        """Return the original file of each row with one of these ids, by id."""
+        """Return the original files of the rows with these ids, by id."""
         query = "SELECT id, original_file FROM stems WHERE id IN (SELECT value FROM json_each(?))"
         with self.errors():
             return dict(self.connection.execute(query, (json.dumps(list(stem_ids)),)).fetchall())
@@ -341,17 +373,18 @@ class Database:
             )
 
     def insert(self, records: Sequence[StemRecord], provenance: Provenance | None) -> list[Path]:
-        """Write `records` in one transaction, and return the WAVs that no row names any more.
+        """Write `records`, and return the WAVs that no row names any more.
 
-        `provenance` made their vectors; it is None if they are the vectors of former rows, whose provenance is known.
-        A row that is replaced keeps its `id` and `user_rating`. A row that was quarantined and restored gets them back.
+        All is one transaction. `provenance` made the vectors; it is None if they are the vectors of former rows,
+        whose provenance is known. A row that is replaced keeps its `id` and `user_rating`. A row that was quarantined
+        and restored gets them back.
         """
         names = [os.fsencode(record.metadata.original_file) for record in records]
         with self._transaction() as connection:
             if provenance is not None:
                 connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             old_wavs = self._wavs_of(names)
-            connection.executemany(INSERT_STEM, map(_parameters, records))
+            connection.executemany(INSERT_STEM, map(parameters_of, records))
             # Usually `restored` is empty.
             if connection.execute("SELECT EXISTS (SELECT 1 FROM restored)").fetchone() == (1,):
                 connection.executemany(GIVE_BACK_FORMER_ROW, zip(names))
@@ -360,7 +393,10 @@ class Database:
         return [Path(old_wav) for old_wav, wav in wavs if old_wav and old_wav != wav]
 
     def enter_quarantined(self, entry: QuarantineEntry) -> Path | None:
-        """Record a quarantined file and delete its row, in one transaction; return the row's WAV."""
+        """Record a quarantined file, and delete its row.
+
+        Both are one transaction. Returns the row's WAV.
+        """
         name = os.fsencode(entry.original_file)
         status = (
             entry.size_bytes,
@@ -381,14 +417,20 @@ class Database:
             return {path for (path,) in self.connection.execute("SELECT quarantine_path FROM quarantined")}
 
     def last_outcome_at(self, original_file: str) -> str:
-        """Return when `original_file` was last imported or quarantined, as ISO 8601; '' if never."""
+        """Return when `original_file` was last imported or quarantined.
+
+        The time is ISO 8601; '' if never.
+        """
         name = os.fsencode(original_file)
         imported = self._row("SELECT imported_at FROM stems WHERE original_file = CAST(? AS TEXT)", name)
         broken = self._row("SELECT quarantined_at FROM quarantined WHERE original_file = CAST(? AS TEXT)", name)
         return max(row[0] if row else "" for row in (imported, broken))
 
     def forget_quarantined(self, entry: QuarantineEntry) -> None:
-        """Record that a file is back in its place; its former id and rating wait for its next import."""
+        """Record that a file is back in its place.
+
+        Its former id and rating wait for its next import.
+        """
         name = os.fsencode(entry.original_file)
         with self._transaction() as connection:
             connection.execute(
@@ -410,39 +452,3 @@ class Database:
     def _wav_of(self, name: bytes) -> Path | None:
         row = self._row("SELECT path FROM stems WHERE original_file = CAST(? AS TEXT)", name)
         return Path(row[0]) if row and row[0] else None
-
-
-def _placeholder(column: str) -> str:
-    return "CAST(? AS TEXT)" if column in PATH_COLUMNS else "?"
-
-
-INSERT_STEM = (
-    f"INSERT INTO stems ({', '.join(STEM_COLUMNS)}) VALUES ({', '.join(map(_placeholder, STEM_COLUMNS))}) "
-    "ON CONFLICT (original_file) DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in STEM_COLUMNS if column not in ("id", "original_file"))
-)
-ENTER_PROVENANCE = (
-    f"INSERT INTO provenance VALUES ({', '.join(f':{column}' for column in PROVENANCE_COLUMNS)}) "
-    "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
-)
-MODELS_AT_A_GLANCE = """
-SELECT embedding_model FROM provenance UNION
-SELECT embedding_model FROM stems WHERE rowid IN ((SELECT min(rowid) FROM stems), (SELECT max(rowid) FROM stems))"""
-COPY_PROVENANCE = f"""
-INSERT OR REPLACE INTO provenance SELECT ?, {", ".join(PROVENANCE_COLUMNS[1:])} FROM provenance
-WHERE embedding_model = ?"""
-REPLACE_VECTOR = f"UPDATE stems SET {', '.join(f'{column} = :{column}' for column in NEW_COLUMNS)} WHERE id = :id"
-GIVE_BACK_FORMER_ROW = """
-UPDATE stems SET (id, user_rating) = (SELECT id, user_rating FROM restored WHERE original_file = stems.original_file)
-WHERE original_file = CAST(? AS TEXT) AND original_file IN (SELECT original_file FROM restored)"""
-ENTER_QUARANTINED = "INSERT OR REPLACE INTO quarantined VALUES (CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?, ?)"
-
-
-def _parameters(record: StemRecord) -> list[Any]:
-    """Return the values of `INSERT_STEM`, paths as the bytes of the file system."""
-    # dataclasses.asdict copies deeply, which takes 0.1 ms per row.
-    values = [*METADATA_OF(record.metadata), *RECORD_OF(record)]
-    for place in PATH_PLACES:
-        if values[place] is not None:
-            values[place] = os.fsencode(values[place])
-    return values

@@ -1,4 +1,7 @@
-"""Combine all evidence about a file into one description: names, rhythm, key, levels and quality issues."""
+"""Combine all evidence about a file into one description.
+
+The evidence is names, rhythm, key and levels. The description includes quality issues.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from stem_dataset.music.tempo import MIN_RHYTHM_S, decide_tempo, estimate_rhythm
 
 
 def features_of_audio(measured: Measurements, source: SourceFormat, config: Config) -> dict[str, Any]:
-    """Return the features that do not depend on a file's name: measurements, candidates and quality issues.
+    """Return the features that do not depend on a file's name.
 
-    A row stores them, so that a copy of the file under another name need not be analysed again.
+    They are measurements, candidates for tempo and key, and quality issues. A row stores them, so that a copy of the
+    file under another name need not be analysed again.
     """
     tempi = tempo_candidates(measured.onsets, config.tempo_center_bpm) if measured.duration_s >= MIN_RHYTHM_S else []
     return {
@@ -30,7 +34,10 @@ def features_of_audio(measured: Measurements, source: SourceFormat, config: Conf
 
 
 def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) -> Description:
-    """Return the description of a file, from its names and the result of `features_of_audio`."""
+    """Return the description of a file, from its names and its features.
+
+    The features are those of `features_of_audio`.
+    """
     rhythm = estimate_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
     bpm, bpm_source = decide_tempo(name, rhythm)
     key, key_confidence, key_source = decide_key(name, features["key_confidences"], features["pitch_hz"], duration_s)
@@ -47,7 +54,9 @@ def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) ->
 
 
 def quality_issues(source: SourceFormat, features: Mapping[str, float | None], config: Config) -> list[str]:
-    """Return why a valid file should be checked by ear before use, as words that a query can ask for.
+    """Return why a valid file should be checked by ear before use.
+
+    A query can ask for these words:
 
     truncated: the container announces more audio than there is
     too_short, too_quiet, clipped, dc_offset: beyond the setting (`min_duration_s`, `min_loudness_lufs`,

@@ -18,20 +18,20 @@ HOP = 512
 ANALYSIS_FRAMES = 64
 LOUDNESS_BLOCK = SAMPLE_RATE_HZ * 400 // 1000  # 19,200
 LOUDNESS_STEP = LOUDNESS_BLOCK // 4
-# Of a longer file only every n-th block is analysed. This takes 5 s; six hours of audio would exceed the file's time.
+# Of a longer file, only every n-th block is analysed: 5 s of work. All blocks of six hours would exceed the time limit.
 MAX_ANALYSIS_S = 1_200.0
 # Two minutes give as much information about rhythm and key as an hour.
 MAX_MUSIC_S = 120.0
 
-# These are not defined for silence; librosa gives 0 Hz.
-PITCHLESS_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
+# For silence librosa gives 0 Hz.
+UNDEFINED_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
 
 BINS = N_FFT // 2 + 1  # 1,025 = 25 groups of 41, which `_rolloff_hz` makes use of
 BIN_GROUPS = 25
 BIN_HZ = SAMPLE_RATE_HZ / N_FFT  # 23.4
 POWERS_OF_HZ = np.vander(BIN_HZ * np.arange(BINS), 3, increasing=True)  # 1, Hz and Hz² of each bin
 ROLLOFF_SHARE = 0.85
-# Added where silence would lead to a division by zero.
+# Keeps the divisions and logarithms defined for silence.
 NO_ENERGY = float(np.finfo(np.float32).tiny)
 
 # The mel bands in which a kick (below 180 Hz), a snare or a chord (to 2.5 kHz), and a hat (above 5 kHz) rise.
@@ -73,13 +73,13 @@ def analyse(audio: StandardisedAudio) -> Measurements:
     meter = LoudnessMeter()
     mels: list[Float32] = []
     for first in range(0, frames, ANALYSIS_FRAMES):
-        counts = first // ANALYSIS_FRAMES % every == 0
-        if not counts and first >= music_frames:
+        is_sampled = first // ANALYSIS_FRAMES % every == 0
+        if not is_sampled and first >= music_frames:
             continue
         end = min(first + ANALYSIS_FRAMES, frames)
         block = _with_zeros_around(audio, first * HOP - N_FFT // 2, (end - 1) * HOP + N_FFT // 2)
         power = _power_spectrum(block)
-        if counts:
+        if is_sampled:
             analysed += len(power)
             meter.add(audio.samples(first * HOP, min((first + ANALYSIS_FRAMES) * HOP, audio.length)))
             for name, values in _features(block, power).items():
@@ -88,7 +88,7 @@ def analyse(audio: StandardisedAudio) -> Measurements:
             mels.append(_mel_spectrum(power))
     features: dict[str, float | None] = {name: total / analysed for name, total in sums.items()}
     if audio.peak == 0:
-        features.update(dict.fromkeys(PITCHLESS_IN_SILENCE))
+        features.update(dict.fromkeys(UNDEFINED_IN_SILENCE))
     features |= {"peak_dbfs": decibels(audio.peak), "loudness_lufs": meter.loudness_lufs()}
     onsets = onset_strengths(np.concatenate(mels)[:music_frames])
     return Measurements(audio.length / SAMPLE_RATE_HZ, features, onsets, *_measure_harmony(audio))
@@ -108,8 +108,9 @@ class LoudnessMeter:
         shelf, high_pass = pyloudnorm.Meter(SAMPLE_RATE_HZ)._filters.values()
         self.b, self.a = np.convolve(shelf.b, high_pass.b), np.convolve(shelf.a, high_pass.a)
         self.state = np.zeros(len(self.a) - 1)
-        # The energy of each 100 ms.
+        # The energy of each full 100 ms.
         self.energies: list[float] = []
+        # The squares of the samples after the last full 100 ms.
         self.rest = np.zeros(0)
         self.length = 0
 
@@ -128,7 +129,10 @@ class LoudnessMeter:
         self.rest = energy[whole:]
 
     def loudness_lufs(self) -> float | None:
-        """Return the loudness so far; None if it is undefined: less than 400 ms, or all blocks below the gate."""
+        """Return the loudness so far; None if it is undefined.
+
+        It is undefined below 400 ms, and if all blocks are below the gate.
+        """
         if self.length < LOUDNESS_BLOCK:
             return None
         # The same arithmetic as in pyloudnorm, whose rounding sometimes adds a block for half a step too many.
@@ -183,7 +187,10 @@ def _features(block: Float32, power: Float32) -> dict[str, Float64]:
 
 
 def _sums_over_frames(values: Float32) -> Float64:
-    """Return the sum over each frame, shape (frames,): each sample is added once, though it is in four frames."""
+    """Return the sum over each frame, shape (frames,).
+
+    Each sample is added only once, although it is in four frames.
+    """
     return np.convolve(values.reshape(-1, HOP).sum(axis=1), np.ones(N_FFT // HOP), "valid")
 
 
@@ -204,9 +211,10 @@ def _rolloff_hz(magnitude: Float32) -> Float64:
 
 @functools.cache
 def _mel_filters() -> list[tuple[slice, Float32]]:
-    """Return librosa's 128 mel filters in eight groups: the bins of a group, and its weights (bins, bands).
+    """Return librosa's 128 mel filters in eight groups.
 
-    98 % of the whole matrix is zero, and multiplying by it takes four times as long.
+    Each group has its bins and its weights (bins, bands). 98 % of the whole matrix is zero, and multiplying by it takes
+    four times as long.
     """
     from librosa.filters import mel
 
@@ -224,7 +232,7 @@ def _mel_spectrum(power: Float32) -> Float32:
 
 
 def onset_strengths(mel: Float32) -> Float32:
-    """Return how much the three `ONSET_BANDS` rise from frame to frame, shape (3, frames).
+    """Return how much each of `ONSET_BANDS` rises from frame to frame, shape (3, frames).
 
     `mel` is the mel power spectrum (frames, bands). The result is the flux of log-compressed bands (Böck, Krebs and
     Schedl, ISMIR 2012).
@@ -256,7 +264,10 @@ def _measure_harmony(audio: StandardisedAudio) -> tuple[Float64, Float64, Float6
 
 
 def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
-    """Return the magnitude spectrum up to 6 kHz of frames [first, end), shape (frames, PITCH_BINS)."""
+    """Return the magnitude spectrum up to 6 kHz of frames [first, end).
+
+    Its shape is (frames, PITCH_BINS).
+    """
     import scipy.fft
 
     block = _with_zeros_around(audio, (first - 1) * PITCH_HOP, end * PITCH_HOP)
@@ -265,10 +276,11 @@ def _pitch_spectrum(audio: StandardisedAudio, first: int, end: int) -> Float32:
 
 
 def _pitches(magnitude: Float32) -> Float64:
-    """Return the pitch in Hz (0: none), its clarity and the frame's energy, shape (frames, 3), from `_pitch_spectrum`.
+    """Return pitch, clarity and energy of each frame, shape (frames, 3).
 
-    The pitch is the first peak of the normalised autocorrelation that is nearly as high as the highest (McLeod and
-    Wyvill, "A smarter way to find pitch", ICMC 2005). Its height, up to 1, is the clarity.
+    The pitch is in Hz (0: none). `magnitude` is a `_pitch_spectrum`. The pitch is the first peak of the normalised
+    autocorrelation that is nearly as high as the highest (McLeod and Wyvill, "A smarter way to find pitch", ICMC 2005).
+    Its height, up to 1, is the clarity.
     """
     import scipy.fft
 
@@ -290,14 +302,20 @@ def _pitches(magnitude: Float32) -> Float64:
 
 @functools.cache
 def _window_correlation() -> Float64:
-    """Return the autocorrelation of the pitch window at each lag, by which every frame's is divided."""
+    """Return the autocorrelation of the pitch window at each lag.
+
+    The autocorrelation of every frame is divided by it.
+    """
     power = np.abs(np.fft.rfft(_hann(PITCH_N_FFT), 2 * PITCH_N_FFT)) ** 2
     correlation = np.fft.irfft(power)[:: SAMPLE_RATE_HZ // PITCH_LAG_HZ][: MAX_PITCH_LAG + 1]
     return np.asarray(correlation / correlation[0])
 
 
 def _parabola_offset(left: Float64, middle: Float64, right: Float64) -> Float64:
-    """Return the peak of the parabola through three values, -0.5 to 0.5; the middle value is the highest."""
+    """Return the peak of the parabola through three values.
+
+    The result is -0.5 to 0.5. The middle value is the highest.
+    """
     curvature = left - 2 * middle + right
     return np.asarray(np.clip(0.5 * (left - right) / np.where(curvature < 0, curvature, -np.inf), -0.5, 0.5))
 

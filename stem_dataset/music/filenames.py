@@ -1,4 +1,4 @@
-"""Read tempo, key, loop and category from the names of a file and its folders."""
+"""Read tempo, key, loop and category from file and folder names."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ ONE_SHOT_WORDS = frozenset("oneshot oneshots shot shots hit hits single singles"
 
 
 def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> NameFacts:
-    """Return what the names in `path` say about each fact: the file's own name first, then the nearest folder's.
+    """Return what the names in `path` say about the file.
 
-    Folders above `root` do not count.
+    The file's own name comes first, then the nearest folder's. Folders above `root` do not count.
     """
     parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)[::-1]
     return NameFacts(
@@ -67,7 +67,10 @@ def _numbers(name: str) -> list[float]:
 
 
 def _key_in(name: str) -> str | None:
-    """Return the one key in `name`, a flat as its sharp; None if there is no key or more than one."""
+    """Return the one key in `name`, a flat as its sharp.
+
+    It is None if there is no key or more than one.
+    """
     keys = set()
     found = [match for pattern in KEY_PATTERNS for match in pattern.finditer(name)]
     for match in found or KEY_OF.finditer(name):
@@ -93,11 +96,12 @@ def _is_loop_in(name: str) -> bool | None:
 
 
 def _category_in(name: str, categories: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the category that has a word in `name`: 'Kicks', 'BD_02' and 'kickDrum' contain one, 'sidekick' does not.
+    """Return the category that has a word in `name`.
 
-    Phrases are tried before words ('bass drum' is not a bass), then numbers and codes of two letters ('808 snare' is
-    not a bass, 'OH_Perc' not an open hat), and the word loop last. Among equals the first category wins. Keywords of
-    'unknown' are removed from the name ('future bass' is a style), and codes beside them are ignored ('CH1 recording').
+    'Kicks', 'BD_02' and 'kickDrum' contain a word for a kick, 'sidekick' does not. Phrases are tried before words
+    ('bass drum' is not a bass), then numbers and codes of two letters ('808 snare' is not a bass, 'OH_Perc' not an open
+    hat), and the word loop last. Among equals the first category wins. Keywords of 'unknown' are removed from the name
+    ('future bass' is a style), and codes beside them are ignored ('CH1 recording').
     """
     text = f" {' '.join(_words(name))} "
     has_unknown = False
@@ -118,7 +122,10 @@ CODE_RANK, LOOP_RANK = 0, -1
 
 @functools.lru_cache(maxsize=2)
 def _ranked_keywords(categories: tuple[tuple[str, ...], ...]) -> list[tuple[int, str, str]]:
-    """Return (rank, category, keyword between blanks) in the order in which they are tried; words also as plurals."""
+    """Return (rank, category, keyword between blanks) in the order of use.
+
+    Words also appear as plurals.
+    """
     ranked = []
     for category, *keywords in categories:
         for keyword in keywords:

@@ -33,11 +33,11 @@ DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 
 def estimate_keys(pitch_classes: Float64) -> Float64:
-    """Return the confidence of each of `KEY_NAMES`, shape (24,), given `pitch_classes` as in `Measurements`.
+    """Return the confidence of each of `KEY_NAMES`, shape (24,).
 
-    It is the correlation of the chroma with the key's profile (Krumhansl, "Cognitive Foundations of Musical Pitch",
-    1990), times the square root of the share of energy that is in tune with one tempered scale, whatever its tuning.
-    Notes are in tune, noise is not.
+    `pitch_classes` are those of `Measurements`. The confidence is the correlation of the chroma with the key's profile
+    (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990), times the square root of the share of energy that is in
+    tune with one tempered scale, whatever its tuning. Notes are in tune, noise is not.
     """
     chroma, in_tune = tuned_chroma(pitch_classes)
     if not chroma.any():
@@ -48,9 +48,10 @@ def estimate_keys(pitch_classes: Float64) -> Float64:
 
 
 def tuned_chroma(pitch_classes: Float64) -> tuple[Float64, float]:
-    """Return how much of each note sounds, from C upwards, shape (12,), and the share that is in tune, 0 to 1.
+    """Return how much of each note sounds, and the share in tune.
 
-    The tuning is the mean direction of the deviations from A = 440 Hz, on the circle of one semitone.
+    The notes are from C upwards, shape (12,). The share is 0 to 1. The tuning is the mean direction of the deviations
+    from A = 440 Hz, on the circle of one semitone.
     """
     steps = PITCH_CLASS_STEPS // 12
     mean = pitch_classes @ np.exp(2j * np.pi * np.arange(PITCH_CLASS_STEPS) / steps)
@@ -63,9 +64,10 @@ def tuned_chroma(pitch_classes: Float64) -> tuple[Float64, float]:
 
 
 def single_pitch_hz(measured: Measurements) -> float | None:
-    """Return the pitch of a file that is a single note, such as a bass one-shot; None for any other file.
+    """Return the pitch of a file that is a single note, else None.
 
-    The pitch is the median of the frames. Nearly all frames must be clear and within half a semitone of it.
+    An example is a one-shot of a bass. The pitch is the median of the frames. Nearly all frames must be clear and
+    within half a semitone of it.
     """
     hz, clarity, energy = measured.pitches.T
     # Frames more than 30 dB below the loudest do not count.
@@ -83,10 +85,11 @@ def single_pitch_hz(measured: Measurements) -> float | None:
 
 
 def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
-    """Whether `spectrum` has energy at this pitch, so that it is a note and not a chord with the same period.
+    """Whether `spectrum` has energy at this pitch.
 
-    Most chords have energy neither at that pitch nor at its octave. A fifth (2:3) has energy at the octave, but not at
-    the harmonics that are multiples of neither 2 nor 3. A bass whose fundamental is cut off has those.
+    If it does, the sound is a note, and not a chord with the same period. Most chords have energy neither at that pitch
+    nor at its octave. A fifth (2:3) has energy at the octave, but not at the harmonics that are multiples of neither 2
+    nor 3. A bass whose fundamental is cut off has those.
     """
     bins = np.rint(pitch_hz * np.array([1, 2, 5, 7]) / PITCH_BIN_HZ).astype(int)
     first, second, fifth, seventh = (spectrum[max(bin_ - 2, 0) : bin_ + 3].sum() for bin_ in bins)
@@ -96,10 +99,10 @@ def _is_played(pitch_hz: float, spectrum: Float64) -> bool:
 def decide_key(
     name: NameFacts, confidences: Sequence[float], pitch_hz: float | None, duration_s: float
 ) -> tuple[str | None, float | None, str | None]:
-    """Return the key, its confidence in the audio (0 to 1), and its source: name or audio.
+    """Return the key, its confidence, and its source (name or audio).
 
-    `confidences` are those of `KEY_NAMES`. The key is None for a single note (which has a pitch instead), for audio
-    without a clear key, and for drums.
+    The confidence is how well the audio fits the key, 0 to 1. `confidences` are those of `KEY_NAMES`. The key is None
+    for a single note (which has a pitch instead), for audio without a clear key, and for drums.
     """
     if name.key is not None:
         return name.key, confidences[KEY_NAMES.index(name.key)], "name"

@@ -1,4 +1,4 @@
-"""Estimate the tempo of a sound, and decide whether it is a loop or a one-shot."""
+"""Estimate a sound's tempo, and whether it is a loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ TEMPI_BPM = np.geomspace(55, 220, 289)
 MIN_RHYTHM_S = 1.0
 # A shorter file is no loop, whatever its folder says.
 MIN_LOOP_S = 0.5
-# The least regularity of a steady pulse. Chance produces less of it in a longer file, so the second bound is divided by
-# the root of the duration. The third is for a file whose name calls it a loop.
-MIN_REGULARITY, MIN_REGULARITY_1_S, MIN_LOOP_REGULARITY = 0.1, 0.4, 0.2
+# The least regularity of a steady pulse: the first of these, plus the second divided by the root of the duration. In a
+# longer file, chance produces less regularity.
+MIN_REGULARITY = 0.1
+MIN_REGULARITY_1_S = 0.4
+# The same for a file whose name calls it a loop.
+MIN_LOOP_REGULARITY = 0.2
 # A tempo in a name and one in the audio are the same within this share.
 SAME_TEMPO = 0.03
 # The audio gives a tempo to half a percent; a length in whole bars within this share of it gives the exact tempo.
@@ -37,7 +40,7 @@ LONGEST_ONE_SHOT_S = 10.0
 
 
 def estimate_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> Rhythm:
-    """Return the tempi that the audio may have, best first, and whether it is a loop.
+    """Return the possible tempi, best first, and whether it is a loop.
 
     A file is a loop if its names say so, if its length is a whole number of bars at the tempo in its name, or if it has
     a steady pulse.
@@ -59,7 +62,10 @@ def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None
 
 
 def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
-    """Return the local maxima of likelihood over `TEMPI_BPM`, best first; the likelihood is the sum of `tempo_cues`."""
+    """Return the local maxima of likelihood over `TEMPI_BPM`, best first.
+
+    The likelihood is the sum of `tempo_cues`.
+    """
     cues, regularity = tempo_cues(onsets, center_bpm)
     scores = np.sum(list(cues.values()), axis=0)
     around = sliding_window_view(np.pad(scores, 6, constant_values=-np.inf), 13).max(axis=1)
@@ -97,7 +103,10 @@ DISTANCE_WEIGHT = -4.0
 
 
 def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], Float64]:
-    """Return what each cue adds to the likelihood of each of `TEMPI_BPM`, and the regularity at each, as in `Tempo`."""
+    """Return the cues for each of `TEMPI_BPM`, and the regularity at each.
+
+    A cue is what it adds to the likelihood. For the regularity see `Tempo`.
+    """
     bands = [_without_trend(strength) for strength in (*onsets, onsets.sum(axis=0))]
     beat = 60 * SAMPLE_RATE_HZ / HOP / TEMPI_BPM
     pairs = {(one, other) for one, other, _ in BEAT_WEIGHTS} | {(ALL, ALL)}
@@ -121,14 +130,20 @@ def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], 
 
 
 def _without_trend(strength: Float32) -> Float64:
-    """Return `strength`, shape (n,), minus its mean over the second around it: a slow rise is no rhythm."""
+    """Return `strength`, shape (n,), minus its mean over one second.
+
+    A slow rise is not a rhythm.
+    """
     around = np.ones(min(SAMPLE_RATE_HZ // HOP, len(strength)))
     mean = np.convolve(strength, around, "same") / np.convolve(np.ones(len(strength)), around, "same")
     return np.asarray(strength - mean)
 
 
 def _correlation(one: Float64, other: Float64) -> Float64:
-    """Return the similarity of two bands after each lag, in both orders, shape (n,); equal bands have 1 at each lag."""
+    """Return the similarity of two bands after each lag, shape (n,).
+
+    It is the mean of both orders. Equal bands have 1 at each lag.
+    """
     import scipy.fft
 
     length = len(one)
@@ -147,13 +162,16 @@ def _count_events(strength: Float32) -> int:
 
 
 def _mean_of_known(*values: Float64) -> Float64:
-    """Return the mean of the values that are not NaN, or 0 if all are, shape (n,)."""
+    """Return the mean of the values that are not NaN, shape (n,).
+
+    It is 0 if all are NaN.
+    """
     known = [np.isfinite(value) for value in values]
     return np.asarray(np.sum(np.nan_to_num(values), axis=0) / np.maximum(np.sum(known, axis=0), 1))
 
 
 def decide_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
-    """Return the tempo in beats per minute and its source: name, bars or audio.
+    """Return the tempo in BPM, and its source (name, bars or audio).
 
     It is None for a one-shot, and for audio without a steady pulse whose name states no tempo.
 
@@ -175,7 +193,10 @@ def decide_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | N
 
 
 def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
-    """Return the regularity of the audio's pulse at `bpm`, 0 to 1; None if it has no pulse there."""
+    """Return the regularity of the audio's pulse at `bpm`, 0 to 1.
+
+    It is None if the audio has no pulse there.
+    """
     return next((tempo.regularity for tempo in rhythm.tempi if bpm and _is_near(bpm, tempo.bpm)), None)
 
 
@@ -194,9 +215,10 @@ def _is_near(bpm: float, other_bpm: float, tolerance: float = SAME_TEMPO) -> boo
 
 
 def _tempo_in_whole_bars(rhythm: Rhythm) -> float | None:
-    """Return the most likely tempo of the audio at which the length is 1, 2, 4, … bars of 4/4; None if there is none.
+    """Return the most likely tempo with whole bars; None if there is none.
 
-    Whole numbers of beats per minute are preferred: a producer sets 173, not 86.5.
+    The length of the file is then 1, 2, 4, … bars of 4/4. Whole numbers of beats per minute are preferred: a producer
+    sets 173, not 86.5.
     """
     if rhythm.duration_s > LONGEST_LOOP_S:
         return None

@@ -157,7 +157,9 @@ def test_half_a_published_checkpoint_is_truncated_at_so_many_of_its_bytes(
 def test_half_a_checkpoint_of_ones_own_is_truncated(tmp_path: Path, size_bytes: int) -> None:
     file = tmp_path / "mine.pt"
     file.write_bytes(zip_file(b"weights" * 999)[:size_bytes])
-    with pytest.raises(WeightsMissing, match=rf"mine\.pt: truncated: ends after {size_bytes:,} bytes; get it"):
+    with pytest.raises(
+        WeightsMissing, match=rf"mine\.pt: truncated: ends after {size_bytes:,} bytes; download it again"
+    ):
         identify_weights(str(file), CACHE)
 
 

@@ -17,7 +17,8 @@ from fake_clap import REFERENCE, FakeClap, OtherClap, fake_vector
 from patching import replace_name
 from stem_dataset.clap.checkpoints import CHECKPOINTS
 from stem_dataset.clap.engine import ClapModel
-from stem_dataset.database.stems import MODELS_AT_A_GLANCE, Database
+from stem_dataset.database.schema import MODELS_AT_A_GLANCE
+from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import utc_now
 from stem_dataset.errors import RunStopped, UsageError
 from workplace import Workplace, use_quick_analysis

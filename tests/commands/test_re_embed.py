@@ -454,7 +454,7 @@ def test_a_row_with_neither_wav_nor_original_fails_and_is_named(
     with pytest.raises(UsageError, match="--re-embed"):  # its vector does not compare with the others'
         filled.run(SecondModel())
 
-    (command,) = re.findall(r"remove the row: (sqlite3 .*)", message)
+    (command,) = re.findall(r"remove its row: (sqlite3 .*)", message)
     subprocess.run(command, shell=True, check=True)
     assert len(filled.rows()) == STEMS - 1
     assert filled.re_embed(SecondModel()).already_done == STEMS - 1
