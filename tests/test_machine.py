@@ -560,7 +560,7 @@ def test_a_drive_that_hangs_fails_the_file_ends_the_run_and_leaves_no_process(st
     before = tree(stems.input)
     with hanging_drive(stems.input, mount_point, hangs_at="good3.wav") as drive, open(said, "w") as stderr:
         # No pipe: the process that forks the workers has stderr too, and ends when the last of them can.
-        process = stems.start("--input", str(mount_point), faults=sooner, stderr=stderr)
+        process = stems.start("--input", str(mount_point), faults=sooner, stdout=stderr, stderr=stderr)
         try:
             assert process.wait(60) == 4
         finally:
@@ -582,7 +582,7 @@ def test_a_drive_that_hangs_and_whose_files_status_is_remembered_is_not_the_file
     mount_point, said = stems.folder / "drive", stems.folder / "stderr.txt"
     before = tree(stems.input)
     with hanging_drive(stems.input, mount_point, "good3.wav", cached_s=3_600), open(said, "w") as stderr:
-        process = stems.start("--input", str(mount_point), faults=sooner, stderr=stderr)
+        process = stems.start("--input", str(mount_point), faults=sooner, stdout=stderr, stderr=stderr)
         try:
             assert process.wait(60) in (1, 4)
         finally:

@@ -108,10 +108,10 @@ def test_quiet_says_only_what_went_wrong(few: Workplace) -> None:
 
 def test_a_closed_terminal_costs_the_lines_and_not_the_run(few: Workplace) -> None:
     reader, writer = os.pipe()
-    process = few.start(stderr=writer, faults={"slow_s": 1})
-    os.close(writer)
-    os.close(reader)
-    assert process.wait(60) == 0
+    with few.start(stderr=writer, faults={"slow_s": 1}) as process:
+        os.close(writer)
+        os.close(reader)
+        assert process.wait(60) == 0
     assert len(few.rows()) == 8
 
 
