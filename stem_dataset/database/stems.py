@@ -77,7 +77,7 @@ class Database:
         self.path = path
         self.on_wait = on_wait
         if sqlite3.sqlite_version_info < (3, 37):
-            raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37")
+            raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37; use a newer Python")
         with self.errors():
             self.connection = sqlite3.connect(path, timeout=TICK_S, isolation_level=None)
             self.connection.text_factory = text_of
