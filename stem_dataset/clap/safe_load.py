@@ -62,7 +62,8 @@ def read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
     try:
         content = _unpickle(path, trust)
         state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except Exception as error:  # a damaged file may raise anything: struct.error, UnicodeDecodeError, …
+    except Exception as error:
+        # A damaged file may raise anything: struct.error, UnicodeDecodeError, …
         if _is_the_machines(error):
             raise
         text = f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {_reason_of(error)}"
