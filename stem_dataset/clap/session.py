@@ -196,7 +196,7 @@ class ClapSession:
             f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
             f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
             f"than {tolerance:g} in cosine. No file was touched: use the former versions (on the former "
-            "machine, if they are the same), or replace all those vectors with --re-embed"
+            "machine, if they are the same), or replace all those vectors: run --re-embed"
         )
 
     def described(self, stem: Described, vector: bytes) -> Described:
