@@ -90,7 +90,8 @@ def network_file_system(path: str, proc: Path) -> str | None:
     if sys.platform == "win32":
         import ctypes
 
-        drive_remote = 4  # \\server\share, or a drive letter for one
+        # GetDriveTypeW returns this for \\server\share, and for a drive letter that stands for one.
+        drive_remote = 4
         root = os.path.splitdrive(path)[0] + "\\"
         return "a network drive" if ctypes.windll.kernel32.GetDriveTypeW(root) == drive_remote else None
     try:

@@ -113,7 +113,8 @@ class TextVectors:
                 return dict(archive)
         except FileNotFoundError:
             return {}
-        except Exception as error:  # a damaged archive raises nearly anything: BadZipFile, zlib.error, ValueError, …
+        except Exception as error:
+            # A damaged archive may raise anything: BadZipFile, zlib.error, ValueError, …
             log.debug("%s cannot be read, so its vectors are computed again: %s", printable(self.file), error)
             return {}
 

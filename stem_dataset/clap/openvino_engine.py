@@ -269,5 +269,6 @@ def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None
             finally:
                 # Before the lock is released: afterwards the folder may belong to another process.
                 shutil.rmtree(scratch, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # openvino raises RuntimeError if it cannot write
+    except (OSError, RuntimeError) as error:
+        # openvino raises RuntimeError if it cannot write.
         log.warning("the compiled tower cannot be kept, so the next run compiles it again: %s", printable(error))

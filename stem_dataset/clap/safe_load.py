@@ -62,7 +62,8 @@ def read_checkpoint(path: Path, trust: bool) -> tuple[dict[str, Any], bool]:
     try:
         content = _unpickle(path, trust)
         state = {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
-    except Exception as error:  # a damaged file may raise anything: struct.error, UnicodeDecodeError, …
+    except Exception as error:
+        # A damaged file may raise anything: struct.error, UnicodeDecodeError, …
         if _is_the_machines(error):
             raise
         text = f"{printable(path)}: no CLAP checkpoint that can be loaded safely: {_reason_of(error)}"
@@ -91,7 +92,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
         if not trust:
             raise
         log.warning(
-            "%s: loaded with whatever code it holds, as --trust-checkpoint says: %s",
+            "%s: loaded with any code that it contains, because of --trust-checkpoint: %s",
             *(printable(path), _reason_of(error)),
         )
         return torch.load(path, map_location="cpu", weights_only=False)
@@ -112,12 +113,12 @@ def architecture_of(state: Mapping[str, Any], path: Path) -> str:
     """Return laion_clap's `amodel` of a checkpoint that is not a published one."""
     if any(".fusion_model." in name for name in state):
         raise WeightsMissing(
-            f"{printable(path)}: wrong pairing: a checkpoint for enable_fusion=True, which has other windows than the "
-            f"four that can be used: {', '.join(CHECKPOINTS)}"
+            f"{printable(path)}: wrong pairing: a checkpoint for enable_fusion=True is not supported; use one of "
+            f"{', '.join(CHECKPOINTS)}"
         )
     shape = getattr(state.get(PATCH_EMBEDDING), "shape", None)
     width = shape[0] if shape else None
     if width not in ARCHITECTURE_BY_WIDTH:
         known = ", ".join(ARCHITECTURE_BY_WIDTH.values())
-        raise WeightsMissing(f"{printable(path)}: holds no audio tower of a known architecture ({known})")
+        raise WeightsMissing(f"{printable(path)}: contains no audio tower of a known architecture ({known})")
     return ARCHITECTURE_BY_WIDTH[width]

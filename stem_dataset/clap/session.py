@@ -122,27 +122,32 @@ class ProvedClap:
 
 
 class ClapSession:
-    """CLAP for one run: chosen and loaded once, called in one thread, with the provenance of its vectors."""
+    """CLAP for one run: chosen and loaded once, and called in one thread."""
 
     def __init__(self, config: Config, load_model: ModelLoader, progress: Progress) -> None:
         self.config = config
         self.load_model = load_model
         self.progress = progress
-        self.thread = ThreadPoolExecutor(1)  # one for all calls: OpenMP starts a team of threads for each caller
+        # One thread makes all calls, since OpenMP starts a team of threads per caller.
+        self.thread = ThreadPoolExecutor(1)
         self.weights: Weights
-        self.embedding_model = ""  # as in the rows
-        self.model: ClapModel | None = None  # until something is to be embedded
-        self.provenance: Provenance | None = None  # of its vectors
+        self.embedding_model = ""
+        # `load` sets these two.
+        self.model: ClapModel | None = None
+        self.provenance: Provenance | None = None
         self.tags = self.categories = NO_PALETTE
 
     def choose(self) -> None:
-        """Find the checkpoint, without loading it. Raises `WeightsMissing`, and `UsageError` for an unknown name."""
+        """Find the checkpoint, without loading it.
+
+        Raises `WeightsMissing`, and `UsageError` for an unknown name.
+        """
         cache = ModelCache(self.config.model_cache)
         self.weights = self.progress.wait_for(self.thread.submit(identify_weights, self.config.checkpoint, cache))
         self.embedding_model = self.weights.embedding_model(self.config.max_windows, self.config.precision)
 
     def load(self) -> None:
-        """Load CLAP and the palettes, and note what its vectors are made with."""
+        """Load CLAP and the palettes, and set the provenance of its vectors."""
         self.progress.say("loading CLAP")
         model, self.tags, self.categories = self.progress.wait_for(self.thread.submit(self._loaded))
         self.model = model
@@ -167,7 +172,8 @@ class ClapSession:
                 return model, NO_PALETTE, NO_PALETTE
             tags, categories = self.config.tags, self.config.category_prompts
             return model, embed_palette(model, tags), embed_palette(model, categories)
-        except (RuntimeError, ImportError, AttributeError, MemoryError) as error:  # of torch, openvino, laion_clap
+        except (RuntimeError, ImportError, AttributeError, MemoryError) as error:
+            # torch, openvino and laion_clap raise these.
             log.debug("traceback", exc_info=True, extra={"file_only": True})
             raise RunStopped(
                 f"CLAP cannot be loaded: {type(error).__name__}: {printable(error)}. No file was touched. Install what "
@@ -175,27 +181,28 @@ class ClapSession:
             ) from error
 
     def differs_from(self, former: Provenance | None) -> bool:
-        """Whether this run's engine makes other vectors than `former`, which made vectors of the same model."""
+        """Whether this run's engine makes other vectors than `former`, of the same model."""
         assert self.provenance is not None
         if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
             return False
         distance = cosine_distance(former.reference_vector, self.provenance.reference_vector)
-        return not distance <= REFERENCE_TOLERANCE[self.config.precision]  # a NaN is no agreement
+        # `not <=` also catches NaN.
+        return not distance <= REFERENCE_TOLERANCE[self.config.precision]
 
     def conflict_text(self, former: Provenance) -> str:
-        """Return the message for a database whose vectors `former` made, and the ways out."""
+        """Return the message for a database whose vectors `former` made."""
         tolerance = REFERENCE_TOLERANCE[self.config.precision]
         return (
             f"the vectors of {self.embedding_model} in {printable(self.config.database)} were made by {former}, "
             f"and this run's engine, {self.provenance}, makes others: for the reference signal they differ by more "
             f"than {tolerance:g} in cosine. No file was touched: use the former versions (on the former "
-            "machine, if they are the same), or replace all those vectors by --re-embed"
+            "machine, if they are the same), or replace all those vectors: run --re-embed"
         )
 
     def described(self, stem: Described, vector: bytes) -> Described:
-        """Return `stem` with the tags, and where its names tell none the category, that its vector is nearest to."""
+        """Return `stem` with the tags and the category nearest to its vector."""
         return described_by_clap(stem, np.frombuffer(vector, "<f4"), self.tags, self.categories)
 
     def close(self) -> None:
-        """Leave the thread behind: a call that it is in cannot be stopped."""
+        """Leave the thread behind, since a running call cannot be stopped."""
         self.thread.shutdown(wait=False, cancel_futures=True)

@@ -29,7 +29,8 @@ def cosine_distance_of(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 def refuse_broken(vector: Float32) -> Float32:
     """Return the vector, (512,), of `reference_signal`; raises `RunStopped` if it is not well-formed."""
     if not well_formed(vector):
-        raise RunStopped("CLAP is broken: its vector for a reference signal is not finite or not of unit length")
+        text = "CLAP is broken: its vector for a reference signal is not finite or not of unit length"
+        raise RunStopped(f"{text}; install what requirements.txt pins, or try another --device")
     return vector
 
 

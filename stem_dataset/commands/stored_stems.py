@@ -46,7 +46,8 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
     for read in (windows_of_wav, _windows_of_original):
         try:
             windows = read(stem, config)
-        except Exception as error:  # a damaged file or a lost drive may raise anything; the row then keeps its vector
+        except Exception as error:
+            # A damaged file or a lost drive may raise anything. The row then keeps its vector.
             if is_memory_error(error):
                 raise MemoryError(f"not enough memory to read {stem.original_file}: {error}") from None
             if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:

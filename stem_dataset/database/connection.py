@@ -1,16 +1,23 @@
-"""Open the SQLite file, and check that it is ours."""
+"""Open, check, copy and remove the SQLite file."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from stem_dataset.database.schema import SCHEMA_VERSION
 from stem_dataset.datatypes import text_of
 from stem_dataset.errors import RunStopped, UsageError
+from stem_dataset.files import sync_folder
 from stem_dataset.logs import printable
+
+# A copy goes on by this many pages (16 MB) between two checks for Ctrl-C.
+COPIED_PAGES = 4_096
 
 
 def check_database(path: Path) -> bool:
@@ -60,6 +67,32 @@ def remove_database(path: Path) -> None:
     """Remove a database, and the files that SQLite keeps beside it."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def copy_database(database: Path, name: str, on_wait: Callable[[], None]) -> Path:
+    """Copy the database, with its WAL, to a new file beside it.
+
+    The name is `name`, or `name`~2, … if that is taken.
+    """
+    scratch = database.with_name(name + ".unfinished")
+    # The journal of a killed copy would be replayed into the new one.
+    remove_database(scratch)
+    try:
+        # A second connection reads: the one that holds the write lock would wait for itself for ever.
+        with (
+            contextlib.closing(sqlite3.connect(database)) as source,
+            contextlib.closing(sqlite3.connect(scratch)) as copy,
+        ):
+            source.backup(copy, pages=COPIED_PAGES, progress=lambda *_: on_wait())
+            # Otherwise whoever opens the copy would get three files.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        names = (name if counter == 1 else f"{name}~{counter}" for counter in itertools.count(1))
+        path = next(path for path in map(database.with_name, names) if not os.path.lexists(path))
+        os.replace(scratch, path)
+    finally:
+        remove_database(scratch)
+    sync_folder(path.parent)
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stem_dataset.database.connection import remove_database
+from stem_dataset.database.connection import copy_database
 from stem_dataset.database.migrations import MIGRATIONS, sql_statements
 from stem_dataset.database.schema import (
     COPY_PROVENANCE,
@@ -46,7 +46,6 @@ from stem_dataset.datatypes import (
     text_of,
 )
 from stem_dataset.errors import RunStopped
-from stem_dataset.files import sync_folder
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import stem_id_of
 from stem_dataset.signals import TICK_S
@@ -58,7 +57,6 @@ LOCKED_DATABASE_S = 30.0
 MOVED_MTIME_NS = -1
 # Between two pages the program checks for Ctrl-C.
 ROWS_PER_PAGE = 1_000
-COPIED_PAGES = 4_096  # 16 MB
 
 DATABASE_REMEDIES = {
     sqlite3.SQLITE_FULL: "free some space on its disk",
@@ -80,7 +78,7 @@ class Database:
         self.path = path
         self.on_wait = on_wait
         if sqlite3.sqlite_version_info < (3, 37):
-            raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37")
+            raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37; use a newer Python")
         with self.errors():
             self.connection = sqlite3.connect(path, timeout=TICK_S, isolation_level=None)
             self.connection.text_factory = text_of
@@ -105,38 +103,13 @@ class Database:
             if version == SCHEMA_VERSION:
                 return
             if version:
-                copy = self._copy_to_free_name(f"{self.path.name}.bak-{version}")
+                copy = copy_database(self.path, f"{self.path.name}.bak-{version}", self.on_wait)
                 text = "%s: its schema %d becomes %d; the database as it was is kept as %s"
                 log.info(text, printable(self.path), version, SCHEMA_VERSION, printable(copy))
             steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
             for statement in itertools.chain.from_iterable(map(sql_statements, steps)):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _copy_to_free_name(self, name: str) -> Path:
-        """Copy the database, with its WAL, to a new file beside it.
-
-        The name is `name`, or `name`~2, … if that is taken.
-        """
-        scratch = self.path.with_name(name + ".unfinished")
-        # The journal of a killed copy would be replayed into the new one.
-        remove_database(scratch)
-        try:
-            # A second connection reads: the one that holds the write lock would wait for itself for ever.
-            with (
-                contextlib.closing(sqlite3.connect(self.path)) as source,
-                contextlib.closing(sqlite3.connect(scratch)) as copy,
-            ):
-                source.backup(copy, pages=COPIED_PAGES, progress=lambda *_: self.on_wait())
-                # Otherwise whoever opens the copy would get three files.
-                copy.execute("PRAGMA journal_mode = DELETE")
-            names = (name if counter == 1 else f"{name}~{counter}" for counter in itertools.count(1))
-            path = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
-            os.replace(scratch, path)
-        finally:
-            remove_database(scratch)
-        sync_folder(path.parent)
-        return path
 
     def close(self) -> None:
         """Close the connection; SQLite then writes the WAL into the database file."""

@@ -26,10 +26,12 @@ MAX_MUSIC_S = 120.0
 # For silence librosa gives 0 Hz.
 UNDEFINED_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
 
-BINS = N_FFT // 2 + 1  # 1,025 = 25 groups of 41, which `_rolloff_hz` makes use of
+BINS = N_FFT // 2 + 1  # 1,025
+# `_rolloff_hz` uses that the bins are 25 groups of 41.
 BIN_GROUPS = 25
 BIN_HZ = SAMPLE_RATE_HZ / N_FFT  # 23.4
-POWERS_OF_HZ = np.vander(BIN_HZ * np.arange(BINS), 3, increasing=True)  # 1, Hz and Hz² of each bin
+# Each row has 1, Hz and Hz² of a bin.
+POWERS_OF_HZ = np.vander(BIN_HZ * np.arange(BINS), 3, increasing=True)
 ROLLOFF_SHARE = 0.85
 # Keeps the divisions and logarithms defined for silence.
 NO_ENERGY = float(np.finfo(np.float32).tiny)

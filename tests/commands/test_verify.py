@@ -371,7 +371,7 @@ def test_another_engine_is_refused_and_its_rows_are_not_called_wrong(
 ) -> None:
     before = filled.rows()
     model = OtherClap(noise=0.5)
-    with pytest.raises(RunStopped, match=r"were made by fake/cpu .*other/gpu.*by --re-embed without --verify-vectors"):
+    with pytest.raises(RunStopped, match=r"were made by fake/cpu .*other/gpu.*run --re-embed without --verify-vectors"):
         filled.verify(model, replaces=replaces)
     assert model.call_sizes == []
     assert named(caplog.text) == {}

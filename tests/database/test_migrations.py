@@ -223,10 +223,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import sqlite3
-from stem_dataset.database import migrations, stems
+from stem_dataset.database import connection, migrations, stems
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "in the copy":
-    stems.COPIED_PAGES = 1
+    connection.COPIED_PAGES = 1
     stems.Database(Path(sys.argv[1]), on_wait=kill)
 migrations.MIGRATIONS[1] += "SELECT kill();\\n"
 connect = sqlite3.connect
