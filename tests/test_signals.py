@@ -155,6 +155,7 @@ import os, runpy, sys
 
 program, number, module = sys.argv[1:]
 sys.argv = [program]
+sys.path.insert(0, os.path.dirname(program))  # as for a script that Python runs
 
 class Striker:
     def find_spec(self, name, *_):
