@@ -335,7 +335,7 @@ class LocalBackend:
         # A spent worker is replaced, but not before it has finished what it has.
         limits = [1 if worker.is_spent else FILES_IN_FLIGHT for worker in self.workers]
         numbers = [number for number, limit in enumerate(limits) if loads[number] < limit]
-        return min(numbers, key=loads.__getitem__, default=None)
+        return min(numbers, key=lambda number: (loads[number], self.workers[number].test is not None), default=None)
 
     def _ready_worker(self, number: int) -> LocalWorker:
         if number == len(self.workers):
