@@ -401,7 +401,7 @@ def outcomes_of(backend: LocalBackend) -> list[TaskReport | Death]:
 def one_worker(few: Workplace) -> Iterator[LocalBackend]:
     """A backend of one worker that is ready. Once it is closed, none of its threads is left."""
     few.log_file.parent.mkdir()
-    job = product.DatasetPreparer(few.config(file_timeout_s=1.0), show_progress=False)._job
+    job = product.DatasetPreparer(few.config(file_timeout_s=10.0), show_progress=False)._job
     before = set(threading.enumerate())
     with contextlib.closing(LocalBackend(1, job, few.log_file)) as backend:
         assert backend.self_test().result() is None
@@ -444,7 +444,8 @@ def test_a_process_that_cannot_be_killed_is_left_behind_and_the_drive_is_blamed(
     process = process_of(one_worker)
     with monkeypatch.context() as patch:
         patch.setattr(process, "kill", lambda: None)
-        one_worker.start(deadly_work.stop, iter([FOUND]))
+        found = dataclasses.replace(FOUND, size_bytes=-9_000_000)  # 10 s, less a second per megabyte
+        one_worker.start(deadly_work.stop, iter([found]))
         (death,) = outcomes_of(one_worker)
     assert isinstance(death, Death)
     assert isinstance(death.error, MachineFault)
