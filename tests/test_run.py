@@ -187,7 +187,8 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     workplace.quarantine.mkdir(parents=True)
     backend = LocalBackend(1, preparer._job, workplace.log_file)
     pool = Pool(backend, preparer._job)
-    loaded_modules = "set(__import__('sys').modules)"  # for `eval`: a worker cannot import this file
+    # For `eval`: a worker cannot import this file. The program itself is imported by the first task that names it.
+    loaded_modules = "__import__('prepare_dataset_sql') and set(__import__('sys').modules)"
     try:
         # A worker of a run has imported the script before its first file, as its main module.
         before = backend.workers[0].executor.submit(eval, f"__import__('{PROGRAM}') and {loaded_modules}").result()

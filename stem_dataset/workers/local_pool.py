@@ -263,10 +263,12 @@ class LocalWorker:
             return None
         head = self.flights.popleft()
         limit_s = time_limit_s(head.found, self.job)
+        # Up to the death, without the grace for half a result.
+        elapsed_s = (self.ended_s or time.monotonic()) - (head.begun_s or math.inf)
         error: BrokenFile | MachineFault = WorkerDied(f"its worker died twice: {exit_text(exit_code)}")
         if is_stuck:
             error = MachineFault(DEAD_DRIVE_TEXT)
-        elif head.begun_s is not None and time.monotonic() - head.begun_s >= limit_s:
+        elif elapsed_s >= limit_s:
             error = Timeout(f"not done after {limit_s:.0f} s, twice")
         elif exit_code is not None and -exit_code in OUTSIDE_SIGNALS:
             text = f"its worker was ended by {exit_text(exit_code)}, which we did not send: out of memory, most likely"
@@ -335,7 +337,7 @@ class LocalBackend:
         # A spent worker is replaced, but not before it has finished what it has.
         limits = [1 if worker.is_spent else FILES_IN_FLIGHT for worker in self.workers]
         numbers = [number for number, limit in enumerate(limits) if loads[number] < limit]
-        return min(numbers, key=loads.__getitem__, default=None)
+        return min(numbers, key=lambda number: (loads[number], self.workers[number].test is not None), default=None)
 
     def _ready_worker(self, number: int) -> LocalWorker:
         if number == len(self.workers):

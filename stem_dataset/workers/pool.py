@@ -105,7 +105,7 @@ class Pool:
     def _retry(self, work: Work, suspects: Sequence[FoundFile]) -> Iterator[TaskReport | None]:
         """Try each suspect again alone, unless it needs no retry, and yield its report."""
         log.warning(
-            "a worker process died, hung or took too much memory; the %d files in question are tried again one by one",
+            "a worker process died, hung or took too much memory; files that are tried again, one by one: %d",
             len(suspects),
         )
         moved = quarantined_by(self.job)

@@ -360,7 +360,7 @@ def test_an_error_in_our_own_code_moves_no_file(place: Workplace, tmp_path: Path
     with cluster(tmp_path / "dask", workers=1, faults={"errors": {"07.wav": ["analyse", "ValueError"]}}) as made:
         account = run_on(made, place, "--embed-on", "workers")
     assert outcome(account) == (1, 13, 2, 1, 0), account["stderr"]
-    assert "07.wav: failed, left where it is: ValueError: analyse is wrong; that is an error of" in account["stderr"]
+    assert "07.wav: failed, left where it is: ValueError: analyse is wrong; this is an error in" in account["stderr"]
     assert (place.input / "07.wav").exists()
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import multiprocessing.connection
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import deadly_work
 import prepare_dataset_sql as product
 from audio_files import write_tone
 from fake_clap import FakeClap
@@ -28,7 +32,7 @@ from pools import linux_only, run_with
 from stem_dataset.datatypes import FoundFile
 from stem_dataset.errors import MachineFault, RunStopped
 from stem_dataset.workers.local_pool import Flight, LocalBackend, LocalWorker
-from stem_dataset.workers.tasks import TaskReport, Work, exit_text, reports_of, time_limit_s
+from stem_dataset.workers.tasks import Death, TaskReport, Work, exit_text, reports_of, time_limit_s
 from workplace import REPOSITORY, Workplace, needs_proc, processes_of, wait_for_log, wait_for_no_process_of
 
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP and SIGKILL")
@@ -109,6 +113,11 @@ def test_a_worker_that_dies_costs_only_the_guilty_file(drums: Workplace) -> None
     entry = json.loads((drums.quarantine / f"ERROR_WorkerDied_{guilty}.json").read_text())
     assert "SIGSEGV" in entry["error"]["message"]
     assert "Segmentation fault" in drums.log_file.read_text()  # faulthandler's traceback
+
+
+def test_only_the_file_that_the_dead_worker_had_begun_is_tried_again(drums: Workplace) -> None:
+    drums.execute(faults={"die": {some_name(drums): int(signal.SIGSEGV)}})
+    assert "files that are tried again, one by one: 1\n" in drums.log_file.read_text(encoding="utf-8")
 
 
 def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -> None:
@@ -375,6 +384,102 @@ def test_a_process_is_replaced_after_so_many_files_and_nothing_is_lost(
     monkeypatch.setattr(LocalWorker, "_new_executor", counted)
     assert workplace.run(workers=1).inserted == 10
     assert next(opened) == 3  # 4, 4 and 2 files
+
+
+# -- executors that are left behind ------------------------------------------------------------------------------------
+
+
+def outcomes_of(backend: LocalBackend) -> list[TaskReport | Death]:
+    """Wait until something has come of the files in flight."""
+    deadline_s = time.monotonic() + 30
+    while not (outcomes := backend.wait()):
+        assert time.monotonic() < deadline_s
+    return outcomes
+
+
+@pytest.fixture
+def one_worker(few: Workplace) -> Iterator[LocalBackend]:
+    """A backend of one worker that is ready. Once it is closed, none of its threads is left."""
+    few.log_file.parent.mkdir()
+    job = product.DatasetPreparer(few.config(file_timeout_s=10.0), show_progress=False)._job
+    before = set(threading.enumerate())
+    with contextlib.closing(LocalBackend(1, job, few.log_file)) as backend:
+        assert backend.self_test().result() is None
+        yield backend
+    deadline_s = time.monotonic() + 10
+    while left := set(threading.enumerate()) - before:  # Python would wait for them at its end
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.05)
+
+
+FOUND = FoundFile("/a.wav", 1, 1)
+
+
+@needs_signals
+def test_half_a_result_is_a_death_and_the_file_behind_it_is_done(one_worker: LocalBackend) -> None:
+    assert one_worker.start(deadly_work.die_while_sending, iter([FOUND])) == 1
+    behind = dataclasses.replace(FOUND, path="/b.wav")
+    assert one_worker.start(deadly_work.answer, iter([behind, FOUND])) == 1  # two are in flight
+    (death,) = outcomes_of(one_worker)
+    assert isinstance(death, Death)
+    assert "signal 9 (SIGKILL)" in str(death.error)
+    assert outcomes_of(one_worker) == [TaskReport(behind, sha256="00")]
+
+
+@needs_signals
+def test_half_a_result_does_not_keep_the_pool_from_closing(one_worker: LocalBackend) -> None:
+    one_worker.start(deadly_work.die_while_sending, iter([FOUND]))
+    assert multiprocessing.connection.wait([process_of(one_worker).sentinel], 30)
+    began_s = time.monotonic()
+    one_worker.close()
+    assert time.monotonic() - began_s < 5
+
+
+@needs_signals
+def test_a_process_that_cannot_be_killed_is_left_behind_and_the_drive_is_blamed(
+    one_worker: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in {"BACKSTOP_S": 0.1, "KILL_S": 0.1}.items():
+        replace_name(monkeypatch, name, seconds)
+    process = process_of(one_worker)
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "kill", lambda: None)
+        found = dataclasses.replace(FOUND, size_bytes=-9_000_000)  # 10 s, less a second per megabyte
+        one_worker.start(deadly_work.stop, iter([found]))
+        (death,) = outcomes_of(one_worker)
+    assert isinstance(death, Death)
+    assert isinstance(death.error, MachineFault)
+    assert "its drive hangs" in str(death.error)
+    one_worker.retry_alone(deadly_work.answer, FOUND)  # in another process
+    assert outcomes_of(one_worker) == [TaskReport(FOUND, sha256="00")]
+    process.kill()  # the drive answers at last
+
+
+def process_of(backend: LocalBackend) -> BaseProcess:
+    process = backend.workers[0].context.process
+    assert process is not None
+    return process
+
+
+@needs_signals
+def test_a_worker_that_dies_idle_costs_nothing(one_worker: LocalBackend) -> None:
+    process_of(one_worker).kill()
+    time.sleep(0.5)
+    one_worker.start(deadly_work.answer, iter([FOUND]))
+    assert outcomes_of(one_worker) == [TaskReport(FOUND, sha256="00")]
+
+
+@linux_only
+@pytest.mark.parametrize(("hard", "expected"), [(4_096, 928), (300, 300)])
+def test_hundreds_of_workers_may_open_the_files_that_they_need(hard: int, expected: int) -> None:
+    code = (
+        "import resource; from stem_dataset.workers import local_pool; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard})); local_pool._allow_descriptors(2); "
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE)); local_pool._allow_descriptors(100); "
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["256", str(hard), str(expected), str(hard)]
 
 
 # -- the parent -------------------------------------------------------------------------------------------------------
