@@ -109,7 +109,8 @@ class TextVectors:
     def _read(self) -> dict[str, Float32]:
         """Return the vectors in the file; {} if missing or damaged."""
         try:
-            with np.load(self.file) as archive:
+            # numpy leaves a file that it opened itself open where it is damaged.
+            with open(self.file, "rb") as file, np.load(file) as archive:
                 return dict(archive)
         except FileNotFoundError:
             return {}
