@@ -22,7 +22,7 @@ DEMUXERS = {
     **{"WAV": "wav", "RF64": "wav", "W64": "w64", "AIFF": "aiff", "AU": "au", "VOC": "voc", "CAF": "caf"},
     **{"FLAC": "flac", "OGG": "ogg", "MP3": "mp3", "AAC": "aac", "AC-3": "ac3", "E-AC-3": "eac3", "DTS": "dts"},
     **{"DTS-HD": "dtshd", "MP4": "mov", "Matroska": "matroska", "ASF": "asf", "APE": "ape", "WavPack": "wv"},
-    **{"TTA": "tta", "Musepack": "mpc", "Musepack 8": "mpc8"},
+    **{"TTA": "tta", "Musepack": "mpc", "Musepack 8": "mpc8", "RealAudio": "rm"},
 }
 READ_BY_LIBSNDFILE = frozenset({"", "WAV", "RF64", "W64", "AIFF", "AU", "VOC", "CAF", "FLAC", "OGG", "MP3"})
 
@@ -45,6 +45,7 @@ MAGIC = (
     (re.compile(rb"MPCKSH", re.DOTALL), "Musepack 8"),
     (re.compile(rb"MP\+[\x07\x17]...[\x00\x01]", re.DOTALL), "Musepack"),
     (re.compile(rb"DTSHDHDR", re.DOTALL), "DTS-HD"),
+    (re.compile(rb"\.RMF\x00\x00\x00|\.ra\xfd\x00", re.DOTALL), "RealAudio"),
 )
 # Where a tag has another size than it states, these are looked for: long enough not to be found in a picture.
 BEHIND_A_TAG = re.compile(

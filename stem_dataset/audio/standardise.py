@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
+import soundfile
 
-from stem_dataset.audio.formats import identify
-from stem_dataset.audio.libsndfile_decoder import LibsndfileDecoder
+from stem_dataset.audio.formats import READ_BY_LIBSNDFILE, AudioFormat, identify
+from stem_dataset.audio.libsndfile_decoder import LibsndfileDecoder, may_be_read_by_ffmpeg
+from stem_dataset.audio.pyav_decoder import NotDecoded, PyAVDecoder
 from stem_dataset.audio.source import BLOCK_S, Block, Clock, Decoder, WatchedFile
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, SourceFormat
 from stem_dataset.errors import NoSamples, NotFinite, blaming_the_program
 
+NOT_RECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 LOUDEST = 1e30  # soxr overflows to NaN from 1e37 on, which would become silence; this clips just as well
 
 FULL_SCALE = 0.99  # from here on samples may be clipped: 127/128, the top of 8 bits, is 0.992
@@ -69,7 +72,39 @@ def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float
     """
     watched = WatchedFile(file)
     found = identify(watched)
-    return _standardise(lambda: LibsndfileDecoder(watched, found), audio, max_duration_s)
+    if found.kind not in READ_BY_LIBSNDFILE:
+        return _standardise_with_ffmpeg(
+            watched, found, audio, max_duration_s, soundfile.LibsndfileError(NOT_RECOGNISED)
+        )
+    decoder: LibsndfileDecoder | None = None
+
+    def open_decoder() -> LibsndfileDecoder:
+        nonlocal decoder
+        decoder = LibsndfileDecoder(watched, found)
+        return decoder
+
+    try:
+        source = _standardise(open_decoder, audio, max_duration_s)
+        if decoder is None or not decoder.ended_early():
+            return source
+        reason: Exception = NoSamples("libsndfile stopped before the end")
+    except (soundfile.LibsndfileError, NoSamples) as error:
+        if not may_be_read_by_ffmpeg(error, found, is_open=decoder is not None):
+            raise
+        reason = error
+    audio.restart()
+    return _standardise_with_ffmpeg(watched, found, audio, max_duration_s, reason)
+
+
+def _standardise_with_ffmpeg(
+    watched: WatchedFile, found: AudioFormat, audio: StandardisedAudio, max_duration_s: float, reason: Exception
+) -> SourceFormat:
+    """Decode with FFmpeg's libraries; where they cannot, raise `reason`'s error, with what both have to say."""
+    try:
+        return _standardise(lambda: PyAVDecoder(watched, found), audio, max_duration_s)
+    except NotDecoded as error:
+        code = reason.code if isinstance(reason, soundfile.LibsndfileError) else NOT_RECOGNISED
+        raise soundfile.LibsndfileError(code, f"FFmpeg: {error}; libsndfile: ") from error
 
 
 def _standardise(open_decoder: Callable[[], Decoder], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from stem_dataset.audio.formats import AudioFormat
-from stem_dataset.audio.frames import PARSERS, Frame, cut_frame_at_end, mpeg_frame
+from stem_dataset.audio.frames import PARSERS, cut_frame_at_end, mpeg_frame
 from stem_dataset.audio.source import WatchedFile
 
 # Writers to a pipe put 0x7FFFF000 (sox), 0x80000000 (arecord) or 0xFFFFFFFF (ffmpeg) where the length belongs.
@@ -23,11 +23,11 @@ STATED_FRAMES = re.compile(r"Calculated frame count (\d+) does not match value f
 
 # Writers that count their own header into the size of the audio state 16 to 44 bytes too many.
 MISCOUNTED_BYTES = 44
-TIMED_KINDS = ("APE", "TTA", "Musepack", "Musepack 8", "WavPack")  # their headers count the samples
+TIMED_KINDS = ("APE", "TTA", "Musepack", "Musepack 8", "WavPack", "RealAudio")  # their headers count the samples
 LEAST_SHARE, LEAST_S = 0.01, 0.05  # either of them missing is a cut
 
 TAIL_BYTES = 2**15
-XING_TOLERANCE_FRAMES = 3  # the encoder's delay and padding are cut from the decoded audio
+TOLERATED_SAMPLES = 3 * 1_152  # that an MP3 may lack of what its first frame promises, if its last one is whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +79,21 @@ def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
 
     libsndfile's own count is no promise: it is off by up to 70 times, with tags and cover art counted in.
     """
-    promised = _promised_frames(part)
-    if promised is not None:
-        count, first = promised
-        if read.frames >= count * first.samples - first.rate_hz // 1_000:
-            return False
-        if read.frames < (count - XING_TOLERANCE_FRAMES) * first.samples:
-            return True
+    promised = _promised_samples(part)
+    if promised is not None and read.frames >= promised:
+        return False
+    if promised is not None and read.frames < promised - TOLERATED_SAMPLES:
+        return True
     return cut_frame_at_end(tail_of(part), mpeg_frame)
 
 
-def _promised_frames(part: WatchedFile) -> tuple[int, Frame] | None:
-    """Return how many frames the first one of an MP3 promises, and that frame, or None.
+def _promised_samples(part: WatchedFile) -> int | None:
+    """Return how many samples the first frame of an MP3 promises, or None.
 
     Layout: an ID3v2 tag with its size in 4 x 7 bits, then the first frame with "Xing" or "Info", flags, and the count
-    of frames; or with "VBRI", version, delay, quality (2 bytes each), the count of bytes and of frames.
+    of frames; 120 bytes behind "Xing" the encoder's name, and 21 behind that in 12 bits each how many samples it put
+    before and after the audio, which decoders cut. Or "VBRI", version, delay, quality (2 bytes each), the count of
+    bytes and of frames.
     """
     tag = part.read_at(0, 10)
     id3_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))
@@ -103,9 +103,11 @@ def _promised_frames(part: WatchedFile) -> tuple[int, Frame] | None:
         return None
     match = re.search(rb"(?:Xing|Info)...(.)(....)", content, re.DOTALL)
     if match is not None and match[1][0] & 1:
-        return int.from_bytes(match[2], "big"), first
+        encoder = content[match.start() + 120 : match.start() + 144]
+        added = int.from_bytes(encoder[21:24], "big") if match[1][0] & 15 == 15 and encoder[:4].isalnum() else 0
+        return int.from_bytes(match[2], "big") * first.samples - (added >> 12) - (added & 0xFFF)
     if content[36:40] == b"VBRI":
-        return int.from_bytes(content[50:54], "big"), first
+        return int.from_bytes(content[50:54], "big") * first.samples
     return None
 
 
@@ -136,16 +138,16 @@ def _mp4_is_cut(part: WatchedFile) -> bool:
 
 
 def _caf_is_cut(part: WatchedFile) -> bool:
-    """Whether a chunk ends behind the file; that of the data may state -1, which is all the rest."""
+    """Whether the chunk of the data ends behind the file; it may state -1, which is all the rest."""
     size, position = part.size(), 8
     while position <= size - 12:
         header = part.read_at(position, 12)
         chunk_bytes = int.from_bytes(header[4:], "big", signed=True)
-        if chunk_bytes < 0:
-            return False
-        position += 12 + chunk_bytes
-        if position > size:
-            return misses(chunk_bytes, size - (position - chunk_bytes), math.inf) and position - size > MISCOUNTED_BYTES
+        position += 12
+        if header[:4] == b"data" or chunk_bytes < 0:
+            missing = position + chunk_bytes - size
+            return missing > MISCOUNTED_BYTES and misses(chunk_bytes, chunk_bytes - missing, math.inf)
+        position += chunk_bytes
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from audio_files import encode, id3_with_picture, noise
 from ingest import FIVE_FORMATS, RATE_HZ, Decode, three_seconds
 from stem_dataset.audio.frames import mpeg_frame
+from stem_dataset.discover import READABLE_SUFFIXES
+from workplace import REPOSITORY
 
 SMALL_TAG, LARGE_TAG = id3_with_picture(100), id3_with_picture(60_000)
 
@@ -113,3 +116,12 @@ def test_each_header_of_a_real_mp3_leads_to_the_next(rate_hz: int, channels: int
         samples += frame.samples
     assert position == len(mp3)
     assert samples >= rate_hz
+
+
+DOCS = (REPOSITORY / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_name_every_suffix_that_is_taken() -> None:
+    table = DOCS.partition("| container |")[2].partition("\n\n")[0]
+    suffixes = {suffix for row in table.splitlines() for suffix in re.findall(r"`(\.\w+)`", row)}
+    assert suffixes == READABLE_SUFFIXES

@@ -50,7 +50,7 @@ def test_bytes_behind_the_last_page_are_no_damage(decode: Decode, tail: bytes) -
     np.testing.assert_array_equal(tailed.samples, plain.samples)
 
 
-@pytest.mark.parametrize("subtype", ["VORBIS"])
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 @pytest.mark.parametrize("frames", [100, 2_000, 10_000, 19_000, 48_000])
 @pytest.mark.parametrize("has_end_flag", [True, False])
 def test_whole_one_shot_of_any_length_is_not_truncated(

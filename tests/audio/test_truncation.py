@@ -18,7 +18,7 @@ from stem_dataset.audio.frames import mpeg_frame
     [
         *(("WAV", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "FLOAT", "ULAW", "IMA_ADPCM")),
         *(("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "PCM_16")),
-        *(("AU", "PCM_16"), ("VOC", "PCM_16"), ("MP3", None)),
+        *(("AU", "PCM_16"), ("CAF", "PCM_16"), ("VOC", "PCM_16"), ("MP3", None)),
     ],
 )
 @pytest.mark.parametrize("seconds", [0.5, 3])
