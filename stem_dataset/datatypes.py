@@ -59,7 +59,7 @@ class SourceFormat:
     truncated: bool
     clipped_share: float = 0.0  # of the samples, in the channel that has most
     dc_offset: float = 0.0  # mean of the channel that is farthest from zero; full scale is 1
-    dead_channel: bool = False  # one is silent, another is not
+    dead_channel: bool = False  # of stereo: one is silent, the other is not
 
     @property
     def duration_s(self) -> float:

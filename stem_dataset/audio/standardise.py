@@ -52,7 +52,8 @@ class SourceLevels:
 
     @property
     def has_dead_channel(self) -> bool:
-        return bool(self.peaks.min() < DEAD_CHANNEL_PEAK <= self.peaks.max())
+        """Of stereo alone: a silent LFE or rear channel is the convention in surround files."""
+        return len(self.peaks) == 2 and bool(self.peaks.min() < DEAD_CHANNEL_PEAK <= self.peaks.max())
 
 
 def _count_clipped(samples: Float32) -> int:

@@ -51,7 +51,7 @@ def quality_issues(source: SourceFormat, features: Mapping[str, float | None], c
 
     truncated: the container says that more should be there · too_short, too_quiet, clipped, dc_offset: beyond the
     setting (`min_duration_s`, `min_loudness_lufs`, `max_clipped_share`, `max_dc_offset`) · silent: not one sample other
-    than 0 · dead_channel: one peaks under -80 dBFS, another does not.
+    than 0 · dead_channel: of stereo, one peaks under -80 dBFS, the other does not.
     """
     # No loudness is defined for less than 0.4 s: there the RMS level stands in, which is the same for a tone of 1 kHz.
     # Of a long file the RMS may be that of silent parts alone; a level of its peak is better than none.
