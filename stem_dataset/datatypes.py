@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int16 = npt.NDArray[np.int16]
 T = TypeVar("T")
+
+DecoderName = Literal["libsndfile", "ffmpeg"]
 
 
 class Windowed(Protocol):
@@ -60,6 +62,7 @@ class SourceFormat:
     clipped_share: float = 0.0  # of the samples, in the channel that has most
     dc_offset: float = 0.0  # mean of the channel that is farthest from zero; full scale is 1
     dead_channel: bool = False  # of stereo: one is silent, the other is not
+    decoder: DecoderName = "libsndfile"
 
     @property
     def duration_s(self) -> float:

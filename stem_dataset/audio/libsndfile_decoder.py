@@ -9,9 +9,9 @@ import soundfile
 
 from stem_dataset.audio.formats import AudioFormat
 from stem_dataset.audio.frames import find_stream
-from stem_dataset.audio.source import BLOCK_S, BLOCK_VALUES, Block, DecoderName, FilePart, WatchedFile
+from stem_dataset.audio.source import BLOCK_S, BLOCK_VALUES, Block, FilePart, WatchedFile
 from stem_dataset.audio.truncation import Promise, is_truncated
-from stem_dataset.datatypes import Float32
+from stem_dataset.datatypes import DecoderName, Float32
 from stem_dataset.errors import is_memory_error
 
 LOSSY_KINDS = ("MP3", "OGG")  # where libsndfile may end in mid-file, and FFmpeg go on

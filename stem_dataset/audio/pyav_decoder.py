@@ -23,9 +23,9 @@ import numpy as np
 
 from stem_dataset.audio.formats import AudioFormat
 from stem_dataset.audio.frames import PARSERS
-from stem_dataset.audio.source import BLOCK_S, BLOCK_VALUES, Block, DecoderName, WatchedFile
+from stem_dataset.audio.source import BLOCK_S, BLOCK_VALUES, Block, WatchedFile
 from stem_dataset.audio.truncation import Promise, is_truncated
-from stem_dataset.datatypes import Float32
+from stem_dataset.datatypes import DecoderName, Float32
 from stem_dataset.errors import BrokenFile
 
 if TYPE_CHECKING:

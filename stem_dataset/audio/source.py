@@ -6,15 +6,14 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
-from stem_dataset.datatypes import Float32, T
+from stem_dataset.datatypes import DecoderName, Float32, T
 from stem_dataset.errors import TooLong
 
 BLOCK_S = 2  # audio is decoded in blocks of two seconds of its own rate (ten leave the cache and cost 15 % more) ...
 BLOCK_VALUES = 2**20  # ... but of at most this many values over all channels (4 MiB of float32)
 
-DecoderName = Literal["libsndfile", "ffmpeg"]
 Patch = tuple[int, bytes]  # a position in the file, and the bytes that a decoder is to see there
 
 

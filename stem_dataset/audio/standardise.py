@@ -171,6 +171,7 @@ class Mix:
             clipped_share=max(levels.clipped_share for levels in all_levels),
             dc_offset=max((levels.dc_offset for levels in all_levels), key=abs),
             dead_channel=any(levels.has_dead_channel for levels in all_levels),
+            decoder=decoder.name,
         )
 
     def _begin(self, rate_hz: int, channels: int) -> None:

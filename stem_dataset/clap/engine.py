@@ -26,7 +26,7 @@ from stem_dataset.datatypes import EMBEDDING_BYTES, EMBEDDING_SIZE, Float32, Flo
 from stem_dataset.logs import prints_to_log
 
 LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}  # with stock laion_clap in f32
-AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")  # decide, beside the engine, what a vector is
+AUDIO_LIBRARIES = ("soundfile", "av", "soxr", "numpy")  # decide, beside the engine, what a vector is
 
 
 class ClapModel(Protocol):

@@ -26,6 +26,7 @@ def listen(measured: Measurements, source: SourceFormat, config: Config) -> dict
         "key_confidences": [round(float(confidence), 4) for confidence in hear_keys(measured.pitch_classes)],
         "pitch_hz": single_pitch_hz(measured),
         "quality_issues": quality_issues(source, measured.features, config),
+        "decoder": source.decoder,
     }
 
 

@@ -6,18 +6,23 @@ import contextlib
 import dataclasses
 import errno
 import io
+import json
 import random
 from collections.abc import Callable
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from audio_files import Float32, encode
 from av_files import FORMS, Form, caf_with_aac, encode_with_ffmpeg, encoded, sound
-from ingest import Decode, three_seconds
+from ingest import Decode, ingest, three_seconds
 from stem_dataset.audio.frames import mpeg_frame
+from stem_dataset.clap.engine import AUDIO_LIBRARIES, library_versions
 from stem_dataset.errors import BrokenFile, TooLong
+from stem_dataset.workers.dask_worker import program_versions
+from workplace import Workplace
 
 BY_NAME = {str(form): form for form in FORMS}
 M4A, ADTS, WAVPACK = BY_NAME["aac in m4a"], BY_NAME["aac in aac"], BY_NAME["wavpack in wv"]
@@ -228,3 +233,25 @@ def test_noise_behind_frame_headers_is_no_audio(decode: Decode) -> None:
             content = b"".join(header + dice.randbytes(dice.randrange(50, 900)) for _ in range(30))
             with pytest.raises((soundfile.LibsndfileError, BrokenFile)):
                 decode(content)
+
+
+# -- what is kept of it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "decoder"),
+    [
+        ("a.wav", three_seconds("WAV"), "libsndfile"),
+        ("a.mp3", three_seconds("MP3"), "libsndfile"),
+        ("twice.mp3", 2 * three_seconds("MP3"), "ffmpeg"),
+        ("a.m4a", encoded(M4A, 3), "ffmpeg"),
+        ("m4a in truth.wav", encoded(M4A, 3), "ffmpeg"),
+    ],
+)
+def test_the_features_name_the_decoder(workplace: Workplace, name: str, content: bytes, decoder: str) -> None:
+    assert json.loads(ingest(workplace, content, name).metadata.features)["decoder"] == decoder
+
+
+def test_the_provenance_names_the_version_of_each_decoder() -> None:
+    assert library_versions(*AUDIO_LIBRARIES)["av"] == av.__version__
+    assert ("av", av.__version__) in program_versions()  # a Dask worker's must be the same
