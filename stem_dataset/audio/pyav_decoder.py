@@ -46,7 +46,15 @@ PCM = frozenset(
 )
 DECODERS = LOSSLESS | LOSSY | PCM
 
-SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}  # to [-1, 1), by numpy's name of the samples' type
+SAMPLE_KINDS = {
+    "u8": "u1",
+    "s16": "i2",
+    "s32": "i4",
+    "s64": "i8",
+    "flt": "f4",
+    "dbl": "f8",
+}  # FFmpeg's and numpy's names
+SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}  # to [-1, 1)
 BUFFER_BYTES = 2**16
 MOST_CHANNELS = 1_024  # what libsndfile takes
 
@@ -224,13 +232,23 @@ def _refuse_reference(url: str, flags: int, options: dict[str, str]) -> NoReturn
 
 
 def samples_of(frame: AudioFrame) -> Float32:
-    """Return a frame's samples, shape (frames, channels), in [-1, 1]."""
-    values = frame.to_ndarray()
-    channels = len(frame.layout.channels)
-    samples = values.T if frame.format.is_planar else values.reshape(-1, channels)
-    kind = values.dtype.str[1:]
+    """Return a frame's samples, shape (frames, channels), in [-1, 1].
+
+    `frame.planes`, and with it `to_ndarray`, reads on behind the last of eight planes and crashes (PyAV 18.1): the
+    planes are asked for one by one.
+    """
+    from av.audio import plane
+
+    kind = SAMPLE_KINDS.get(frame.format.name.removesuffix("p"))
+    if kind is None:
+        raise NotDecoded(f"samples in {frame.format.name}")
+    channels = frame.layout.nb_channels
+    audio_plane: Any = plane.AudioPlane  # a buffer, which its stub does not say
+    if frame.format.is_planar:
+        planes = [np.frombuffer(audio_plane(frame, index), kind, frame.samples) for index in range(channels)]
+        values = np.stack(planes, axis=1)
+    else:
+        values = np.frombuffer(audio_plane(frame, 0), kind, frame.samples * channels).reshape(-1, channels)
     if kind == "u1":
-        return ((samples.astype(np.float32) - np.float32(2**7)) / np.float32(2**7)).astype(np.float32)
-    if kind in SCALES:
-        return samples.astype(np.float32) * np.float32(1 / SCALES[kind])
-    return samples.astype(np.float32)
+        values = values.astype(np.float32) - np.float32(SCALES[kind])
+    return np.asarray(values.astype(np.float32) * np.float32(1 / SCALES.get(kind, 1.0)), np.float32)

@@ -57,6 +57,21 @@ def likeness(one: Float32, other: Float32) -> float:
     return float(np.corrcoef(*levels)[0, 1])
 
 
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("aac in m4a", 6), ("aac in m4a", 8), ("alac in m4a", 6), ("flac in mka", 6), ("flac in mka", 8)],
+)
+def test_surround_files_are_read(decode: Decode, name: str, channels: int) -> None:
+    """Eight planes of samples crash PyAV's own way to numpy."""
+    form = BY_NAME[name]
+    read = decode(encoded(form, 3, channels))
+    assert read.source.channels == channels
+    assert read.source.duration_s == pytest.approx(3, abs=0.05)
+    if form.is_lossless:
+        steps = np.rint(sound(3 * form.rate_hz, channels) * 2**15).astype(np.int16)
+        np.testing.assert_array_equal(read.samples, decode(encode(steps, form.rate_hz, "WAV", "PCM_16")).samples)
+
+
 def test_apple_loop_is_read(decode: Decode) -> None:
     loop = decode(caf_with_aac(3, channels=2))
     assert (loop.source.channels, loop.source.truncated) == (2, False)

@@ -77,7 +77,7 @@ def sound(frames: int, channels: int, seed: int = 0) -> Float32:
 def encode_with_ffmpeg(form: Form, samples: Float32, metadata: dict[str, str] | None = None) -> bytes:
     """Return a file of 16-bit `samples`, shape (frames, channels)."""
     channels = samples.shape[1]
-    layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}.get(channels, f"{channels} channels")
     steps = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     folder = tempfile.TemporaryDirectory()  # faststart reads the file again by its name
     path = Path(folder.name) / "a"
