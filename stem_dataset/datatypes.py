@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int16 = npt.NDArray[np.int16]
 T = TypeVar("T")
+
+DecoderName = Literal["libsndfile", "ffmpeg"]
 
 
 class Windowed(Protocol):
@@ -69,8 +71,9 @@ class SourceFormat:
     clipped_share: float = 0.0
     # The mean of the channel that is farthest from zero; full scale is 1.
     dc_offset: float = 0.0
-    # One channel is silent, another is not.
+    # Of stereo: one channel is silent, the other is not.
     dead_channel: bool = False
+    decoder: DecoderName = "libsndfile"
 
     @property
     def duration_s(self) -> float:

@@ -17,10 +17,10 @@ from stem_dataset.output_folders import LOCK_NAME
 from stem_dataset.summary import Summary
 
 READABLE_SUFFIXES = frozenset(
-    ".wav .wave .bwf .rf64 .w64 .aif .aiff .aifc .flac .ogg .oga .opus .mp3 .caf .au .snd .voc".split()
+    ".wav .wave .bwf .rf64 .w64 .aif .aiff .aifc .flac .ogg .oga .opus .spx .mp3 .mp2 .caf .au .snd .voc .m4a .m4b "
+    ".m4r .mp4 .mov .3gp .aac .wma .ape .wv .tta .mpc .mka .webm .ac3 .eac3 .dts .ra".split()
 )
 DANGLING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # Windows' loop: EINVAL
-UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .ape .wv .ac3 .dts .mka .ra .tta .mpc".split())
 
 
 # Folders of the system and of network drives: what was deleted, thumbnails, and what a file check found. Folders whose
@@ -182,8 +182,6 @@ def _reason_to_ignore(entry: os.DirEntry[str], rules: WalkRules) -> str | None:
         return "hidden"
     if _is_linked_folder(entry):
         return "linked folder"  # whatever its name: its stems are missing
-    if suffix in UNREADABLE_SUFFIXES:
-        return f"{suffix[1:]} (convert to wav or flac first)"
     if suffix not in READABLE_SUFFIXES:
         return "not audio"
     if rules.exclude and rules.excludes(entry.path):

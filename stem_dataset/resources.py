@@ -80,6 +80,36 @@ def worker_memory_bytes(config: Config) -> int | None:
     return 10**6 * (config.worker_memory_mb or min(max(share_mb, MIN_WORKER_MEMORY_MB), MAX_WORKER_MEMORY_MB))
 
 
+@contextlib.contextmanager
+def beyond_the_memory_limit() -> Iterator[None]:
+    """Load libraries: the addresses that they take are added to this process's limit, if it has one.
+
+    They are no memory of the file that needs them first, and what lacks room would fail as a broken installation.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        yield
+        return
+    before = _address_bytes()
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    try:
+        yield
+    finally:
+        limit = soft + _address_bytes() - before
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _address_bytes() -> int:
+    import resource
+
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
 def usable_workers(config: Config) -> int:
     """Return how many worker processes `config` asks for, within what the system allows."""
     return min(config.workers or usable_cores(), MAX_WORKERS)

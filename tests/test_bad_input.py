@@ -80,7 +80,7 @@ def test_a_folder_without_stems_ends_with_a_clear_line(
 ) -> None:
     if made == "only ignored":
         write_text(workplace.input / "notes.txt")
-        write_text(workplace.input / "song.m4a")
+        write_text(workplace.input / "song.mid")
     assert main(workplace.flags()) == 0
     shown = capsys.readouterr().err
     if made == "empty":
@@ -88,7 +88,7 @@ def test_a_folder_without_stems_ends_with_a_clear_line(
         assert "found 0:" in shown
     else:
         assert "nothing new: 0 files already processed, 2 ignored" in shown
-        assert "1 m4a (convert to wav or flac first)" in shown
+        assert "2 not audio" in shown
 
 
 @pytest.mark.parametrize("output", ["stems", "quarantine"])
@@ -322,6 +322,7 @@ def test_a_second_run_opens_no_audio_and_loads_no_model(workplace: Workplace, in
     imported = {module.partition(".")[0] for module in told["modules"]}
     assert "soundfile" in imported
     heavy = {
+        "av",
         "torch",
         "laion_clap",
         "librosa",

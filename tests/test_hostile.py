@@ -201,11 +201,6 @@ def test_the_account_is_that_of_the_table(story: Story) -> None:
     assert (run.account["already_done"], run.account["left"]) == (0, 0)
 
 
-def test_the_account_says_what_to_do_with_formats_that_cannot_be_read(story: Story) -> None:
-    assert "1 aac (convert to wav or flac first)" in story.runs["first"].stderr
-    assert "2 m4a (convert to wav or flac first)" in story.runs["first"].stderr
-
-
 @pytest.mark.parametrize("name", ["first", "second", "third", "restored", "last"])
 def test_no_name_breaks_a_line_or_steers_the_terminal(story: Story, name: str) -> None:
     run = story.runs[name]

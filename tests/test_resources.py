@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from patching import replace_name
 from pools import linux_only, run_with
 from stem_dataset.config import Config
 from stem_dataset.resources import MIN_WORKER_MEMORY_MB, usable_cores, usable_memory_bytes, worker_memory_bytes
-from workplace import Workplace
+from workplace import REPOSITORY, Workplace
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not Unicode")
@@ -183,3 +184,22 @@ def test_a_workers_memory_is_its_share_within_bounds_or_what_is_asked(
 def test_macos_and_windows_have_no_limit_of_memory(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     assert worker_memory_bytes(Config()) is None
+
+
+@linux_only
+def test_a_library_is_loaded_beyond_the_limit_and_leaves_as_much_room_as_there_was() -> None:
+    code = (
+        "import mmap, resource\n"
+        "from stem_dataset.resources import beyond_the_memory_limit\n"
+        "from stem_dataset.workers.worker import limit_memory\n"
+        "limit_memory(50 * 2**20)\n"
+        "with beyond_the_memory_limit():\n"
+        "    import av\n"
+        "mmap.mmap(-1, 40 * 2**20)\n"
+        "try:\n"
+        "    mmap.mmap(-1, 100 * 2**20)\n"
+        "except OSError:\n"
+        "    print('limited')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "limited\n"), done.stderr

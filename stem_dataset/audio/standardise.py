@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import IO
+import contextlib
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
+import soundfile
 
-from stem_dataset.audio.decoders import BLOCK_S, StreamedSoundFile, WatchedFile, count_frames, open_stream, read_blocks
-from stem_dataset.audio.truncation import is_truncated
+from stem_dataset.audio.formats import READ_BY_LIBSNDFILE, AudioFormat, identify
+from stem_dataset.audio.libsndfile_decoder import LibsndfileDecoder, may_be_read_by_ffmpeg
+from stem_dataset.audio.pyav_decoder import NotDecoded, PyAVDecoder
+from stem_dataset.audio.source import BLOCK_S, Block, Clock, Decoder, WatchedFile
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, SourceFormat
 from stem_dataset.errors import NoSamples, NotFinite, blaming_the_program
 
+NOT_RECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 LOUDEST = 1e30  # soxr overflows to NaN from 1e37 on, which would become silence; this clips just as well
 
 FULL_SCALE = 0.99  # from here on samples may be clipped: 127/128, the top of 8 bits, is 0.992
@@ -36,17 +42,18 @@ class SourceLevels:
             if peak >= FULL_SCALE:
                 self.clipped[channel] += _count_clipped(samples)
 
-    def source_format(self, stream: StreamedSoundFile, truncated: bool) -> SourceFormat:
-        """Return the account of `stream`, all of whose frames were added."""
-        return SourceFormat(
-            stream.samplerate,
-            stream.channels,
-            self.frames,
-            truncated,
-            clipped_share=float(self.clipped.max() / self.frames),
-            dc_offset=float(max(self.sums / self.frames, key=abs)),
-            dead_channel=bool(self.peaks.min() < DEAD_CHANNEL_PEAK <= self.peaks.max()),
-        )
+    @property
+    def clipped_share(self) -> float:
+        return float(self.clipped.max() / self.frames)
+
+    @property
+    def dc_offset(self) -> float:
+        return float(max(self.sums / self.frames, key=abs))
+
+    @property
+    def has_dead_channel(self) -> bool:
+        """Of stereo alone: a silent LFE or rear channel is the convention in surround files."""
+        return len(self.peaks) == 2 and bool(self.peaks.min() < DEAD_CHANNEL_PEAK <= self.peaks.max())
 
 
 def _count_clipped(samples: Float32) -> int:
@@ -61,43 +68,126 @@ def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float
     """Decode `file` into `audio`: mono by the plain mean, 48 kHz by soxr HQ, rounded to 24 bit.
 
     Raises soundfile.LibsndfileError for what cannot be decoded, `NoSamples`, `NotFinite`, `TooLong`, what the file
-    system raised while libsndfile read through `WatchedFile`, and `ProgramFault` where what was decoded cannot be
+    system raised while a decoder read through `WatchedFile`, and `ProgramFault` where what was decoded cannot be
     measured or written.
     """
     watched = WatchedFile(file)
-    with open_stream(watched) as stream:
-        if stream.frames <= max_duration_s * stream.samplerate:
-            return _standardise_stream(stream, watched, audio, max_duration_s)
-    count_frames(watched, max_duration_s)
-    with open_stream(watched) as stream:
-        return _standardise_stream(stream, watched, audio, max_duration_s)
+    found = identify(watched)
+    if found.kind not in READ_BY_LIBSNDFILE:
+        return _standardise_with_ffmpeg(
+            watched, found, audio, max_duration_s, soundfile.LibsndfileError(NOT_RECOGNISED)
+        )
+    decoder: LibsndfileDecoder | None = None
+
+    def open_decoder() -> LibsndfileDecoder:
+        nonlocal decoder
+        decoder = LibsndfileDecoder(watched, found)
+        return decoder
+
+    try:
+        source = _standardise(open_decoder, audio, max_duration_s)
+        if decoder is None or not decoder.ended_early():
+            return source
+        reason: Exception = NoSamples("libsndfile stopped before the end")
+    except (soundfile.LibsndfileError, NoSamples) as error:
+        if not may_be_read_by_ffmpeg(error, found, is_open=decoder is not None):
+            raise
+        reason = error
+    audio.restart()
+    return _standardise_with_ffmpeg(watched, found, audio, max_duration_s, reason)
 
 
-def _standardise_stream(
-    stream: StreamedSoundFile, watched: WatchedFile, audio: StandardisedAudio, max_duration_s: float
+def _standardise_with_ffmpeg(
+    watched: WatchedFile, found: AudioFormat, audio: StandardisedAudio, max_duration_s: float, reason: Exception
 ) -> SourceFormat:
-    import soxr
+    """Decode with FFmpeg's libraries; where they cannot, raise `reason`'s error, with what both have to say."""
+    try:
+        return _standardise(lambda: PyAVDecoder(watched, found), audio, max_duration_s)
+    except NotDecoded as error:
+        code = reason.code if isinstance(reason, soundfile.LibsndfileError) else NOT_RECOGNISED
+        raise soundfile.LibsndfileError(code, f"FFmpeg: {error}; libsndfile: ") from error
 
-    rate_hz = stream.samplerate
-    resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ")  # bit-equal at every block size
-    levels = SourceLevels(stream.channels)
-    first = np.zeros(0, np.float32)
-    for block in read_blocks(stream, watched, max_duration_s):
-        mono = _mono(block)
+
+def _standardise(open_decoder: Callable[[], Decoder], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
+    decoder = open_decoder()
+    if decoder.claimed_s > max_duration_s:
+        _count(decoder, max_duration_s)
+        decoder = open_decoder()
+    mix, clock = Mix(audio), Clock(max_duration_s)
+    with contextlib.closing(decoder):
+        for block in decoder.blocks():
+            clock.add(block)
+            mix.add(block)
+        return mix.finish(decoder)
+
+
+def _count(decoder: Decoder, max_duration_s: float) -> None:
+    """Raise `TooLong` if a header that says so is right: headers lie, and 400 kB at 1 Hz are gigabytes at 48 kHz."""
+    clock = Clock(max_duration_s)
+    with contextlib.closing(decoder):
+        for block in decoder.blocks():
+            clock.add(block)
+
+
+class Mix:
+    """Mixes blocks to mono, resamples them from whatever rate each has, and measures the levels of their channels."""
+
+    def __init__(self, audio: StandardisedAudio) -> None:
+        self.audio = audio
+        self.levels: list[tuple[int, SourceLevels]] = []  # of each run of blocks of one rate and number of channels
+        self.resampler: Any = None  # None: the blocks have 48 kHz
+        self.first = np.zeros(0, np.float32)
+
+    def add(self, block: Block) -> None:
+        """Take in the next samples; raises `NotFinite`."""
+        channels = block.samples.shape[1]
+        if not self.levels or self.levels[-1][0] != block.rate_hz or len(self.levels[-1][1].peaks) != channels:
+            self._begin(block.rate_hz, channels)
+        levels = self.levels[-1][1]
+        mono = _mono(block.samples)
         if not np.isfinite(mono).all():
-            raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {levels.frames / rate_hz:.3f} s")
+            raise NotFinite(f"NaN or infinity within {BLOCK_S} s of {levels.frames / block.rate_hz:.3f} s")
         np.clip(mono, np.float32(-LOUDEST), np.float32(LOUDEST), out=mono)
-        first = first if levels.frames else mono[:1]
-        levels.add(block)
-        audio.append(mono if rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(mono))
-    if not levels.frames:
-        raise NoSamples(f"no audio behind a valid {stream.format} header")
-    if rate_hz != SAMPLE_RATE_HZ:
-        audio.append(resampler.resample_chunk(first[:0], last=True))
-    if audio.length == 0:  # one sample at 192 kHz resamples to none, and CLAP divides by the length
-        audio.append(first)
-    audio.finish()
-    return levels.source_format(stream, is_truncated(stream, watched, levels.frames))
+        self.first = self.first if len(self.first) else mono[:1]
+        levels.add(block.samples)
+        self.audio.append(mono if self.resampler is None else self.resampler.resample_chunk(mono))
+
+    def finish(self, decoder: Decoder) -> SourceFormat:
+        """Complete the WAV, and return the account of what was decoded; raises `NoSamples`."""
+        if not self.levels:
+            raise NoSamples(f"no audio behind a valid {decoder.format} header")
+        self._end_resampling()
+        if self.audio.length == 0:  # one sample at 192 kHz resamples to none, and CLAP divides by the length
+            self.audio.append(self.first)
+        self.audio.finish()
+        rate_hz, first = self.levels[0]
+        all_levels = [levels for _, levels in self.levels]
+        frames = round(sum(levels.frames * rate_hz / rate for rate, levels in self.levels))
+        return SourceFormat(
+            rate_hz,
+            len(first.peaks),
+            frames,
+            decoder.is_truncated(frames),
+            clipped_share=max(levels.clipped_share for levels in all_levels),
+            dc_offset=max((levels.dc_offset for levels in all_levels), key=abs),
+            dead_channel=any(levels.has_dead_channel for levels in all_levels),
+            decoder=decoder.name,
+        )
+
+    def _begin(self, rate_hz: int, channels: int) -> None:
+        import soxr
+
+        if not self.levels or self.levels[-1][0] != rate_hz:
+            self._end_resampling()
+            is_resampled = rate_hz != SAMPLE_RATE_HZ
+            # bit-equal at every block size
+            self.resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ") if is_resampled else None
+        self.levels.append((rate_hz, SourceLevels(channels)))
+
+    def _end_resampling(self) -> None:
+        if self.resampler is not None:
+            self.audio.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self.resampler = None
 
 
 def _mono(block: Float32) -> Float32:

@@ -1,50 +1,206 @@
-"""Whether a file is cut off: it has less audio than its header promises.
+"""Whether a file is cut off: it has less audio than its container promises.
 
-A module of its own, because each format promises in its own way, and decoding needs none of it.
+Each container promises in its own way: by the sizes in its headers, by its pages, or by the size of its last frame.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 
-from stem_dataset.audio.decoders import UNKNOWN_CHUNK_BYTES, StreamedSoundFile, WatchedFile
+from stem_dataset.audio.formats import AudioFormat
+from stem_dataset.audio.frames import PARSERS, cut_frame_at_end, mpeg_frame
+from stem_dataset.audio.source import WatchedFile
+
+# Writers to a pipe put 0x7FFFF000 (sox), 0x80000000 (arecord) or 0xFFFFFFFF (ffmpeg) where the length belongs.
+UNKNOWN_CHUNK_BYTES = (range(0x7FFF_F000, 0x8000_1000), range(0xFFFF_F000, 2**64))
 
 # What libsndfile logs where a container says that more should be there: "data : 176400 (should be 105822)" in WAV (the
 # outer RIFF size is often wrong in healthy files and is not asked), SSND in AIFF, riff in W64, Data Size in AU.
 STATED_SIZE = re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 STATED_FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
-OGG_WITHOUT_END = "without an End-Of-Stream flag"
+
+# Writers that count their own header into the size of the audio state 16 to 44 bytes too many.
+MISCOUNTED_BYTES = 44
+TIMED_KINDS = ("APE", "TTA", "Musepack", "Musepack 8", "WavPack", "RealAudio")  # their headers count the samples
+LEAST_SHARE, LEAST_S = 0.01, 0.05  # either of them missing is a cut
+
+TAIL_BYTES = 2**15
+TOLERATED_SAMPLES = 3 * 1_152  # that an MP3 may lack of what its first frame promises, if its last one is whole
 
 
-def is_truncated(stream: StreamedSoundFile, watched: WatchedFile, frames: int) -> bool:
-    """Whether the container of `stream`, read to its end as `frames` frames, says that there should be more."""
-    notes = stream.extra_info
-    if stream.format == "MP3":
-        promised = _promised_mp3_frames(watched, stream.samplerate)
-        return promised is not None and frames < promised
-    sizes = [(int(stated), int(real)) for stated, real in STATED_SIZE.findall(notes)]
-    if any(real < stated and not any(stated in unknown for unknown in UNKNOWN_CHUNK_BYTES) for stated, real in sizes):
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a decoder found, and what it has to say of its container."""
+
+    frames: int
+    rate_hz: int
+    channels: int
+    notes: str = ""  # libsndfile's log
+    claimed_s: float = 0.0  # the length in the container's header, as FFmpeg reads it; 0: not stated
+
+
+def is_truncated(part: WatchedFile, found: AudioFormat, read: Promise) -> bool:
+    """Whether the container of `part` says that there should be more than was read."""
+    if found.pages is not None:
+        return found.pages.is_cut
+    if found.kind == "MP3":
+        return _mp3_is_cut(part, read)
+    if found.kind in PARSERS:
+        return cut_frame_at_end(tail_of(part), PARSERS[found.kind])
+    if found.kind in SIZED_BOXES and SIZED_BOXES[found.kind](part):
         return True
-    if any(int(real) < int(stated) for real, stated in STATED_FRAMES.findall(notes)):
+    if found.kind in TIMED_KINDS and misses(read.claimed_s, read.frames / read.rate_hz, 1):
         return True
-    return OGG_WITHOUT_END in notes
+    return _sizes_promise_more(read)
 
 
-def _promised_mp3_frames(watched: WatchedFile, rate_hz: int) -> int | None:
-    """Return how many sample frames the Xing/Info header of an MP3 promises at least, or None without one.
+def misses(stated: float, real: float, per_s: float) -> bool:
+    """Whether more than 1 % or 50 ms of what is stated is missing; `per_s`: how much of it is a second."""
+    missing = stated - real
+    return missing > LEAST_SHARE * stated or missing > LEAST_S * per_s
 
-    libsndfile's own count is no promise: it is off by up to 70 times, with tags and cover art counted in. Layout: an
-    ID3v2 tag with its size in 4 x 7 bits, then the first frame with "Xing" or "Info", flags, and the count of frames.
+
+def _sizes_promise_more(read: Promise) -> bool:
+    for stated, real in ((int(stated), int(real)) for stated, real in STATED_SIZE.findall(read.notes)):
+        is_known = not any(stated in unknown for unknown in UNKNOWN_CHUNK_BYTES)
+        bytes_per_s = real / max(1, read.frames) * read.rate_hz
+        if is_known and stated - real > MISCOUNTED_BYTES and misses(stated, real, bytes_per_s):
+            return True
+    return any(misses(int(stated), int(real), read.rate_hz) for real, stated in STATED_FRAMES.findall(read.notes))
+
+
+# -- MP3 --------------------------------------------------------------------------------------------------------------
+
+
+def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
+    """By the count of frames in a Xing, Info or VBRI header, and by a last frame that is cut.
+
+    libsndfile's own count is no promise: it is off by up to 70 times, with tags and cover art counted in.
     """
-    watched.seek(0)
-    tag = watched.read(10)
+    promised = _promised_samples(part)
+    if promised is not None and read.frames >= promised:
+        return False
+    if promised is not None and read.frames < promised - TOLERATED_SAMPLES:
+        return True
+    return cut_frame_at_end(tail_of(part), mpeg_frame)
+
+
+def _promised_samples(part: WatchedFile) -> int | None:
+    """Return how many samples the first frame of an MP3 promises, or None.
+
+    Layout: an ID3v2 tag with its size in 4 x 7 bits, then the first frame with "Xing" or "Info", flags, and the count
+    of frames; 120 bytes behind "Xing" the encoder's name, and 21 behind that in 12 bits each how many samples it put
+    before and after the audio, which decoders cut. Or "VBRI", version, delay, quality (2 bytes each), the count of
+    bytes and of frames.
+    """
+    tag = part.read_at(0, 10)
     id3_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))
-    watched.seek(id3_bytes if tag.startswith(b"ID3") else 0)
-    first_frame = watched.read(1_024)
-    watched.check()
-    match = re.search(rb"(?:Xing|Info)...(.)(....)", first_frame, re.DOTALL)
-    if match is None or not match[1][0] & 1:
+    content = part.read_at(id3_bytes if tag.startswith(b"ID3") else 0, 1_024)
+    first = mpeg_frame(content)
+    if first is None:
         return None
-    samples_per_frame = 1_152 if rate_hz >= 32_000 else 576  # MPEG-1 or MPEG-2, layer III
-    # The encoder's delay and padding are cut from the decoded audio: up to three frames.
-    return (int.from_bytes(match[2], "big") - 3) * samples_per_frame
+    match = re.search(rb"(?:Xing|Info)...(.)(....)", content, re.DOTALL)
+    if match is not None and match[1][0] & 1:
+        encoder = content[match.start() + 120 : match.start() + 144]
+        added = int.from_bytes(encoder[21:24], "big") if match[1][0] & 15 == 15 and encoder[:4].isalnum() else 0
+        return int.from_bytes(match[2], "big") * first.samples - (added >> 12) - (added & 0xFFF)
+    if content[36:40] == b"VBRI":
+        return int.from_bytes(content[50:54], "big") * first.samples
+    return None
+
+
+def tail_of(part: WatchedFile) -> bytes:
+    """Return the last bytes of a stream of frames, without the tags and zeros behind it."""
+    size = part.size()
+    content = part.read_at(size - TAIL_BYTES, TAIL_BYTES) if size > TAIL_BYTES else part.read_at(0, size)
+    if content[-128:-125] == b"TAG":
+        content = content[:-128]
+    return content
+
+
+# -- containers of boxes, each of which states its size ---------------------------------------------------------------
+
+
+def _mp4_is_cut(part: WatchedFile) -> bool:
+    """Whether a box at the top level ends behind the file; the last one may state 0, which is all the rest."""
+    size, position = part.size(), 0
+    while 0 <= position <= size - 8:
+        header = part.read_at(position, 16)
+        box_bytes = int.from_bytes(header[:4], "big")
+        if box_bytes == 1:
+            box_bytes = int.from_bytes(header[8:16], "big")
+        if box_bytes < 8:
+            return False
+        position += box_bytes
+    return position > size
+
+
+def _caf_is_cut(part: WatchedFile) -> bool:
+    """Whether the chunk of the data ends behind the file; it may state -1, which is all the rest."""
+    size, position = part.size(), 8
+    while position <= size - 12:
+        header = part.read_at(position, 12)
+        chunk_bytes = int.from_bytes(header[4:], "big", signed=True)
+        position += 12
+        if header[:4] == b"data" or chunk_bytes < 0:
+            missing = position + chunk_bytes - size
+            return missing > MISCOUNTED_BYTES and misses(chunk_bytes, chunk_bytes - missing, math.inf)
+        position += chunk_bytes
+    return False
+
+
+def _voc_is_cut(part: WatchedFile) -> bool:
+    """Whether a block ends behind the file; a block of type 0 is the last."""
+    size = part.size()
+    position = int.from_bytes(part.read_at(20, 2), "little")
+    while 0 < position < size:
+        header = part.read_at(position, 4)
+        if len(header) < 4 or header[0] == 0:
+            return False
+        position += 4 + int.from_bytes(header[1:], "little")
+    return position > size + MISCOUNTED_BYTES
+
+
+def _matroska_is_cut(part: WatchedFile) -> bool:
+    """Whether an element ends behind the file. A Segment or Cluster of unknown size, as live ones have, is entered."""
+    size, position = part.size(), 0
+    while position < size:
+        header = part.read_at(position, 12)
+        id_bytes = _vint_bytes(header[:1])
+        size_bytes = _vint_bytes(header[id_bytes : id_bytes + 1])
+        if not id_bytes or not size_bytes or len(header) < id_bytes + size_bytes:
+            return 0 < len(header) < 12
+        stated = int.from_bytes(header[id_bytes : id_bytes + size_bytes], "big") & ((1 << 7 * size_bytes) - 1)
+        position += id_bytes + size_bytes
+        if stated != (1 << 7 * size_bytes) - 1:
+            position += stated
+    return position > size
+
+
+def _vint_bytes(first: bytes) -> int:
+    """Return the length of the number of EBML that begins with this byte; 0 if there is none."""
+    return 9 - first[0].bit_length() if first and first[0] else 0
+
+
+FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def _asf_is_cut(part: WatchedFile) -> bool:
+    """Whether the file is shorter than its File Properties Object says; of a broadcast that says nothing."""
+    header = part.read_at(0, 2**16)
+    start = header.find(FILE_PROPERTIES)
+    if start < 0 or len(header) < start + 92 or header[start + 88] & 1:
+        return False
+    stated = int.from_bytes(header[start + 40 : start + 48], "little")
+    return misses(stated, part.size(), math.inf)
+
+
+SIZED_BOXES = {
+    "MP4": _mp4_is_cut,
+    "CAF": _caf_is_cut,
+    "VOC": _voc_is_cut,
+    "Matroska": _matroska_is_cut,
+    "ASF": _asf_is_cut,
+}

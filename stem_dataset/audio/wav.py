@@ -50,6 +50,10 @@ class StandardisedAudio(StoredAudio):
         folder.mkdir(parents=True, exist_ok=True)
         self.scratch = folder / f"{os.getpid()}-{uuid.uuid4().hex}.wav"
         super().__init__(open(self.scratch, "x+b"), length=0)  # noqa: SIM115  # closed by __exit__ or publish
+        self._begin()
+
+    def _begin(self) -> None:
+        self.length = 0
         self.wave = wave.open(self.file, "wb")  # noqa: SIM115  # closed by finish; an OSError of a full disk comes through
         self.wave.setparams((1, SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", "not compressed"))
         self.peak = 0.0
@@ -64,6 +68,14 @@ class StandardisedAudio(StoredAudio):
             self.wave.close()
         self.file.close()
         self.scratch.unlink(missing_ok=True)
+
+    @blaming_the_program()
+    def restart(self) -> None:
+        """Drop all samples: another decoder begins anew."""
+        self.wave.close()
+        self.file.seek(0)
+        self.file.truncate()
+        self._begin()
 
     @blaming_the_program()
     def append(self, mono: Float32) -> None:

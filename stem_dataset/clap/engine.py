@@ -32,7 +32,7 @@ from stem_dataset.logs import log, printable, prints_to_log
 # The least cosine with stock laion_clap in f32.
 LEAST_COSINE = {"f32": 0.999_999, "bf16": 0.999_9}
 # Together with the engine, these libraries determine a vector.
-AUDIO_LIBRARIES = ("soundfile", "soxr", "numpy")
+AUDIO_LIBRARIES = ("soundfile", "av", "soxr", "numpy")
 
 
 class ClapModel(Protocol):

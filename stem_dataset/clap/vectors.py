@@ -1,6 +1,6 @@
 """Check, compare and convert CLAP's vectors.
 
-Alone because the commands need it and must not load the engines.
+A module of its own, because the commands need it and must not load the engines.
 """
 
 from __future__ import annotations

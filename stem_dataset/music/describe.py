@@ -30,6 +30,7 @@ def features_of_audio(measured: Measurements, source: SourceFormat, config: Conf
         "key_confidences": [round(float(confidence), 4) for confidence in estimate_keys(measured.pitch_classes)],
         "pitch_hz": single_pitch_hz(measured),
         "quality_issues": quality_issues(source, measured.features, config),
+        "decoder": source.decoder,
     }
 
 
@@ -62,7 +63,7 @@ def quality_issues(source: SourceFormat, features: Mapping[str, float | None], c
     too_short, too_quiet, clipped, dc_offset: beyond the setting (`min_duration_s`, `min_loudness_lufs`,
     `max_clipped_share`, `max_dc_offset`)
     silent: all samples are 0
-    dead_channel: one channel peaks below -80 dBFS, another does not
+    dead_channel: of a stereo file, one channel peaks below -80 dBFS, the other does not
     """
     # Loudness is not defined for less than 0.4 s; there the RMS level is used, which is the same for a tone of 1 kHz.
     # The analysed blocks of a long file may all be silent; then the level of its peak is used.

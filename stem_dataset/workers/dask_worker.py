@@ -54,7 +54,7 @@ def program_files() -> list[Path]:
 def program_versions() -> tuple[tuple[str, str], ...]:
     """Return what must be the same wherever files are decoded, this program's source included."""
     source = hashlib.sha256(b"".join(path.read_bytes() for path in program_files())).hexdigest()
-    libraries = library_versions("soundfile", "librosa", "soxr", "numpy")
+    libraries = library_versions("soundfile", "av", "librosa", "soxr", "numpy")
     decoder = {"libsndfile": soundfile.__libsndfile_version__}
     return (("prepare_dataset_sql", f"{__version__} ({source[:12]})"), *{**libraries, **decoder}.items())
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
+from av_files import FORMS, caf_with_aac, encoded
+
 SUFFIX_OF = {
     **{"WAV": "wav", "WAVEX": "wav", "RF64": "rf64", "W64": "w64", "AIFF": "aiff", "FLAC": "flac", "MP3": "mp3"},
     **{"OGG": "ogg", "CAF": "caf", "AU": "au", "VOC": "voc"},
@@ -19,7 +21,8 @@ RATES_HZ = (44_100, 48_000, 8_000, 16_000, 22_050)
 SOUND_S = 0.15
 EXTREMES = (0, 1, 2, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFF0, 0xFFFF_FFFF, 2**63 - 1, 2**64 - 1)
 HEADER_BYTES = 128  # where the extremes are put
-REAL_DECODERS = ("FLAC", "OGG", "MP3", "CAF ALAC")
+REAL_DECODERS = ("FLAC", "OGG", "MP3", "CAF ALAC", "FFMPEG")
+READ_BY_LIBSNDFILE = ("mp2",)
 SHARE_OF_DECODERS = 8  # times as many files as of the others, which hardly do more than copy
 
 Mutation = Callable[[bytes, random.Random], bytes]
@@ -44,6 +47,10 @@ def valid_sounds() -> list[Sound]:
             if content is not None:
                 suffix = "opus" if subtype == "OPUS" else SUFFIX_OF.get(container, "wav")
                 sounds.append(Sound(f"{container} {subtype}", suffix, content))
+    for form in FORMS:
+        if form.codec not in READ_BY_LIBSNDFILE:
+            sounds.append(Sound(f"FFMPEG {form}", form.suffix, encoded(form, SOUND_S)))
+    sounds.append(Sound("FFMPEG aac in caf", "caf", caf_with_aac(SOUND_S)))
     tagged = written("MP3", "MPEG_LAYER_III") or b""
     aiffs = [Sound("AIFC", "aifc", sound.content) for sound in sounds if sound.format == "AIFF ULAW"]
     sounds += [*aiffs, Sound("MP3 with ID3v2", "mp3", id3_tag(2_000) + tagged)]

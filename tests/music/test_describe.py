@@ -177,7 +177,14 @@ def test_a_channel_without_sound_beside_one_with_is_dead(folder: Path) -> None:
     nothing = np.zeros(RATE_HZ)
     assert issues(folder, wav(stereo(sine(440), nothing))) == ["dead_channel"]
     assert issues(folder, wav(stereo(nothing, sine(440)))) == ["dead_channel"]
-    assert issues(folder, wav(np.stack([sine(440), sine(330), nothing], axis=1))) == ["dead_channel"]
+
+
+@pytest.mark.parametrize("channels", [3, 4, 6, 8])
+@pytest.mark.parametrize("silent", [0, -1])
+def test_silent_channels_of_surround_files_are_the_convention(folder: Path, channels: int, silent: int) -> None:
+    bed = np.stack([sine(110 * (channel + 1)) for channel in range(channels)], axis=1)
+    bed[:, silent] = 0
+    assert issues(folder, wav(bed)) == []
 
 
 def test_a_channel_is_dead_under_minus_80_dbfs(folder: Path) -> None:

@@ -410,6 +410,7 @@ ODD: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "half.mp3": (MP3[: len(MP3) // 2], TRUNCATED),
     "half.aiff": (encode(noise(22_050), 44_100, "AIFF", "PCM_16")[:20_000], TRUNCATED),
     "too many frames.mp3": (with_xing_frames(400), TRUNCATED),
+    "too few frames.mp3": (with_xing_frames(1), ()),
     "cover of 2 MB.mp3": (id3_with_picture(2_000_000) + MP3, ()),
     "wav in truth.mp3": (WAV, ()),
     "flac in truth.wav": (FLAC, ()),
@@ -439,17 +440,18 @@ BROKEN_AUDIO: dict[str, tuple[bytes, str]] = {
     "header alone.flac": (FLAC[:60], "LibsndfileError"),
     "header alone.ogg": (OGG[:200], "LibsndfileError"),
     "header alone.wav": (WAV[:44], "NoSamples"),
-    "no frames.mp3": (with_xing_frames(1), "NoSamples"),
     "nan.wav": (encode(NAN, 48_000, "WAV", "FLOAT"), "NotFinite"),
     "infinite.wav": (encode(INFINITE, 48_000, "WAV", "FLOAT"), "NotFinite"),
     "a week at 1 Hz.wav": (encode(np.zeros(604_800), 1, "WAV", "PCM_U8"), "TooLong"),
 }
-CONVERT = "(convert to wav or flac first)"
 AUDIO = [
     *(Hostile("odd audio", f"odd/{n}", holding(content), "inserted", "", x) for n, (content, x) in ODD.items()),
     *(Hostile("broken audio", f"no/{n}", holding(b), "quarantined", error) for n, (b, error) in BROKEN_AUDIO.items()),
-    *(Hostile("other format", f"a/x.{s}", text, "ignored", f"{s} {CONVERT}") for s in ("m4a", "aac", "wma", "ape")),
-    *(Hostile("other format", f"a/Y.{s.upper()}", text, "ignored", f"{s} {CONVERT}") for s in ("m4a", "wma", "mp4")),
+    *(
+        Hostile("other format", f"a/x.{s}", text, "quarantined", "LibsndfileError")
+        for s in ("m4a", "aac", "wma", "ape")
+    ),
+    *(Hostile("other format", f"a/Y.{s}", text, "quarantined", "LibsndfileError") for s in ("M4A", "WMA", "MP4")),
     *(Hostile("other format", f"a/{n}", text, "ignored", "not audio") for n in ("x", "x.jpg", "x.wav.part", "x.wav ")),
 ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from audio_files import encode, noise
 from ingest import RATE_HZ, TAILS, Decode
-from stem_dataset.audio.decoders import BLOCK_S
+from stem_dataset.audio.source import BLOCK_S
 
 
 @pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS.keys())
