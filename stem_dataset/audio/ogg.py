@@ -1,6 +1,6 @@
 """The pages of an Ogg file: where each stream of a chain begins, and whether the last page is cut.
 
-A module of its own, because libsndfile reads the first stream of a chain and no more, and says of whole files that they are cut.
+A module of its own, because libsndfile reads only the first stream of a chain, and calls whole files cut.
 """
 
 from __future__ import annotations
