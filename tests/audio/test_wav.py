@@ -323,9 +323,9 @@ def test_resampling_in_blocks_of_any_size_equals_soxr_in_one_piece(
 
 
 def test_blocks_of_a_second_equal_blocks_of_ten(decode: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_name(monkeypatch, "BLOCK_S", 10)
+    monkeypatch.setattr("stem_dataset.audio.libsndfile_decoder.BLOCK_S", 10)
     ten = decode(three_seconds("WAV"))
-    replace_name(monkeypatch, "BLOCK_S", 1)
+    monkeypatch.setattr("stem_dataset.audio.libsndfile_decoder.BLOCK_S", 1)
     np.testing.assert_array_equal(decode(three_seconds("WAV")).samples, ten.samples)
 
 
