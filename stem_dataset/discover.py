@@ -78,17 +78,7 @@ def discover(rules: WalkRules, summary: Summary) -> Iterator[FoundFile]:
     with_audio_names = taken = 0
     while folders:
         folder = folders.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            log.warning("%s: this folder cannot be listed: %s", printable(folder), printable(with_remedy(error)))
-            summary.found += 1
-            summary.failed += 1
-            summary.unseen.append(folder)
-            continue
-        if folder != rules.root and any(entry.name == LOCK_NAME for entry in entries):
-            _ignore(summary, "output folder of another run")
-            continue
+        entries = _entries_of(folder, rules, summary)
         subfolders = []
         for entry in entries:
             is_link = _is_linked_folder(entry)
@@ -113,6 +103,22 @@ def discover(rules: WalkRules, summary: Summary) -> Iterator[FoundFile]:
             with_audio_names,
             ", ".join(f"{count} {reason}" for reason, count in sorted(summary.ignored.items())) or "all failed",
         )
+
+
+def _entries_of(folder: str, rules: WalkRules, summary: Summary) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name; none, and a count, for one that is not walked."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        log.warning("%s: this folder cannot be listed: %s", printable(folder), printable(with_remedy(error)))
+        summary.found += 1
+        summary.failed += 1
+        summary.unseen.append(folder)
+        return []
+    if folder != rules.root and any(entry.name == LOCK_NAME for entry in entries):
+        _ignore(summary, "output folder of another run")
+        return []
+    return entries
 
 
 def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules: WalkRules, summary: Summary) -> bool:
