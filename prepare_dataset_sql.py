@@ -421,7 +421,8 @@ class DatasetPreparer:
             else:
                 self.unsettled.add(found.path)
                 files.append(found)
-            self.signals.check()  # after counting the file
+            # The check comes after the count; otherwise the sum would lack this file.
+            self.signals.check()
         vanished = [path for path in known.imported if is_inside(path, self.root)]
         if unseen := set(self.summary.unseen):
             vanished = [path for path in vanished if unseen.isdisjoint([path, *map(str, Path(path).parents)])]
