@@ -8,22 +8,22 @@
                                             │ broken
                                             └──► quarantine/ERROR_… + a .json beside it, returns None
 
-What holds whatever the folder contains and whenever the run is stopped:
+These guarantees hold whatever the folder contains and whenever the run is stopped:
 
-- Every file found ends as exactly one of: already done, inserted, quarantined, failed, ignored, or left for the next
-  run; the sum closes.
-- A broken file goes to the quarantine folder and never into the database; a fault of the machine (disk full, permission
-  denied), or of this program after decoding, leaves the file where it is, and the next run tries it again. A worker
-  that dies, hangs or takes too much memory costs the one file that makes it do so again, alone.
-- Killed at any moment, the next run ends with the same rows as an unbroken one. A run with nothing new opens no audio
-  file and loads no model.
-- A file's vector depends on its samples alone: not on its path, its batch, or the number of workers, nor on whether
-  those are processes here or on the machines of a Dask cluster (--scheduler).
-- Files with the same bytes are decoded and embedded once; a file that was moved takes its row with it. Rows whose files
-  are gone are counted and stay.
-- Vectors that do not compare are never mixed unseen: each row names its model, and a run of another model, or on an
-  engine that computes otherwise, is refused until --re-embed has replaced them all. --verify-vectors computes stored
-  vectors again and lists those that differ.
+- Each file found has exactly one outcome: already done, inserted, quarantined, failed, ignored, or left for the next
+  run. The sum of the outcomes is the number of files found.
+- A broken file is moved to the quarantine folder and never enters the database. If the machine is at fault (disk full,
+  permission denied), or this program after decoding, the file stays where it is and the next run tries it again. If a
+  worker dies, hangs or takes too much memory, its file is tried again alone before it is blamed.
+- After a kill at any moment, the next run ends with the same rows as an uninterrupted run. A run with nothing new opens
+  no audio file and loads no model.
+- A file's vector depends only on its samples. It does not depend on the path, the batch or the number of workers, nor
+  on whether they are local processes or on a Dask cluster (--scheduler).
+- Files with the same bytes are decoded and embedded once, and a file that was moved keeps its row. Rows whose files are
+  gone are counted and kept.
+- Vectors that do not compare are never mixed unnoticed: each row names its model. A run with another model, or on an
+  engine that computes other vectors, is refused until --re-embed has replaced them all. --verify-vectors computes
+  stored vectors again and lists those that differ.
 
 Exit codes: 0 done · 1 done, but some files failed through no fault of theirs, or stored vectors are wrong · 2 usage or
 configuration · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the
@@ -33,20 +33,19 @@ outputs · 130 interrupted.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    # The imports below take a quarter of a second, in which Python would answer Ctrl-C with a traceback. This leaves it
-    # no more than its own start.
+    # The imports below take a quarter of a second. Without these handlers, Ctrl-C in that time prints a traceback.
     import os
     import signal
 
     def _end_at_once(*_: object) -> None:
         try:
             os.write(2, b"error: interrupted: what was committed stays; run again to go on\n")
-        finally:  # also where stderr is closed
+        finally:  # even if stderr is closed
             os._exit(130)
 
     for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
         _number = getattr(signal, _name, None)
-        if _number is not None and signal.getsignal(_number) is not signal.SIG_IGN:  # ignored: by nohup
+        if _number is not None and signal.getsignal(_number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(_number, _end_at_once)
 
 import argparse
@@ -149,7 +148,8 @@ from stem_dataset.workers.pool import Backend, Pool
 from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, quarantine_report
 from stem_dataset.workers.worker import hash_file
 
-FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the second time from memory
+# This many files are hashed and then decoded, so that the second read comes from the page cache.
+FILES_A_PART = 5_000
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,10 +158,10 @@ FILES_A_PART = 5_000  # are hashed, then decoded: a disk reads them twice, the s
 
 
 def _process_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> ProcessedFile | None:
-    """Decode, check, standardise and analyse one file, and write its WAV; None if it is broken and now in quarantine.
+    """Decode, standardise and analyse one file, and write its WAV.
 
-    The file is to blame for what its decoding raises, the program for what comes after. Where that or the machine is to
-    blame, this raises `MachineFault` and moves nothing; MemoryError where the worker's limit is hit.
+    Returns None after moving a broken file, one that cannot be decoded, to quarantine. Raises `MachineFault` and moves
+    nothing if the machine or this program is at fault, and MemoryError if the worker reached its limit.
     """
     try:
         with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
@@ -179,7 +179,8 @@ def _process_file(found: FoundFile, job: Job, report: TaskReport | None = None) 
                 return ProcessedFile(found, metadata, windows)
     except Exception as error:
         if is_memory_error(error) and job.worker_memory_bytes is not None:
-            raise MemoryError(str(error)) from None  # the worker's limit, not the machine's: to be tried again alone
+            # This is the worker's limit, not the machine's: the parent tries the file again alone.
+            raise MemoryError(str(error)) from None
         if is_machine_fault(error):
             raise as_fault(error, found) from None
         log.debug("%s: traceback", printable(found.path), exc_info=True)
@@ -201,7 +202,7 @@ def _metadata(
     digest: str,
     description: Description,
 ) -> StemMetadata:
-    """Return the row of a file, all but what the parent adds."""
+    """Return a file's row, without the columns that the parent fills in."""
     stem_id = stem_id_of(found.path, digest)
     return StemMetadata(
         id=stem_id,
@@ -229,7 +230,7 @@ def _metadata(
 
 
 class DatasetPreparer:
-    """Brings every stem under `config.input` into the database; `run` is the whole story."""
+    """Import every stem under `config.input`; read `run` first."""
 
     def __init__(
         self,
@@ -243,7 +244,7 @@ class DatasetPreparer:
         self.summary = Summary(run_id=uuid.uuid4().hex)
         self.re_embedding = ReEmbedding(self.summary.run_id)
         self.verification = Verification(self.summary.run_id)
-        self.unsettled: set[str] = set()  # new files without an outcome
+        self.unsettled: set[str] = set()  # new files without an outcome yet
         self.signals = StopSignals(outer_signals)
         self.progress = Progress(show_progress, self.signals)
         self.session = ClapSession(config, load_model, self.progress)
@@ -252,13 +253,14 @@ class DatasetPreparer:
         )
         self.database: Database
         self.duplicates: Duplicates
-        self.shared_sizes: Set[int] = frozenset()  # of new files: those that another file has too, or a row
-        self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # by the workers
+        # Sizes of new files that another new file or a row also has: only these files can be copies.
+        self.shared_sizes: Set[int] = frozenset()
+        self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # files that workers have embedded
         self.ready: list[StemRecord] = []  # rows that need no embedding
         self.faults_in_a_row: Counter[FaultKind] = Counter()
 
     def run(self) -> Summary:
-        """Discover, filter, process, embed and insert, and return the account; raises a `PrepareError` to end early."""
+        """Import all new files and return the account; raises a `PrepareError` if it must stop."""
         started = time.monotonic()
         root = self.root
         with self.signals, self._outputs():
@@ -272,7 +274,7 @@ class DatasetPreparer:
         return self.summary
 
     def dry_run(self) -> list[FoundFile]:
-        """Return what `run` would process, in its order; nothing is written, not even a log."""
+        """Return what `run` would process, in order, and write nothing."""
         if not check_database(self.config.database):
             return self._new_files(KnownFiles({}, set()))[: self.config.limit]
         try:
@@ -283,15 +285,15 @@ class DatasetPreparer:
         return self._new_files(known)[: self.config.limit]
 
     def restore_quarantine(self) -> Counter[str]:
-        """Move quarantined files back to where they came from, never over another; return what became of them."""
+        """Move quarantined files back without overwriting any; count the outcomes."""
         with self.signals, self._outputs():
             return restore_quarantine(self.config, self.database, self.signals)
 
     def re_embed(self) -> ReEmbedding:
-        """Replace every vector that does not compare with this run's, and return the account.
+        """Replace every vector that does not compare with this run's; return the account.
 
-        Rows name their model, so whenever this is stopped, the next call goes on where it was. Raises `UsageError`
-        where there is no database, and a `PrepareError` to end early.
+        Each row names its model, so after an interruption the next call continues with the remaining rows. Raises
+        `UsageError` if there is no database, or another `PrepareError` if it has to stop early.
         """
         started = time.monotonic()
         require_database(self.config.database, "--re-embed")
@@ -305,11 +307,11 @@ class DatasetPreparer:
         return account
 
     def verify_vectors(self, percent: float = SAMPLE_PERCENT, replaces: bool = False) -> Verification:
-        """Compute stored vectors of this run's model again, name the rows whose vectors differ, and return the account.
+        """Compute stored vectors again and log the rows whose vectors differ.
 
-        Checked is a random sample of `percent` of the rows, at least 200. No row is changed, unless `replaces`: then
-        the vectors that differ are replaced, and once there is one, all rows are checked. Raises `UsageError` where
-        there is no database or no row of this run's model, and a `PrepareError` to end early.
+        A random sample of `percent` of the rows of this run's model is checked, but at least 200 rows. With `replaces`,
+        vectors that differ are replaced, and after the first one all rows are checked. Otherwise no row changes. Raises
+        `UsageError` if there is no database or no row of this model, or another `PrepareError` if it has to stop early.
         """
         started = time.monotonic()
         require_database(self.config.database, "--verify-vectors")
@@ -328,14 +330,14 @@ class DatasetPreparer:
 
     @property
     def clap_model(self) -> ClapModel | None:
-        """CLAP, with laion_clap's two methods; None until something is to be embedded."""
+        """The CLAP model with laion_clap's two methods, or None before it is needed."""
         return self.session.model
 
     # -- before the first file ----------------------------------------------------------------------------------------
 
     @functools.cached_property
     def root(self) -> str:
-        """The input folder's real path; raises `UsageError` where there is none or it is one of our own folders."""
+        """The input folder's real path; raises `UsageError` if it is missing or in an output folder."""
         folder = self.config.input
         if folder is None:
             raise UsageError("no input: give the folder of stems as --input DIR, or as input: in config.yaml")
@@ -364,8 +366,9 @@ class DatasetPreparer:
             root=self.root,
             stems=Path(os.path.realpath(config.stems)) if config.stems else None,
             quarantine=Path(os.path.realpath(config.quarantine)),
-            worker_memory_bytes=None if config.scheduler else worker_memory_bytes(config),  # Dask limits its own
-            config=dataclasses.replace(config, tags={}, category_prompts={}),  # for the parent alone: 5 kB less a file
+            worker_memory_bytes=None if config.scheduler else worker_memory_bytes(config),  # Dask limits its workers
+            # Only the parent uses these two; leaving them out saves 5 kB per task.
+            config=dataclasses.replace(config, tags={}, category_prompts={}),
             run_id=self.summary.run_id,
             weights=self.session.weights if embeds else None,
             reference_vector=provenance.reference_vector if embeds and provenance else None,
@@ -373,7 +376,7 @@ class DatasetPreparer:
 
     @contextlib.contextmanager
     def _outputs(self) -> Iterator[None]:
-        """Hold the outputs, with the log and the database open and what a killed run left cleaned up."""
+        """Lock the outputs, open the log and database, and clean up after a killed run."""
         refuse_network_drive(self.config.database)
         check_database(self.config.database)
         make_folders(self.config)
@@ -390,7 +393,7 @@ class DatasetPreparer:
     # -- discover and resume ------------------------------------------------------------------------------------------
 
     def _filter_processed(self, root: str) -> list[FoundFile]:
-        """Return the files to process: those that the database does not know as they are now."""
+        """Return the files that are new or have changed since the database was written."""
         with self.database.errors():
             known = known_files(self.database.connection)
         row_sizes = {size_bytes for size_bytes, _ in known.imported.values()}
@@ -409,7 +412,7 @@ class DatasetPreparer:
         return files[: self.config.limit]
 
     def _new_files(self, known: KnownFiles) -> list[FoundFile]:
-        """Return the files that are not `known` as they are; what remains of its imported ones has vanished."""
+        """Return new and changed files, and count the imported files that have vanished."""
         files = []
         for found in discover(self._walk_rules, self.summary):
             status = (found.size_bytes, found.mtime_ns)
@@ -418,7 +421,8 @@ class DatasetPreparer:
             else:
                 self.unsettled.add(found.path)
                 files.append(found)
-            self.signals.check()  # after the count, or the sum lacks this file
+            # The check comes after the count; otherwise the sum would lack this file.
+            self.signals.check()
         vanished = [path for path in known.imported if is_inside(path, self.root)]
         if unseen := set(self.summary.unseen):
             vanished = [path for path in vanished if unseen.isdisjoint([path, *map(str, Path(path).parents)])]
@@ -426,7 +430,7 @@ class DatasetPreparer:
         return files
 
     def _refuse_to_forget(self, files: Sequence[FoundFile]) -> None:
-        """A run that ends well has an outcome for each of its files; else whoever called it takes them for done."""
+        """Raise `RunStopped` if a file has no outcome: a caller would think it done."""
         forgotten = [found.path for found in files if found.path in self.unsettled]
         if forgotten:
             raise RunStopped(
@@ -437,7 +441,7 @@ class DatasetPreparer:
     # -- process, embed, insert ---------------------------------------------------------------------------------------
 
     def _import(self, files: Sequence[FoundFile]) -> None:
-        """Bring `files` into the database, batch by batch, the next one decoded while the model has the last."""
+        """Import `files` in batches; workers decode one while the model embeds another."""
         self.session.choose()
         self._refuse_to_mix_models()
         if self.config.embed_on == "workers":
@@ -445,7 +449,7 @@ class DatasetPreparer:
                 raise UsageError(
                     "--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it"
                 )
-            self._need_clap()  # for the reference that the workers' must agree with
+            self._need_clap()  # its reference vector checks the workers'
         self.duplicates = Duplicates(self.config, self.root, self.database, self.session, self._need_clap)
         with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
@@ -460,7 +464,7 @@ class DatasetPreparer:
                 raise
 
     def _import_part(self, pool: Pool, files: Sequence[FoundFile]) -> None:
-        """Decide about each of `files`, decode those that are to be decoded, and write all their rows."""
+        """Decide what to do with each file, decode where needed, and write the rows."""
         while files:
             digests = self._hash(pool, files)
             unsettled = [found for found in files if found.path in self.unsettled]
@@ -472,7 +476,7 @@ class DatasetPreparer:
             files = self.duplicates.left_over(self.unsettled)
 
     def _hash(self, pool: Pool, files: Sequence[FoundFile]) -> dict[str, str]:
-        """Return the sha256 of those of `files` that may be copies, by path; where there is none, settle the file."""
+        """Return the sha256 of possible copies, by path; settle the files that cannot be read."""
         digests = {}
         candidates = [found for found in files if found.size_bytes in self.shared_sizes]
         if candidates:
@@ -484,7 +488,7 @@ class DatasetPreparer:
         return digests
 
     def _settle_duplicates(self, decisions: Sequence[Decision]) -> None:
-        """Write the rows of the files that need not be decoded: kept, copied and moved ones."""
+        """Write the rows of kept, copied and moved files, which need no decoding."""
         moves = [(each.row_id, each.found.path) for each in decisions if each.action.startswith("move")]
         if moves:
             self.database.take_over(moves)
@@ -498,7 +502,7 @@ class DatasetPreparer:
         self._write_ready()
 
     def _decode(self, pool: Pool, files: Sequence[FoundFile]) -> None:
-        """Give `files` to the workers, and what they make of them to the model, batch by batch."""
+        """Have the workers decode `files`, and pass the windows on to the model."""
         if not files:
             return
         self._need_clap()
@@ -520,7 +524,7 @@ class DatasetPreparer:
             self._write_ready(at_least=self.config.batch_windows)
 
     def _refuse_a_broken_library(self, files: int) -> None:
-        """Stop where the first files are nearly all broken: what a whole library shares is no fault of its files."""
+        """Stop if nearly all of the first files were broken: look for a common cause."""
         broken, share = self.summary.quarantined, self.config.max_broken_share
         if files >= TRIAL_FILES and broken > share * TRIAL_FILES:
             raise RunStopped(
@@ -539,10 +543,10 @@ class DatasetPreparer:
         return Pool(backend, self._job)
 
     def _reports(self, pool: Pool, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
-        """Yield the pool's reports. Between two of them, look for Ctrl-C, and write a batch that is embedded.
+        """Yield the pool's reports; between them, check for Ctrl-C and write embedded batches.
 
-        A model that fills the memory would get the worker of an innocent file killed, so nothing is embedded while a
-        file is tried again alone.
+        Nothing is embedded while a file is tried again alone. Otherwise a model that fills the memory could get the
+        worker killed, and a good file would be blamed.
         """
         for report in pool.reports(work, files):
             self.embedder.tick()
@@ -552,7 +556,7 @@ class DatasetPreparer:
                 yield report
 
     def _refuse_to_mix_models(self) -> None:
-        """Vectors of two models in one database would be compared as if they meant the same."""
+        """Raise `UsageError` if the database holds vectors of a model that does not compare."""
         present = self.database.other_models(self.session.embedding_model)
         if present:
             raise UsageError(
@@ -563,7 +567,7 @@ class DatasetPreparer:
             )
 
     def _refuse_another_engine(self) -> None:
-        """Vectors of one model must compare, whatever engine and versions made them."""
+        """Raise `RunStopped` if another engine computed this model's stored vectors differently."""
         model = self.session.embedding_model
         former = self.database.first_provenance(model)
         differs = former is not None and self.session.differs_from(former)
@@ -571,8 +575,7 @@ class DatasetPreparer:
             raise RunStopped(self.session.conflict_text(former))
 
     def _begin(self, pool: Pool, will_embed: bool) -> None:
-        """Let a worker test the decoders, and load CLAP meanwhile if it is needed; raises before any file is
-        touched."""
+        """Run the workers' self-test before any file is touched; load CLAP meanwhile if needed."""
         self_test = pool.self_test()
         if will_embed:
             self._need_clap()
@@ -585,14 +588,14 @@ class DatasetPreparer:
         log.debug("the decoders work")
 
     def _need_clap(self) -> None:
-        """Load CLAP, unless it is loaded: where all that is new are copies or moved files, nothing is embedded."""
+        """Load CLAP on first use; a run with only copies and moved files never needs it."""
         if self.session.model is None:
             self.session.load()
             self._refuse_another_engine()
             log.debug("CLAP is loaded (%s, %s)", self.session.provenance, self.config.precision)
 
     def _write_ready(self, at_least: int = 1) -> None:
-        """Write the rows that need no embedding here, if there are `at_least` that many."""
+        """Write the rows that need no embedding here once there are `at_least` of them."""
         if len(self.ready) + len(self.embedded) < at_least:
             return
         embedded, self.embedded = self.embedded, []
@@ -601,12 +604,12 @@ class DatasetPreparer:
         self._commit(ready)
 
     def _embed_windows(self, windows: Sequence[Int16]) -> Float32:
-        """Return one vector a window, (N, 512), from one call of CLAP."""
+        """Return one vector per window, shape (N, 512), from one call of CLAP."""
         assert self.session.model is not None
         return embed_windows(self.session.model.get_audio_embedding_from_data, windows)
 
     def _receive(self, report: TaskReport) -> ProcessedFile | None:
-        """Take a worker's report: log its lines, and settle a file that is not to be embedded."""
+        """Log a report's lines, and settle its file unless it was decoded or hashed."""
         for record in report.log_records:
             log.handle(record)
         if report.fault is not None:
@@ -621,10 +624,10 @@ class DatasetPreparer:
         return report.processed
 
     def _check_input_is_there(self) -> None:
-        """Stop when the input folder is gone: each of its files would fail, one by one.
+        """Stop if the input folder is gone: otherwise its files would fail one by one.
 
-        A drive that was pulled out may leave an empty folder, on another device, where it was mounted. (An inode's
-        number would tell nothing: FAT makes them up as it goes.)
+        A drive that was pulled out may leave its mount point as an empty folder on another device. (Inode numbers prove
+        nothing here, because FAT drivers make them up.)
         """
         if not answers(self.root):
             why = f"its drive does not answer within {STAT_S:g} s"
@@ -640,7 +643,7 @@ class DatasetPreparer:
         )
 
     def _count_fault(self, fault: MachineFault) -> None:
-        """Stop when the machine does the same again and again: a full disk would fail a whole library one by one."""
+        """Stop after too many equal faults in a row: a full disk would fail every file."""
         count = self.faults_in_a_row[fault.kind] + 1
         self.faults_in_a_row = Counter({fault.kind: count})
         if count >= self.config.max_faults_in_a_row:
@@ -653,7 +656,7 @@ class DatasetPreparer:
         self._settle(found, "quarantined")
 
     def _insert_vectors(self, embedded: Sequence[tuple[ProcessedFile, bytes | None]]) -> None:
-        """Write the rows of files with a good vector, and quarantine the others."""
+        """Write the rows of files with a good vector, and quarantine the other files."""
         records = []
         for processed, vector in embedded:
             if vector is None:
@@ -664,7 +667,7 @@ class DatasetPreparer:
         self._commit(records)
 
     def _commit(self, records: Sequence[StemRecord]) -> None:
-        """Write `records`, then the rows of the files that waited for them."""
+        """Write `records`, then the rows of files that waited for them."""
         while records:
             self._insert_meta(records)
             records = self.duplicates.follow(records)
@@ -681,9 +684,10 @@ class DatasetPreparer:
         log.debug("%d rows written", len(records))
 
     def _with_free_id(self, record: StemRecord, holder: str | None) -> StemRecord:
-        """Return `record` with another id, and another name of its WAV, where a row that was moved away has the one.
+        """Return `record` with a free id and WAV name if the row of another file has its id.
 
-        `holder` is the file whose row has the id."""
+        `holder` is that file, or None. A row keeps its id when it moves to another file.
+        """
         stem = record.metadata
         if holder in (None, stem.original_file):
             return record
@@ -693,12 +697,12 @@ class DatasetPreparer:
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
         report = quarantine_report(found, BadVector(BAD_VECTOR_TEXT), self._job)
-        if report.fault is None and processed.metadata.path:  # else it may be the WAV of the row that stays
+        if report.fault is None and processed.metadata.path:  # after a fault, a kept row may need it
             drop_wav(Path(processed.metadata.path))
         self._receive(report)
 
     def _settle(self, stem: FoundFile | StemMetadata, outcome: Literal["inserted", "quarantined", "failed"]) -> None:
-        """Count the one outcome of a file; a second one raises."""
+        """Count a file's outcome; raises KeyError if it already has one."""
         self.unsettled.remove(stem.path if isinstance(stem, FoundFile) else stem.original_file)
         setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
         self.progress.advance()
@@ -706,7 +710,7 @@ class DatasetPreparer:
     # -- what a person sees -------------------------------------------------------------------------------------------
 
     def _close_account(self, seconds: float) -> None:
-        """Say what became of every file, and where everything is."""
+        """Log the outcomes of all files and the paths of the outputs."""
         self.summary.left = len(self.unsettled)
         self.summary.seconds = seconds
         log.info("%s", self.summary)
@@ -720,7 +724,7 @@ class DatasetPreparer:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; a flag that is not given leaves its setting to config.yaml."""
+    """Return the parser; without its flag, a setting comes from config.yaml."""
     parser = argparse.ArgumentParser(
         description="Put a folder of audio stems into a SQLite database of CLAP vectors and metadata; rerun to resume.",
         epilog="Exit codes: 0 done, 1 some files failed through no fault of theirs (run again) or stored vectors are "
@@ -747,7 +751,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:
-    """Add what else can be done than a run."""
+    """Add the flags that select something other than an import."""
     modes = parser.add_mutually_exclusive_group()
     for flag, text in {
         "--dry-run": "list what would be processed, touch nothing",
@@ -768,7 +772,7 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
 
 
 def percent_of_rows(text: str) -> float:
-    """Read the value of --verify-vectors: a number over 0 and up to 100, with or without a %, or 'all'."""
+    """Parse the value of --verify-vectors: "all", or a percentage over 0 and up to 100."""
     try:
         percent = 100.0 if text == "all" else float(text.removesuffix("%"))
     except ValueError:
@@ -783,14 +787,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with StopSignals() as signals:
         try:
             options = build_parser().parse_args(argv)
-        except SystemExit as stop:  # --help, --version, or a flag that argparse refuses
+        except SystemExit as stop:  # --help, --version, or a usage error
             return int(stop.code or 0)
         with log_to_console(options.level):
             return run_safely(options, signals)
 
 
 def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
-    """Do what the command line asks for and return the exit code; errors are told."""
+    """Do what the command line asks for, log any error, and return the exit code."""
     try:
         with StopSignals(outer_signals) as signals:
             for flag in ("config", "report"):
@@ -799,14 +803,13 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
             config = load_config(options.config, flags)
             signals.check()
             if config.scheduler is not None and __name__ == "__main__":
-                # Dask sends what is of `__main__` by value: a worker would run the driver's program, whatever its own
-                # is.
+                # Dask pickles functions of `__main__` by value: a worker would run the driver's code, not its own.
                 return int(importlib.import_module(PROGRAM).run_safely(options, signals))
             return _run_options(options, config, signals)
     except PrepareError as error:
         log.error("%s", error)
         return error.exit_code
-    except (OSError, MemoryError) as error:  # the machine's, as for a file
+    except (OSError, MemoryError) as error:  # the machine is at fault
         log.error("stopped: %s; what was committed stays, run again", printable(with_remedy(error)))
         log.debug("traceback", exc_info=True)
         return RunStopped.exit_code
@@ -841,7 +844,7 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
 
 
 def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) -> tuple[Account, Callable[[], Account]]:
-    """Return what is to be done, and the account that it keeps also where it raises."""
+    """Return the work to do, and its account, which is kept even if the work raises."""
     if options.verify_vectors is not None:
         verify = functools.partial(preparer.verify_vectors, options.verify_vectors, replaces=options.re_embed)
         return preparer.verification, verify
@@ -851,10 +854,10 @@ def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) ->
 
 
 def _write_report(path: Path, account: Account, exit_code: int) -> bool:
-    """Write the account as JSON; whether that went well."""
+    """Write the account as JSON, and return whether that succeeded."""
     try:
         path.write_text(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:  # the run itself went as it went
+    except OSError as error:  # the run's own outcome stands
         log.error("--report %s: cannot be written: %s", printable(path), printable(with_remedy(error)))
         return False
     return True
@@ -866,23 +869,25 @@ def _print_plan(preparer: DatasetPreparer) -> int:
         for found in files:
             print(printable(found.path))
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head`; Python flushes stdout once more at its end
+    except BrokenPipeError:  # from `| head`; Python flushes again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     log.info("%d to process, %d already processed; nothing was touched", len(files), preparer.summary.already_done)
     return 0
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End this process at once: Python would wait for the model, which may be in a call that nothing stops, and for
-    worker processes, which may be in the kernel."""
+    """End this process at once.
+
+    A normal exit would wait for the model, which may be in a long call, and for workers that are stuck in the kernel.
+    """
     logging.shutdown()
-    with contextlib.suppress(OSError, ValueError):  # a closed terminal or pipe
+    with contextlib.suppress(OSError, ValueError):  # the terminal or pipe is closed
         sys.stdout.flush()
     os._exit(exit_code)
 
 
 def command() -> NoReturn:
-    """Run the command line of this process: what the installed `prepare-dataset-sql` calls."""
+    """Run this process's command line; the installed `prepare-dataset-sql` calls this."""
     leave(main())
 
 

@@ -1,9 +1,10 @@
-"""What prepare_dataset_sql.py stands on. Internal: it has no stable API.
+"""The package behind prepare_dataset_sql.py; it is internal and has no stable API.
 
-To find your way: a file goes through `discover`, `audio` (bytes to 48 kHz, mono, 24 bit), `music` (what the sound is),
-`clap` (its vector) and `database` (its row), or through `quarantine`. `workers` are the processes that do the first
-part, `commands` what is not the main story. Imports go one way: script, commands, workers, duplicates, then clap, music
-and database, which do not know each other, then audio, then the modules of this folder.
+A file passes through `discover`, `audio` (which makes it 48 kHz, mono and 24 bit), `music` (which describes the sound),
+`clap` (which computes the vector) and `database` (which stores the row). A broken file goes to `quarantine` instead.
+`workers` holds the processes that decode, and `commands` holds what is not part of an import. Imports go one way:
+script, commands, workers, duplicates, then clap, music and database, which do not import each other, then audio, then
+the modules in this folder.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The walk over the input: which files are stems, and why the rest are not. Nothing is opened."""
+"""Walk over the input without opening a file: find the stems, and count the rest by reason."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ READABLE_SUFFIXES = frozenset(
     ".wav .wave .bwf .rf64 .w64 .aif .aiff .aifc .flac .ogg .oga .opus .spx .mp3 .mp2 .caf .au .snd .voc .m4a .m4b "
     ".m4r .mp4 .mov .3gp .aac .wma .ape .wv .tta .mpc .mka .webm .ac3 .eac3 .dts .ra".split()
 )
-DANGLING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # Windows' loop: EINVAL
+# Windows reports a loop of links as EINVAL.
+DANGLING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
 
-# Folders of the system and of network drives: what was deleted, thumbnails, and what a file check found. Folders whose
-# names begin with a dot are never entered either.
+# Operating systems and network drives keep deleted files, thumbnails and recovered fragments in these folders. The walk
+# does not enter them, nor folders whose names begin with a dot.
 SKIPPED_FOLDERS = frozenset(
     name.lower()
     for name in (
@@ -37,24 +38,33 @@ SKIPPED_FOLDERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class WalkRules:
-    """Which folders and files the walk leaves aside."""
+    """The rules by which the walk leaves out folders and files."""
 
-    root: str  # its real path
-    own_folders: frozenset[str] = frozenset()  # real paths of the outputs of this run
-    exclude: tuple[str, ...] = ()  # globs, matched against the path below the root
-    follow_links: bool = False  # enter linked folders
+    root: str  # a real path
+    own_folders: frozenset[str] = frozenset()  # real paths of this run's outputs
+    exclude: tuple[str, ...] = ()  # globs for paths relative to `root`
+    follow_links: bool = False  # whether to enter linked folders
 
     def excludes(self, path: str) -> bool:
-        """Whether a glob matches the path of a file or folder below the root. An asterisk matches slashes too."""
+        """Return whether a glob matches the path relative to the root.
+
+        An asterisk matches slashes too.
+        """
         below = os.path.relpath(path, self.root).replace(os.sep, "/")
         return any(fnmatch.fnmatchcase(below, pattern.rstrip("/")) for pattern in self.exclude)
 
     def skips_folder(self, path: str) -> bool:
-        """Whether a folder is not entered, without a word: hidden folders are counted by their entry."""
+        """Return whether the walk leaves out a folder without counting it.
+
+        Hidden folders do not belong here: each is counted as an ignored entry.
+        """
         return path in self.own_folders or os.path.basename(path).lower() in SKIPPED_FOLDERS
 
     def takes(self, path: str) -> bool:
-        """Whether the walk itself takes the file at a real path, so that a link to it would be the same stem twice."""
+        """Return whether the walk finds the file at this real path without a link.
+
+        If it does, a link to the file would import the same stem twice.
+        """
         if not is_inside(path, self.root) or path == self.root:
             return False
         *folders, name = os.path.relpath(path, self.root).split(os.sep)
@@ -66,15 +76,16 @@ class WalkRules:
 
 
 def discover(rules: WalkRules, summary: Summary) -> Iterator[FoundFile]:
-    """Yield the audio files under the root, each folder's sorted and before its subfolders'; count the rest by reason.
+    """Yield the audio files under the root, and count the other files by reason.
 
-    One `scandir` a folder and one `stat` a file, since each is a journey to the server where the input is a network
-    share. A linked folder is entered only if `rules` say so, and each real folder once, so there is no loop. A folder
-    that cannot be listed counts as one failed file: its stems are missing, and the next run looks again.
+    The files of a folder are sorted, and come before those of its subfolders. The walk makes one `scandir` per folder
+    and one `stat` per file, since each is a round trip to the server if the input is a network share. A linked folder
+    is entered only if `rules` say so, and each real folder once, so there is no loop. A folder that cannot be listed
+    counts as one failed file: its stems are missing, and the next run tries again.
     """
     folders = [rules.root]
-    entered = {rules.root}  # real paths; needed only where links are followed
-    linked = ""  # the first folder behind a link that is not followed
+    entered = {rules.root}  # real paths, for `follow_links` only
+    linked = ""  # the first link that was not followed
     with_audio_names = taken = 0
     while folders:
         folder = folders.pop()
@@ -122,7 +133,10 @@ def _entries_of(folder: str, rules: WalkRules, summary: Summary) -> list[os.DirE
 
 
 def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules: WalkRules, summary: Summary) -> bool:
-    """Whether the walk enters a folder, or a link to one; count why not, where a user would miss its stems."""
+    """Return whether the walk enters a folder, or a link to one.
+
+    If a user would miss the folder's stems, the reason is counted.
+    """
     if rules.skips_folder(entry.path):
         return False
     if rules.excludes(entry.path):
@@ -133,7 +147,7 @@ def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules
         if real_path in entered or rules.skips_folder(real_path):
             return False
         if is_link and is_inside(real_path, rules.root):
-            return False  # the walk comes to it without the link
+            return False  # the walk reaches it without the link
         entered.add(real_path)
     if _suffix(entry.name) in READABLE_SUFFIXES:
         _ignore(summary, "folder with an audio name")
@@ -141,7 +155,7 @@ def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules
 
 
 def _examine(entry: os.DirEntry[str], rules: WalkRules, summary: Summary) -> FoundFile | None:
-    """Return `entry` as a file to process, or count why it is not one."""
+    """Return `entry` as a file to process, or count the reason why not."""
     summary.found += 1
     try:
         reason = _reason_to_ignore(entry, rules)
@@ -170,7 +184,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_linked_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_symlink() and entry.is_dir()  # which keeps the target's status for `stat`
+        return entry.is_symlink() and entry.is_dir()  # caches the target's status for `stat`
     except OSError:
         return False
 
@@ -180,14 +194,17 @@ def _suffix(name: str) -> str:
 
 
 def _reason_to_ignore(entry: os.DirEntry[str], rules: WalkRules) -> str | None:
-    """Return why `entry`, which is no plain folder, is not a stem, or None if it is one."""
+    """Return why `entry` is not a stem, or None if it is one.
+
+    The entry is not a plain folder.
+    """
     suffix = _suffix(entry.name)
     if entry.name.startswith("._"):
         return "resource fork"
     if entry.name.startswith("."):
         return "hidden"
     if _is_linked_folder(entry):
-        return "linked folder"  # whatever its name: its stems are missing
+        return "linked folder"  # before the suffix: its stems are missing
     if suffix not in READABLE_SUFFIXES:
         return "not audio"
     if rules.exclude and rules.excludes(entry.path):
@@ -198,10 +215,11 @@ def _reason_to_ignore(entry: os.DirEntry[str], rules: WalkRules) -> str | None:
 
 
 def _reason_to_ignore_link(link: str, rules: WalkRules) -> str | None:
-    """A link to a file that the walk takes itself is the same stem twice; one to any other file is a stem of its own:
-    in a clone of git-annex, say, whose files lie in a hidden folder.
+    """Return why a link is not a stem, or None if it is one.
 
-    Raises OSError where the target may be there and cannot be looked at.
+    A link to a file that the walk also finds would import the same stem twice. A link to any other file is a stem: a
+    git-annex clone, for example, keeps its files in a hidden folder. Raises OSError if the target may exist but cannot
+    be examined.
     """
     try:
         mode = os.stat(link).st_mode

@@ -1,4 +1,7 @@
-"""Files whose bytes a row or another file has: copied, moved, renamed and re-tagged files, which are not decoded."""
+"""Import copied, moved and renamed files without decoding them.
+
+Their bytes are those of a row or of another file. A file with new tags is decoded, but keeps its vector.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +34,24 @@ from stem_dataset.music.filenames import read_name
 from stem_dataset.output_folders import scratch_folder, wav_path
 
 Action = Literal[
-    "decode",  # no row can serve
-    "wait",  # for the row of another file with the same bytes, which is decoded
-    "keep",  # the file's own row has these bytes already
-    "copy",  # the row is made of another file's
-    "move",  # ... whose file is gone: the row goes over to this file
-    "move and decode",  # ... and lacks what this version writes
+    # No row can be used.
+    "decode",
+    # Another file with the same bytes is decoded first; its row will be copied.
+    "wait",
+    # The file's own row already has these bytes.
+    "keep",
+    # The row of another file is copied.
+    "copy",
+    # The file of a row is gone, so the row becomes this file's.
+    "move",
+    # The same, but the row is out of date or its WAV is missing.
+    "move and decode",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a file, and the row that it is made of."""
+    """What to do with a file, and the id of the row to use."""
 
     found: FoundFile
     action: Action
@@ -56,11 +65,11 @@ def plan(
     paths_with_rows: Set[str],
     broken: Set[str],
 ) -> list[Decision]:
-    """Decide about `files`, in their order, before any is decoded.
+    """Decide what to do with each of `files`, in order, before any is decoded.
 
-    `digests` holds the sha256 of the files that may be duplicates, by path, and `rows` the rows with each of them, the
-    oldest first. `paths_with_rows` are those of `files` that have a row. `broken` are hashes of files that were
-    quarantined in this run: files with the same bytes do not wait for each other.
+    `digests` maps the path of each possible duplicate to its sha256, and `rows` maps each sha256 to its rows, oldest
+    first. `paths_with_rows` are the paths that already have a row. `broken` holds the hashes of files that this run has
+    quarantined; files with the same bytes as those do not wait for each other.
     """
     decisions = []
     decoded: set[str] = set()
@@ -82,16 +91,19 @@ def plan(
 
 
 class _Sources:
-    """The rows with the same bytes, as the files of a part take them. There may be thousands, so no look is at all."""
+    """The rows that share one hash, prepared so that each decision takes constant time.
+
+    There may be thousands of rows, so no decision may scan all of them.
+    """
 
     def __init__(self, rows: Sequence[KnownRow]) -> None:
-        """`rows` has the oldest first."""
+        """`rows` is sorted, oldest first."""
         self.by_path = {row.original_file: row for row in rows}
         self.gone = [row for row in reversed(rows) if row.is_gone]
         self.newest = next((row for row in reversed(rows) if row.can_serve), None)
 
     def decide(self, found: FoundFile, has_row: bool) -> Decision:
-        """Decide about one file. A row that moves to it is no other's to take over."""
+        """Decide about one file; a row that moves to it cannot move again."""
         own = self.by_path.get(found.path)
         if not has_row and self.gone:
             gone = self.gone.pop()
@@ -102,12 +114,12 @@ class _Sources:
 
 
 class Duplicates:
-    """What a run knows of the files whose bytes another file or a row has."""
+    """Finds the row, or the file to wait for, whose bytes a new file shares."""
 
     def __init__(
         self, config: Config, root: str, database: Database, session: ClapSession, need_clap: Callable[[], None]
     ) -> None:
-        """`root` is the real path of the input folder. `need_clap` loads CLAP unless it is loaded."""
+        """`root` is the real path of the input folder; `need_clap` loads CLAP on first use."""
         self.config = config
         self.root = root
         self.stems = Path(os.path.realpath(config.stems)) if config.stems else None
@@ -116,12 +128,17 @@ class Duplicates:
         self.session = session
         self.need_clap = need_clap
         self.broken: set[str] = set()  # hashes of files that were quarantined
-        self._rows: dict[str, list[KnownRow]] = {}  # by hash; looked up once in a run, there may be thousands
-        self._waiting: dict[str, tuple[FoundFile, list[FoundFile]]] = {}  # by hash: who is decoded, who waits for it
-        self._silent_folders: set[str] = set()  # on drives that hang
+        # By hash. A hash may have thousands of rows, so each is looked up once per run.
+        self._rows: dict[str, list[KnownRow]] = {}
+        # By hash: the file that is decoded, and the files that wait for it.
+        self._waiting: dict[str, tuple[FoundFile, list[FoundFile]]] = {}
+        self._silent_folders: set[str] = set()  # folders on drives that hang
 
     def decide(self, files: Sequence[FoundFile], digests: Mapping[str, str]) -> list[Decision]:
-        """Decide about `files`; see `plan`. Those that wait are remembered until `follow` or `left_over`."""
+        """Decide what to do with each of `files`; see `plan`.
+
+        Files that wait are remembered until `follow` or `left_over` returns them.
+        """
         with_rows = {path for path in digests if self.database.former_row(path) is not None}
         rows = {digest: self._rows_with(digest) for digest in set(digests.values())}
         decisions = plan(files, digests, rows, with_rows, self.broken)
@@ -132,12 +149,12 @@ class Duplicates:
             elif digest is not None and decision.action.endswith("decode"):
                 if digest not in self.broken:
                     self._waiting[digest] = (found, [])
-                self._rows.pop(digest, None)  # its row will serve the next
+                self._rows.pop(digest, None)  # so that its new row is found
         self._note_moves({decision.row_id: decision.found for decision in decisions if decision.action == "move"})
         return decisions
 
     def _note_moves(self, moved: Mapping[str, FoundFile]) -> None:
-        """Let the rows that went over to files be those files' rows from now on."""
+        """Update the remembered rows after they have moved to other files."""
         for rows in self._rows.values() if moved else ():
             for place, row in enumerate(rows):
                 if row.id in moved:
@@ -166,13 +183,16 @@ class Duplicates:
         return self.stems is None or (wav is not None and os.path.exists(wav))
 
     def row_of(self, decision: Decision) -> StemRecord:
-        """Return the row of a file that is kept, copied or moved."""
+        """Return the row of a file that needs no decoding."""
         source = self.database.stem_of(decision.row_id)
         assert source is not None, "rows are not deleted in a run but by this function's caller"
         return self._row_of(source, decision.found, is_own=decision.action != "copy")
 
     def _row_of(self, source: StemRecord, found: FoundFile, is_own: bool) -> StemRecord:
-        """Return `source`'s row as that of another file with the same bytes, or of its own under a new name."""
+        """Return `source` as the row of `found`, which has the same bytes.
+
+        With `is_own`, the row keeps its id. Otherwise it is a copy, and gets a free one.
+        """
         names = read_name(found.path, self.root, self.config.categories)
         stem = renamed(source.metadata, found, names)
         if not is_own:
@@ -184,15 +204,17 @@ class Duplicates:
         return dataclasses.replace(source, metadata=stem, imported_at=utc_now())
 
     def with_id(self, stem: StemMetadata, stem_id: str) -> StemMetadata:
-        """Return `stem` with another id, and with its WAV under the name that goes with it."""
+        """Return `stem` with another id, and link its WAV under the matching name."""
         path = wav_path(self.stems, stem_id) if self.stems else None
         if path and stem.path:
             link_wav(stem.path, path, self.scratch_folder)
         return dataclasses.replace(stem, id=stem_id, path=path)
 
     def row_with_former_vector(self, processed: ProcessedFile) -> tuple[StemRecord, bool] | None:
-        """Return the row of a file that changed in what is no sound, as when a pack is tagged anew, and whether its row
-        was moved; None where the samples are others."""
+        """Return a changed file's row with its former vector, and whether the row was moved.
+
+        Returns None if the samples have changed. They have not if only the tags of a file were edited.
+        """
         if processed.found.former is None:
             return None
         former = self.database.stem_at(processed.found.path)
@@ -203,7 +225,7 @@ class Duplicates:
         return record, former.metadata.mtime_ns == MOVED_MTIME_NS
 
     def follow(self, records: Iterable[StemRecord]) -> list[StemRecord]:
-        """Return the rows of the files that waited for `records`, which are committed."""
+        """Return the rows of files that waited for `records`, which are now committed."""
         followers = []
         for record in records:
             _, waiting = self._waiting.pop(record.metadata.sha256, (None, []))
@@ -211,13 +233,16 @@ class Duplicates:
         return followers
 
     def left_over(self, unsettled: Set[str]) -> list[FoundFile]:
-        """Return the files that waited for one that came to nothing: each may fare better."""
+        """Return the files that waited for a file that failed: each may still succeed."""
         failed = [digest for digest, (decoded, _) in self._waiting.items() if decoded.path not in unsettled]
         return [found for digest in failed for found in self._waiting.pop(digest)[1]]
 
 
 def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetadata:
-    """Return the row of a file that has the same bytes as `stem`'s: what depends on names is judged by its own."""
+    """Return `stem` as the row of `found`, a file with the same bytes.
+
+    The columns that depend on file and folder names are derived from the names of `found`.
+    """
     former = json.loads(stem.features)
     description = describe(names, former, stem.duration_s)
     category, features = description.category, description.features
@@ -238,12 +263,16 @@ def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetad
 
 
 def link_wav(source: str, target: str, scratch_folder: Path) -> None:
-    """Give the WAV `source` a second name, so that a copy costs no space and outlives it; where the file system knows
-    no such links, or holds no more of them, copy it."""
+    """Hard-link the WAV `source` as `target`, or copy it if linking fails.
+
+    A link takes no space, and stays when `source` is removed. Some file systems have no hard links, or allow only a
+    limited number per file.
+    """
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(source, target)
-    except FileExistsError:  # of a killed run: the same bytes, by its name
+    except FileExistsError:
+        # A killed run left it. Equal names mean equal bytes.
         return
     except OSError:
         scratch_folder.mkdir(exist_ok=True)

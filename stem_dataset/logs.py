@@ -1,4 +1,4 @@
-"""The log: its file, the lines on the console, and what libraries print."""
+"""Write the log file and the console lines, and log what libraries print."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ log = logging.getLogger("prepare_dataset_sql")
 
 
 def printable(path: object) -> str:
-    """Return a path or message as text that neither breaks a line nor steers a terminal: odd characters escaped."""
+    """Return a path or message as text, with unprintable characters escaped.
+
+    The text can neither break a line nor control a terminal.
+    """
     text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def versions_block() -> str:
-    """Return the versions that a bug report needs, one per line. No library is imported for it."""
+    """Return the versions that a bug report needs, without importing any library."""
     versions = {
         "prepare_dataset_sql": __version__,
         "Python": sys.version.replace("\n", " "),
@@ -52,7 +55,7 @@ def _installed_version(package: str) -> str:
 
 
 class _LogLines(io.TextIOBase):
-    """A text stream whose lines go to the log, at debug level."""
+    """A text stream that logs each line at debug level."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -62,18 +65,21 @@ class _LogLines(io.TextIOBase):
 
 @contextlib.contextmanager
 def prints_to_log() -> Iterator[None]:
-    """Send what libraries print to the log. Our own bar and log lines hold the real stderr, and go there."""
+    """Send what libraries print to the log.
+
+    The bar and the console lines keep the real stderr.
+    """
     lines = _LogLines()
     with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
         yield
 
 
 class FileLog(logging.FileHandler):
-    """The log file. A full disk costs the log, not the run."""
+    """The log file; a full disk stops the log, not the run."""
 
     gave_up = False
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # overrides logging's method
         if not self.gave_up:
             self.gave_up = True
             why = with_remedy(sys.exc_info()[1] or ValueError())
@@ -88,22 +94,26 @@ class FileLog(logging.FileHandler):
 
 
 class ConsoleLog(logging.Handler):
-    """Short lines on stderr, above the bar. A closed terminal costs the lines, not the run."""
+    """Short lines on stderr above the bar; a closed terminal does not stop the run."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        self.stream = sys.stderr  # the real one, also while `prints_to_log` has replaced it
+        # `prints_to_log` replaces `sys.stderr`, so the real one is kept here.
+        self.stream = sys.stderr
 
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "file_only"):
             prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-            with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
                 tqdm.write(prefix + self.format(record), file=self.stream)
 
 
 @contextlib.contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append everything to the log file, other packages' warnings and the error that ends the run included."""
+    """Append all log records to the log file.
+
+    They include the warnings of other packages, and the error that ends the run.
+    """
     try:
         handler = FileLog(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -115,7 +125,8 @@ def log_to_file(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         log.debug("the run ends with %s: %s", type(error).__name__, error, exc_info=True, extra={"file_only": True})
-        if not isinstance(error, (PrepareError, OSError, MemoryError)):  # `run_safely` calls it a fault of this program
+        # `run_safely` reports all other errors as faults of this program.
+        if not isinstance(error, (PrepareError, OSError, MemoryError)):
             log.critical("a fault of this program\n%s", versions_block(), extra={"file_only": True})
         raise
     finally:
@@ -126,7 +137,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def log_to_console(level: int) -> Iterator[None]:
-    """Show our own log lines from `level` on."""
+    """Show this program's log lines of at least `level`."""
     handler = ConsoleLog(level)
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)

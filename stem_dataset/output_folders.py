@@ -1,4 +1,4 @@
-"""The output folders: create, mark and lock them, and where a WAV goes in them."""
+"""Create, mark and lock the output folders, and name the WAVs in them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from stem_dataset.errors import AlreadyRunning, MachineFault, RunStopped, with_r
 from stem_dataset.files import open_regular
 from stem_dataset.logs import log, printable
 
-SCRATCH = ".prepare_dataset.unfinished"  # folder of half-written WAVs, beside the finished ones
+# The folder of unfinished WAVs, beside the finished ones.
+SCRATCH = ".prepare_dataset.unfinished"
 LOCK_NAME = ".prepare_dataset.lock"
 README_NAME = "README.txt"
-# The first line of each README. Folders in use have it: another text would no longer recognise them.
+# The first line of each README. If this text changed, existing output folders would no longer be recognised.
 MARKER = "prepare_dataset_sql: output folder. Keep this file, which marks it as one."
 
 DATABASE_README = """\
@@ -36,36 +37,45 @@ beside each file says where it was and what is wrong with it. This command moves
 
 
 def scratch_folder(stems: Path | None, quarantine: Path) -> Path:
-    """Return where half-finished WAVs are; emptied when a run starts. On the WAVs' own file system, for the rename."""
+    """Return the folder of unfinished WAVs, which is emptied when a run starts.
+
+    It is on the same file system as the WAVs, so that a finished one can be renamed into place.
+    """
     return (stems or quarantine) / SCRATCH
 
 
 def wav_path(stems: Path, stem_id: str) -> str:
-    """Return where the WAV of a stem is: in one of 256 folders, since a million names in one are slow on some disks."""
+    """Return the path of a stem's WAV, in one of 256 subfolders.
+
+    A million names in one folder are slow on some file systems.
+    """
     return str(stems / stem_id[:2] / f"{stem_id}.wav")
 
 
 def stem_id_of(original_file: str, digest: str) -> str:
-    """Return the one identity of a stem: where it is and what it holds. The same original always gives the same."""
+    """Return a stem's id, which depends only on its path and its bytes."""
     return hashlib.sha256(os.fsencode(original_file) + b"\0" + digest.encode("ascii")).hexdigest()[:16]
 
 
 def token_of(folder: Path, run_id: str) -> Path:
-    """Return the file by which a Dask worker knows the driver's output folder."""
+    """Return the file by which a Dask worker recognises the driver's output folder."""
     return folder / f".prepare_dataset.{run_id}.token"
 
 
 def make_folders(config: Config) -> None:
-    """Create the output folders, with a README in each; raises `RunStopped` where that cannot be."""
+    """Create the output folders with their READMEs; raises `RunStopped` on failure."""
     readmes = {config.stems: STEMS_README, config.quarantine: QUARANTINE_README}
-    if not config.database.parent.exists():  # else it may be any folder of the user's
+    # An existing folder may be the user's own, so it gets no README.
+    if not config.database.parent.exists():
         readmes = {config.database.parent: DATABASE_README, **readmes}
     for folder in filter(None, (config.log_file.parent, config.database.parent, config.stems, config.quarantine)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if folder == config.log_file.parent:  # the log may be there, and it alone may be written to
+            # The log file may be writable in a folder that is not.
+            if folder == config.log_file.parent:
                 continue
-            with tempfile.TemporaryFile(dir=folder):  # else every file would fail, one by one
+            # Without this check, a read-only folder would make every file fail, one by one.
+            with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             text = f"{printable(folder)}: this output folder cannot be made or written to: {with_remedy(error)}"
@@ -76,10 +86,14 @@ def make_folders(config: Config) -> None:
 
 
 def write_readme(folder: Path, text: str) -> None:
-    """Say in `folder` what it is, unless it holds a README. A disk without room for that stops no run."""
+    """Write a README that says what `folder` is, unless it has one.
+
+    A full disk does not stop the run here.
+    """
     readme = folder / README_NAME
     with contextlib.suppress(OSError):
-        if not os.path.lexists(readme) or _is_empty_file(readme):  # the disk was full, or that run was killed
+        # A full disk or a killed run leaves an empty README.
+        if not os.path.lexists(readme) or _is_empty_file(readme):
             readme.write_text(f"{MARKER}\n\n{text}", encoding="ascii")
 
 
@@ -89,19 +103,20 @@ def _is_empty_file(path: Path) -> bool:
 
 
 def is_output_folder(folder: str | Path) -> bool:
-    """Return whether this program, in any run, wrote its output to `folder`, which its README says."""
+    """Return whether the README in `folder` marks it as an output of any run."""
     try:
         with open_regular(os.path.join(folder, README_NAME)) as file:
             return file.readline(len(MARKER) + 2).rstrip(b"\r\n") == MARKER.encode("ascii")
-    except (OSError, MachineFault):  # no README, or a FIFO of that name
+    except (OSError, MachineFault):  # no README, or it is a FIFO
         return False
 
 
 @contextlib.contextmanager
 def hold_outputs(config: Config) -> Iterator[None]:
-    """Lock database, stems and quarantine against another run; raises `AlreadyRunning` with the one that is held.
+    """Lock the database, the stems and the quarantine against other runs.
 
-    The operating system drops the locks of a process that dies; the files stay, and say who held them last.
+    Raises `AlreadyRunning`, naming the output that is locked. When a process dies, the operating system releases its
+    locks. The lock files stay, and name the process that held them last.
     """
     import filelock
 
@@ -111,7 +126,7 @@ def hold_outputs(config: Config) -> Iterator[None]:
         for output, lock_file in held.items():
             try:
                 stack.enter_context(filelock.FileLock(lock_file, timeout=0))
-                with contextlib.suppress(OSError):  # Windows lets nobody write to a locked file
+                with contextlib.suppress(OSError):  # Windows forbids writing to a locked file
                     lock_file.write_text(str(os.getpid()), encoding="ascii")
             except filelock.Timeout:
                 holder = lock_file.read_text(encoding="ascii") if os.name == "posix" else "unknown"
@@ -124,7 +139,7 @@ def hold_outputs(config: Config) -> Iterator[None]:
 
 
 def drop_wav(wav: Path | None) -> None:
-    """Remove the WAV of a row that is gone or has another one."""
+    """Remove a WAV whose row is gone or has another WAV now."""
     if wav is not None:
         try:
             wav.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The bar on the terminal, and waiting while it moves. Each wait looks for Ctrl-C."""
+"""Show the progress bar, and check for Ctrl-C during each wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from stem_dataset.signals import TICK_S, StopSignals
 
 
 class Progress:
-    """The bar of a run. Without a terminal, or where none is wanted, it shows nothing."""
+    """The progress bar of a run; without a terminal it shows nothing.
+
+    It also shows nothing if `is_wanted` is false.
+    """
 
     def __init__(self, is_wanted: bool, signals: StopSignals) -> None:
         self.is_wanted = is_wanted
@@ -25,8 +28,8 @@ class Progress:
 
     @contextlib.contextmanager
     def over(self, files: int) -> Iterator[None]:
-        """Show a bar over `files` files while the block runs."""
-        disable = None if self.is_wanted else True  # None: where stderr is no terminal
+        """Show a bar for this many files while the `with` block runs."""
+        disable = None if self.is_wanted else True  # None disables it without a terminal
         bar: tqdm[NoReturn]
         try:
             with tqdm(
@@ -38,35 +41,36 @@ class Progress:
             self._bar = None
 
     def say(self, activity: str) -> None:
-        """Show what is being done."""
+        """Show `activity` in front of the bar."""
         if self._bar is not None:
             self._bar.set_description_str(activity)
 
     def advance(self, files: int = 1) -> None:
-        """Count files that have their outcome."""
+        """Move the bar on by this many files, which have their outcome."""
         if self._bar is not None:
             self._bar.update(files)
 
     def restart(self, files: int) -> None:
-        """Begin at zero again, over another number of files."""
+        """Start the bar again at zero, with another total."""
         if self._bar is not None:
             self._bar.reset(files)
 
     def extend(self, files: int) -> None:
-        """Go on to `files` more files than were announced."""
+        """Add this many files to the bar's total."""
         if self._bar is not None and self._bar.total is not None:
             self._bar.total += files
 
     def tick(self) -> None:
-        """Raise `Interrupted` after Ctrl-C, and move the bar's clock."""
+        """Raise `Interrupted` after Ctrl-C; otherwise redraw the bar and its clock."""
         self.signals.check()
         if self._bar is not None:
             self._bar.set_postfix_str(f"{self.decoded} decoded", refresh=False)
-            with contextlib.suppress(OSError):  # a closed terminal is no reason to lose a batch
+            # If the terminal is closed, the batch must not be lost.
+            with contextlib.suppress(OSError):
                 self._bar.refresh()
 
     def wait_for(self, future: Future[T]) -> T:
-        """Return the result of `future`; ticks until it is there."""
+        """Wait for the result of `future`, calling `tick` meanwhile, and return it."""
         while not wait([future], TICK_S).done:
             self.tick()
         return future.result()

@@ -1,4 +1,4 @@
-"""Move a broken file to the quarantine folder, with a JSON that says why, and put it back."""
+"""Move broken files to quarantine, with a JSON that says why, and back."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
 def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: str) -> QuarantineEntry:
     """Move a broken file into `folder` as ERROR_<ExceptionName>_<name>, with a JSON beside it.
 
-    Raises OSError, with the file where it was, if the folder cannot take it. Where only the source cannot be removed (a
-    read-only library), the copy and the entry stand.
+    Raises OSError if the file cannot be moved, and leaves it where it was. If the file was copied but cannot be removed
+    from a read-only library, the copy and its JSON stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open_regular(found.path) as file:
         digest = sha256_of(file)
-        check_unchanged(file, found)  # half a file, still being copied in, is not a broken one
+        check_unchanged(file, found)  # it may still be arriving
     path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
     entry = QuarantineEntry(
         path=str(path),
@@ -56,30 +56,35 @@ def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: st
             os.fsync(json_file.fileno())
         _move(Path(found.path), path, entry)
     except BaseException:
-        if not os.path.lexists(path):  # else it has been moved, and the JSON alone knows from where
+        # If the file has already been moved, only the JSON says where it came from.
+        if not os.path.lexists(path):
             json_path_of(path).unlink(missing_ok=True)
         raise
     return entry
 
 
 def json_path_of(quarantined: Path) -> Path:
-    """Return where the JSON of a quarantined file is."""
+    """Return the path of a quarantined file's JSON."""
     return quarantined.with_name(quarantined.name + ".json")
 
 
 def _claim_name(folder: Path, prefix: str, name: str) -> tuple[Path, IO[str]]:
-    """Return a free path in `folder` and its JSON, opened: creating that exclusively is what claims the name."""
+    """Return a free path in `folder`, and its JSON opened for writing.
+
+    Creating the JSON exclusively claims the name.
+    """
     while True:
         path = free_path(folder, prefix, name)
-        with contextlib.suppress(FileExistsError):  # another worker was faster
+        with contextlib.suppress(FileExistsError):  # another worker claimed it first
             return path, open(json_path_of(path), "x", encoding="ascii")
 
 
 def free_path(folder: Path, prefix: str, name: str) -> Path:
-    """Return a path that nothing has, nor its JSON: `name` with `prefix`, else numbered ~2, ~3, …
+    """Return a path in `folder` that is free, and whose JSON is free too.
 
-    Taken numbers mostly come without gaps, so the first free one is found by doubling and bisection: 50,000 broken
-    untitled.wav would look for a name 1.25 billion times, one by one.
+    The path is `prefix` and `name`, or numbered with ~2, ~3 and so on if that is taken. The numbers that are taken
+    rarely have gaps, so doubling and bisection find a free one. For 50,000 broken files of the same name, a search one
+    by one would test 1.25 billion paths.
     """
     stem, suffix = os.path.splitext(name)
 
@@ -99,15 +104,16 @@ def free_path(folder: Path, prefix: str, name: str) -> Path:
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """Shorten `text` to `max_bytes` as the file system counts them, at a character's border."""
+    """Shorten `text` to `max_bytes` in the file system's encoding, without splitting a character."""
     while len(os.fsencode(text)) > max_bytes:
         text = text[:-1]
     return text
 
 
 def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
-    """Move `source` to `target`, which does not exist: by renaming, else copy, sync, compare, unlink."""
-    if entry.link_target is not None:  # a relative link would point nowhere from here
+    """Move `source` to `target`, which does not exist, by renaming or copying."""
+    # A relative link would not resolve from another folder.
+    if entry.link_target is not None:
         os.symlink(os.path.realpath(source), target)
         remove_source(source)
         return
@@ -122,14 +128,16 @@ def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
 
 
 def _copy_across(source: Path, target: Path, sha256: str) -> None:
-    """Copy `source` to `target` on another file system; `target` appears whole or not at all."""
+    """Copy `source` to another file system so that `target` is complete or absent."""
     scratch = half_copy_of(target)
-    scratch.unlink(missing_ok=True)  # of a killed run; it may be read-only already
+    # A killed run may have left a copy that is already read-only.
+    scratch.unlink(missing_ok=True)
     try:
         shutil.copyfile(source, scratch)
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())
-        shutil.copystat(source, scratch)  # after the sync: a read-only file cannot be opened for it
+        # This comes after the sync, because a read-only file cannot be opened for it.
+        shutil.copystat(source, scratch)
         if sha256_of_path(scratch) != sha256:
             raise OSError(errno.EIO, "the copy in quarantine differs from its source", str(source))
         os.replace(scratch, target)
@@ -138,12 +146,18 @@ def _copy_across(source: Path, target: Path, sha256: str) -> None:
 
 
 def half_copy_of(target: Path) -> Path:
-    """Return where the copy is made that becomes `target`: in the same place again after a kill, which leaves it."""
+    """Return the path of the unfinished copy of `target`.
+
+    It is always the same for one target, so that the next run finds what a killed one left.
+    """
     return target.parent / f".{hashlib.sha256(os.fsencode(target)).hexdigest()[:32]}.tmp"
 
 
 def remove_source(source: Path) -> None:
-    """Remove what has been copied to quarantine; a read-only library keeps it, and the entry makes us skip it."""
+    """Remove a file that was copied to quarantine, or log a warning.
+
+    A file in a read-only library stays, and later runs skip it because of its quarantine entry.
+    """
     try:
         source.unlink()
     except OSError as error:
@@ -153,13 +167,13 @@ def remove_source(source: Path) -> None:
 
 
 def finish_move(entry: QuarantineEntry) -> None:
-    """Remove the original where somebody was killed between copying it to quarantine and removing it."""
+    """Remove the original if a process was killed after copying it to quarantine."""
     if is_same_file(Path(entry.original_file), entry):
         remove_source(Path(entry.original_file))
 
 
 def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
-    """Whether `path` is, unchanged, the very file or link that was copied to quarantine."""
+    """Return whether `path` is the unchanged file or link that was copied to quarantine."""
     if path.is_symlink() or entry.link_target is not None:
         return path.is_symlink() and os.readlink(path) == entry.link_target
     try:
@@ -171,7 +185,7 @@ def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
 
 
 def put_back(quarantined: Path, original: Path, entry: QuarantineEntry) -> None:
-    """Undo `_move`; there is nothing at `original`."""
+    """Move a quarantined file back to `original`, a path that does not exist."""
     original.parent.mkdir(parents=True, exist_ok=True)
     if entry.link_target is None:
         _move(quarantined, original, entry)
@@ -181,7 +195,7 @@ def put_back(quarantined: Path, original: Path, entry: QuarantineEntry) -> None:
 
 
 def read_entry(json_path: str | Path) -> QuarantineEntry | None:
-    """Return what a quarantine JSON says, or None where it is not one of ours or was cut off by a crash."""
+    """Return the entry in a quarantine JSON, or None if it is foreign or incomplete."""
     try:
         content = json.loads(Path(json_path).read_text(encoding="ascii"))
         former = content.pop("former")

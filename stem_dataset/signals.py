@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a closed terminal.
+"""Handle Ctrl-C, SIGTERM and a closed terminal.
 
-They end a run, and are kept from its child processes.
+They end a run, and child processes are protected from them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stem_dataset.errors import Interrupted
 TICK_S = 0.5
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# The script says the same above its imports, for a Ctrl-C that comes before this module is imported.
+# The script repeats this text above its imports, for a Ctrl-C that comes before this module is imported.
 INTERRUPTED_TEXT = "interrupted: what was committed stays; run again to go on"
 
 

@@ -1,1 +1,1 @@
-"""Bytes in, 48 kHz, mono and 24 bit out."""
+"""Decode audio files, and make them 48 kHz, mono and 24 bit."""

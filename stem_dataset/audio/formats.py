@@ -1,4 +1,7 @@
-"""What the bytes of a file are, whatever its suffix says: tags and junk around the audio, and oddities of headers."""
+"""Identify an audio format from the bytes of a file, whatever its suffix says.
+
+This skips tags and junk before the audio, and corrects odd headers.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,14 @@ from stem_dataset.audio.ogg import OggPages, read_pages
 from stem_dataset.audio.source import FilePart, Patch, WatchedFile
 
 HEAD_BYTES = 64
-CHAIN_BYTES = 32_768  # CHAIN_FRAMES of the longest frames there are, of AAC: 8,191 bytes
-SEARCH_BYTES = 2**20  # how far to look for audio behind junk ...
-TAG_SEARCH_BYTES = 2**24  # ... and behind an ID3v2 tag whose size is wrong: it may hold a picture
+# Room for `CHAIN_FRAMES` of the longest possible frames: those of AAC have 8,191 bytes.
+CHAIN_BYTES = 32_768
+# How far to search for audio after junk.
+SEARCH_BYTES = 2**20
+# The same after an ID3v2 tag whose stated size is wrong, since the tag may hold a picture.
+TAG_SEARCH_BYTES = 2**24
 
-# What FFmpeg's demuxer is called by which each kind is read where libsndfile cannot. No demuxer is ever guessed.
+# The name of FFmpeg's demuxer for each kind, used if libsndfile cannot read the file. FFmpeg never guesses it.
 DEMUXERS = {
     **{"WAV": "wav", "RF64": "wav", "W64": "w64", "AIFF": "aiff", "AU": "au", "VOC": "voc", "CAF": "caf"},
     **{"FLAC": "flac", "OGG": "ogg", "MP3": "mp3", "AAC": "aac", "AC-3": "ac3", "E-AC-3": "eac3", "DTS": "dts"},
@@ -47,7 +53,7 @@ MAGIC = (
     (re.compile(rb"DTSHDHDR", re.DOTALL), "DTS-HD"),
     (re.compile(rb"\.RMF\x00\x00\x00|\.ra\xfd\x00", re.DOTALL), "RealAudio"),
 )
-# Where a tag has another size than it states, these are looked for: long enough not to be found in a picture.
+# These are searched for if the size in a tag is wrong. They are long enough not to occur in a picture by chance.
 BEHIND_A_TAG = re.compile(
     rb"(?:RIFF|RF64|BW64)....WAVE|FORM....AIF[FC]|fLaC\x00\x00\x00\x22|OggS\x00\x02\x00\x00|\x00\x00\x00.ftyp",
     re.DOTALL,
@@ -58,17 +64,18 @@ KNOWN_SUBTYPES = (
     bytes.fromhex("00001000800000aa00389b71"),  # KSDATAFORMAT_SUBTYPE
     bytes.fromhex("2107d3118644c8c1ca000000"),  # Ambisonics B-Format
 )
-MOST_CHUNKS = 200  # before the data of a WAV
+MOST_CHUNKS = 200  # in a WAV, up to its data
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """Where the audio is in a file, and as what a decoder is to take it."""
+    """The kind of audio in a file, and where it is."""
 
-    kind: str  # a key of DEMUXERS; '': unknown, and libsndfile may know better
+    # A key of `DEMUXERS`, or '' if unknown. Then libsndfile is tried, which may know it.
+    kind: str
     start: int = 0
-    stop: int | None = None  # None: the end of the file
-    patches: tuple[Patch, ...] = ()  # to the header, at positions from `start` on
+    stop: int | None = None  # None means the file's end
+    patches: tuple[Patch, ...] = ()  # for the header, relative to `start`
     pages: OggPages | None = None
 
     @property
@@ -76,17 +83,18 @@ class AudioFormat:
         return DEMUXERS.get(self.kind)
 
     def part_of(self, watched: WatchedFile) -> WatchedFile:
-        """Return what a decoder is to read: the file as it is, or a part of it."""
+        """Return the part of the file that a decoder should read, or the whole file."""
         if self.start == 0 and self.stop is None and not self.patches:
             return watched
         return FilePart(watched, self.start, self.stop or watched.size(), self.patches)
 
 
 def identify(watched: WatchedFile) -> AudioFormat:
-    """Return what the bytes of a file are; raises what the machine has to say."""
+    """Return the format of a file; raises OSError or MemoryError from reading it."""
     start, tags = skip_tags(watched)
     kind = kind_at(watched, start)
-    # libsndfile skips one tag itself. Its guess at an MP3's length depends on where it starts: it keeps the whole file.
+    # libsndfile skips one tag itself. An MP3 with one tag is left whole, since libsndfile's guess at its length depends
+    # on where the file starts.
     starts_with_frame = tags < 2 and mpeg_frame(watched.read_at(start, 10)) is not None
     if kind is None:
         found = _search(watched, start if start < watched.size() else 0, tags > 0)
@@ -101,19 +109,22 @@ def identify(watched: WatchedFile) -> AudioFormat:
 
 
 def skip_tags(watched: WatchedFile) -> tuple[int, int]:
-    """Return where the ID3v2 tags at the start end, by the sizes that they state, and how many there are."""
+    """Return the end of the ID3v2 tags at the start of a file, and their number.
+
+    The end follows from the sizes that the tags state.
+    """
     position, tags = 0, 0
     while True:
         tag = watched.read_at(position, 10)
         if len(tag) < 10 or tag[:3] != b"ID3" or tag[3] == 0xFF or max(tag[6:10]) > 0x7F:
             return position, tags
         size = sum(byte << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
-        position += 10 + size + (10 if tag[5] & 0x10 else 0)  # a footer
+        position += 10 + size + (10 if tag[5] & 0x10 else 0)  # 10 for a footer
         tags += 1
 
 
 def kind_at(watched: WatchedFile, position: int) -> str | None:
-    """Return of which kind the audio is that begins at `position`, or None."""
+    """Return the kind of the audio that begins at `position`, or None."""
     head = watched.read_at(position, HEAD_BYTES)
     for pattern, kind in MAGIC:
         if pattern.match(head):
@@ -125,9 +136,10 @@ def kind_at(watched: WatchedFile, position: int) -> str | None:
 
 
 def _search(watched: WatchedFile, start: int, is_tagged: bool) -> tuple[int, str] | None:
-    """Return where audio begins behind junk, and its kind, or None.
+    """Return the position and the kind of audio that follows junk, or None.
 
-    Behind a tag it may be of any kind, else a stream of frames: nobody puts junk before a header.
+    Streams of MPEG audio and AAC may follow junk. Headers of containers are searched for only after a tag, since no
+    other junk precedes them.
     """
     content = watched.read_at(start, TAG_SEARCH_BYTES if is_tagged else SEARCH_BYTES)
     is_all = len(content) < SEARCH_BYTES
@@ -151,7 +163,7 @@ def _chain(watched: WatchedFile, start: int, stop: int, is_part: bool) -> AudioF
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk of RIFF: where its content begins, and the size that it states."""
+    """A RIFF chunk: its name, the start of its content, and its stated size."""
 
     name: bytes
     start: int
@@ -159,7 +171,7 @@ class Chunk:
 
 
 def riff_chunks(watched: WatchedFile, start: int, byte_order: str = "<") -> list[Chunk]:
-    """Return the chunks of a WAV up to and with `data`."""
+    """Return the chunks of a WAV up to and including `data`."""
     chunks: list[Chunk] = []
     position = start + 12
     wide_size = None
@@ -180,13 +192,14 @@ def riff_chunks(watched: WatchedFile, start: int, byte_order: str = "<") -> list
 
 
 def _wav(watched: WatchedFile, kind: str, start: int) -> AudioFormat:
-    """Return a WAV with its oddities mended, or the Ogg stream that is in it."""
+    """Return the format of a WAV with patches for an odd header, or of an Ogg stream in it."""
     magic = watched.read_at(start, 4)
     byte_order = ">" if magic == b"RIFX" else "<"
     chunks = {chunk.name: chunk for chunk in reversed(riff_chunks(watched, start, byte_order))}
     data, layout = chunks.get(b"data"), chunks.get(b"fmt ")
     patches: list[Patch] = []
-    if magic == b"BW64":  # ITU-R BS.2088: RF64 under another name, with chunks of metadata
+    # BW64 (ITU-R BS.2088) is RF64 with another name and chunks of metadata.
+    if magic == b"BW64":
         patches.append((0, b"RF64"))
     if data is not None and watched.read_at(data.start, 5) == b"OggS\0":
         return _chain(watched, data.start, min(data.start + data.size, watched.size()), is_part=True)
@@ -198,7 +211,10 @@ def _wav(watched: WatchedFile, kind: str, start: int) -> AudioFormat:
 
 
 def _plain_tag(watched: WatchedFile, layout: Chunk, data: Chunk, byte_order: str) -> int | None:
-    """Return the format tag that WAVE_FORMAT_EXTENSIBLE stands for where its extension is short or odd, else None."""
+    """Return the plain format tag to use for a WAVE_FORMAT_EXTENSIBLE header, or None.
+
+    A tag is returned only if the extension of the header is too short or has an unknown subtype.
+    """
     fields = watched.read_at(layout.start, min(layout.size, 40))
     if len(fields) < 16 or struct.unpack_from(f"{byte_order}H", fields)[0] != EXTENSIBLE:
         return None
@@ -215,7 +231,10 @@ def _plain_tag(watched: WatchedFile, layout: Chunk, data: Chunk, byte_order: str
 
 
 def _looks_like_float(content: bytes, byte_order: str) -> bool:
-    """Whether the samples are float32: as such nearly all are 0 or from 1e-7 to 8, which whole numbers are not."""
+    """Return whether 32-bit samples are probably floats rather than integers.
+
+    Read as floats, nearly all of them are 0 or between 1e-7 and 8. Integers read as floats are not.
+    """
     values = np.abs(np.frombuffer(content[: len(content) // 4 * 4], f"{byte_order}f4"))
     with np.errstate(invalid="ignore"):
         plausible = (values == 0) | ((values > 1e-7) & (values < 8))

@@ -1,7 +1,7 @@
-"""Raw streams of frames that have no container: MPEG audio, AAC in ADTS, AC-3, E-AC-3 and DTS.
+"""Find streams of frames without a container: MPEG audio, ADTS, AC-3, E-AC-3 and DTS.
 
-A frame header is only 11 to 32 bits of fixed pattern, which text and noise hit by chance. A chain of frames, each of
-which begins where the one before ends and has the same rate and channels, they do not.
+A frame header has a fixed pattern of only 11 to 32 bits, which occurs in text and noise by chance. A chain of frames
+does not: each frame begins where the last one ends, and all have the same rate and channels.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-CHAIN_FRAMES = 4  # in a row prove a stream: one MPEG header in 5,000 bytes of noise, a chain in 10**23
-HEADER_BYTES = 10  # enough for a header of any kind
+# This many frames in a row prove a stream. Noise has an MPEG header every 5,000 bytes, but a chain every 10**23.
+CHAIN_FRAMES = 4
+HEADER_BYTES = 10  # enough for any kind of header
 
-# kbit/s by index: MPEG-1 layers I, II and III, MPEG-2 (and 2.5) layer I, and its layers II and III
+# The bitrates in kbit/s, by version (1; 2 for MPEG-2 and 2.5) and layer. A header holds the index.
 MPEG_KBPS = {
     (1, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -28,19 +29,24 @@ AC3_RATES_HZ = (48_000, 44_100, 32_000)
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a header says of its frame."""
+    """The contents of a frame header."""
 
     size_bytes: int
-    stream: tuple[str | int, ...]  # the same in all frames of one stream: kind, rate, channels
+    # The kind, the rate and the channels, for example. All frames of a stream have the same.
+    stream: tuple[str | int, ...]
     samples: int = 0
     rate_hz: int = 0
 
 
-Parse = Callable[[bytes], Frame | None]  # a header's first bytes; None: it is none
+# A function that reads a header from its first bytes, or returns None if they are not a header.
+Parse = Callable[[bytes], Frame | None]
 
 
 def mpeg_frame(header: bytes) -> Frame | None:
-    """Read a header of MPEG-1, 2 or 2.5, layer I, II or III, of a stated bitrate."""
+    """Read a header of MPEG-1, 2 or 2.5, layer I, II or III.
+
+    A header without a stated bitrate is refused.
+    """
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version_bits, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
@@ -59,7 +65,7 @@ def mpeg_frame(header: bytes) -> Frame | None:
 
 
 def adts_frame(header: bytes) -> Frame | None:
-    """Read a header of AAC in ADTS."""
+    """Read an ADTS header, which precedes a frame of AAC."""
     if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
         return None
     rate_index = header[2] >> 2 & 15
@@ -88,7 +94,7 @@ def ac3_frame(header: bytes) -> Frame | None:
 
 
 def dts_frame(header: bytes) -> Frame | None:
-    """Read a header of a DTS core in 16-bit words."""
+    """Read the header of a DTS core stream in 16-bit words."""
     if len(header) < 10 or header[:4] != b"\x7f\xfe\x80\x01":
         return None
     size_bytes = ((header[5] & 3) << 12 | header[6] << 4 | header[7] >> 4) + 1
@@ -107,9 +113,9 @@ FIRST_BYTES = (b"\xff", b"\x0b\x77", b"\x7f\xfe\x80\x01")
 
 
 def stream_at(content: bytes, offset: int, is_all: bool) -> str | None:
-    """Return of which kind the chain of frames at `offset` is, or None.
+    """Return the kind of the chain of frames at `offset`, or None.
 
-    `is_all` says that the file ends with `content`: there, two frames that end with it are a chain, too.
+    `is_all` means that the file ends with `content`. Then two frames that reach its end are a chain too.
     """
     for parse in (mpeg_frame, adts_frame, ac3_frame, dts_frame):
         first = parse(content[offset : offset + HEADER_BYTES])
@@ -131,7 +137,7 @@ def _is_chain(content: bytes, offset: int, parse: Parse, first: Frame, is_all: b
 
 
 def find_stream(content: bytes, is_all: bool, kinds: tuple[bytes, ...] = FIRST_BYTES) -> tuple[int, str] | None:
-    """Return where in `content` the first chain of frames begins, and its kind, or None."""
+    """Return the offset and the kind of the first chain of frames in `content`, or None."""
     found = []
     for first_bytes in kinds:
         offset = content.find(first_bytes)
@@ -145,7 +151,10 @@ def find_stream(content: bytes, is_all: bool, kinds: tuple[bytes, ...] = FIRST_B
 
 
 def cut_frame_at_end(content: bytes, parse: Parse) -> bool:
-    """Whether `content`, the last bytes of a stream, ends within a frame, and not behind one or in something else."""
+    """Return whether a stream, whose last bytes are `content`, ends within a frame.
+
+    It does not if it ends with a whole frame, or with something other than a frame.
+    """
     start = 0
     while (found := _find_pair(content, start, parse)) is not None:
         offset, frame = found
@@ -156,17 +165,17 @@ def cut_frame_at_end(content: bytes, parse: Parse) -> bool:
             following = parse(rest)
             if following is None or following.stream != stream:
                 if 0 < len(rest) < HEADER_BYTES and content[found[0] :].startswith(rest[:2]):
-                    return True  # its header is cut
+                    return True  # within its header
                 break
             frame = following
         else:
-            return True  # its size is beyond the end
+            return True  # the frame extends beyond the end
         start = offset
     return False
 
 
 def _find_pair(content: bytes, start: int, parse: Parse) -> tuple[int, Frame] | None:
-    """Return the first frame from `start` on that another one of its stream follows."""
+    """Return the first frame, at `start` or later, that a frame of the same stream follows."""
     for offset in range(start, len(content) - HEADER_BYTES):
         frame = parse(content[offset : offset + HEADER_BYTES]) if content[offset] in b"\xff\x0b\x7f" else None
         if frame is not None:

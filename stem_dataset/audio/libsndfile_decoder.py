@@ -1,4 +1,4 @@
-"""Decode with libsndfile: WAV, AIFF, FLAC, Ogg, MP3 and what else it knows."""
+"""Decode WAV, AIFF, FLAC, Ogg, MP3 and other formats with libsndfile."""
 
 from __future__ import annotations
 
@@ -14,38 +14,46 @@ from stem_dataset.audio.truncation import Promise, is_truncated
 from stem_dataset.datatypes import DecoderName, Float32
 from stem_dataset.errors import is_memory_error
 
-LOSSY_KINDS = ("MP3", "OGG")  # where libsndfile may end in mid-file, and FFmpeg go on
-UNREAD_BYTES = 2**16  # an MP3 with less behind where libsndfile stopped than this and ...
-READ_AHEAD_BYTES = 4_096  # ... than that, which its decoder may hold, has no more frames
+# In files of these kinds, libsndfile may stop before the end, while FFmpeg reads on.
+LOSSY_KINDS = ("MP3", "OGG")
+# This many bytes after the place where libsndfile stopped are searched for more frames of an MP3.
+UNREAD_BYTES = 2**16
+# With fewer bytes left there are none: the MP3 decoder may have read this far ahead.
+READ_AHEAD_BYTES = 4_096
 
 
 class StreamedSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
-    """A SoundFile that is only read forward: soundfile seeks after each read otherwise, which fails at the end of a
-    FLAC of unknown length."""
+    """A SoundFile that is only read forward.
+
+    If a file is seekable, soundfile seeks after each read, which fails at the end of a FLAC of unknown length.
+    """
 
     def seekable(self) -> bool:
         return False
 
 
 class LibsndfileDecoder:
-    """A `Decoder`; each link of a chained Ogg is opened as a file of its own, since libsndfile ends with the first."""
+    """A `Decoder` that uses libsndfile.
+
+    Each link of a chained Ogg is opened as a separate file, since libsndfile reads only the first.
+    """
 
     name: DecoderName = "libsndfile"
 
     def __init__(self, watched: WatchedFile, found: AudioFormat) -> None:
-        """Raises soundfile.LibsndfileError, and what the machine has to say."""
+        """Raises soundfile.LibsndfileError, and OSError or MemoryError from reading the file."""
         self.watched = watched
         self.found = found
         self.part = found.part_of(watched)
         self.links = _links(watched, found) or [self.part]
-        self.stopped_at = 0  # where the file was read to
-        self.notes = ""  # what libsndfile logged
+        self.stopped_at = 0  # the position after the last read
+        self.notes = ""  # libsndfile's log
         self.stream = _open(self.links[0])
         self.format: str = self.stream.format
         self.claimed_s: float = self.stream.frames / self.stream.samplerate
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the audio of each link; raises as `__init__`."""
+        """Yield the audio of each link; raises the same as `__init__`."""
         for link in self.links:
             if link is not self.links[0]:
                 self.stream.close()
@@ -56,7 +64,10 @@ class LibsndfileDecoder:
         self.notes = self.stream.extra_info
 
     def ended_early(self) -> bool:
-        """Whether frames of an MP3 lie behind the place where libsndfile stopped, by its guess at their number."""
+        """Return whether an MP3 has more frames after the place where libsndfile stopped.
+
+        libsndfile guesses the number of frames, and may guess too few.
+        """
         if self.found.kind != "MP3":
             return False
         rest = self.part.read_at(self.stopped_at, UNREAD_BYTES)
@@ -71,7 +82,7 @@ class LibsndfileDecoder:
 
 
 def _links(watched: WatchedFile, found: AudioFormat) -> list[WatchedFile]:
-    """Return the links of a chained Ogg, or none where there is no chain."""
+    """Return the links of a chained Ogg, or an empty list for any other file."""
     if found.pages is None or len(found.pages.starts) < 2:
         return []
     stops = [*found.pages.starts[1:], found.pages.stop]
@@ -87,10 +98,14 @@ def _open(part: WatchedFile) -> StreamedSoundFile:
 
 
 def _read_blocks(stream: StreamedSoundFile, part: WatchedFile) -> Iterator[Float32]:
-    """Yield the decoded audio in blocks of shape (frames, channels), float32, nominally in [-1, 1]."""
+    """Yield the decoded audio in blocks of shape (frames, channels).
+
+    The samples are float32, nominally in [-1, 1].
+    """
     block_frames = max(1, min(BLOCK_S * stream.samplerate, BLOCK_VALUES // stream.channels))
-    # Who asks for more than a FLAC holds is told that what follows its last frame (an ID3v1 tag, zeros) is damage. The
-    # count in STREAMINFO may be asked for and no more: libsndfile hands out no more in any case. 2**63 - 1: not known.
+    # If more frames are read than a FLAC holds, libsndfile reports what follows the last one (an ID3v1 tag, zeros) as
+    # damage. So no more are read than STREAMINFO states; libsndfile never returns more than that. An unknown length is
+    # 2**63 - 1.
     most_frames = stream.frames if stream.format == "FLAC" else sys.maxsize
     frames = 0
     while True:
@@ -98,7 +113,8 @@ def _read_blocks(stream: StreamedSoundFile, part: WatchedFile) -> Iterator[Float
             wanted = min(block_frames, most_frames - frames)
             block: Float32 = stream.read(wanted, dtype="float32", always_2d=True)
         finally:
-            part.check()  # also where the decoder raised: the machine's error is the cause
+            # If the decoder raised because of an I/O error, the I/O error must be raised instead.
+            part.check()
         if not len(block):
             return
         frames += len(block)
@@ -106,9 +122,10 @@ def _read_blocks(stream: StreamedSoundFile, part: WatchedFile) -> Iterator[Float
 
 
 def may_be_read_by_ffmpeg(error: Exception, found: AudioFormat, is_open: bool) -> bool:
-    """Whether FFmpeg may get audio where `error` ended libsndfile: it does not know the format, or that is a lossy one.
+    """Return whether to try FFmpeg after `error` ended libsndfile.
 
-    A lossless file that libsndfile opens and then finds damaged is broken.
+    FFmpeg may succeed if libsndfile does not know the format, or if the format is lossy. A lossless file that
+    libsndfile opens and then finds damaged is broken.
     """
     if found.demuxer is None or is_memory_error(error):
         return False

@@ -1,6 +1,6 @@
-"""The pages of an Ogg file: where each stream of a chain begins, and whether the last page is cut.
+"""Find the streams in a chained Ogg file, and check whether its last page is cut.
 
-A module of its own, because libsndfile reads only the first stream of a chain, and calls whole files cut.
+A module of its own, because libsndfile reads only the first stream of a chain, and reports whole files as cut.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ from stem_dataset.audio.source import WatchedFile
 
 HEADER_BYTES = 27
 MAX_PAGE_BYTES = HEADER_BYTES + 255 + 255 * 255
-RESYNC_BYTES = 2**20  # how far to look for the next page where one is damaged
-BEGINS = 0x02  # the bit of a stream's first page
+RESYNC_BYTES = 2**20  # searched for a page after damage
+BEGINS = 0x02  # the flag of a stream's first page
 
 
 @dataclass(frozen=True, slots=True)
 class OggPages:
-    """What the headers of all pages say."""
+    """The extent of an Ogg file and its links, from its page headers."""
 
-    starts: tuple[int, ...]  # of the first page of each link of the chain
-    stop: int  # behind the last page
-    is_cut: bool  # the file ends within a page
+    starts: tuple[int, ...]  # the start of each link
+    stop: int  # the end of the last page
+    is_cut: bool  # whether the file ends within a page
 
 
 def read_pages(watched: WatchedFile, start: int, stop: int) -> OggPages:
-    """Walk from page to page in [start, stop), reading the headers alone."""
+    """Go from page to page in [start, stop), reading only the headers."""
     starts: list[int] = []
     position, end = start, start
-    begun = False  # the page before was a first one: several streams side by side begin with one each
+    # Whether the page before was a stream's first. Parallel streams begin with one such page each, and form one link.
+    begun = False
     while position < stop:
         header = watched.read_at(position, min(HEADER_BYTES + 255, stop - position))
         size = page_bytes(header)
         if size is None:
             if b"OggS".startswith(header[:4]) or (header[:4] == b"OggS" and stop - position < HEADER_BYTES + 255):
-                return OggPages(tuple(starts), stop, is_cut=True)  # within the header
+                return OggPages(tuple(starts), stop, is_cut=True)  # it ends within a header
             following = watched.read_at(position + 1, min(RESYNC_BYTES, stop - position - 1)).find(b"OggS")
             if following < 0:
                 break
@@ -51,7 +52,10 @@ def read_pages(watched: WatchedFile, start: int, stop: int) -> OggPages:
 
 
 def page_bytes(header: bytes) -> int | None:
-    """Return the size of the page with that header (27 bytes and its table), or None if it is none or incomplete."""
+    """Return the size of the page with this header, or None if the header is not valid.
+
+    A header has 27 bytes and a table of segments, and must be complete.
+    """
     if len(header) < HEADER_BYTES or header[:4] != b"OggS" or header[4] != 0:
         return None
     segments = header[26]

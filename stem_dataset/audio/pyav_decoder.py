@@ -1,14 +1,14 @@
-"""Decode with FFmpeg's libraries (PyAV) what libsndfile does not know, or ends too early.
+"""Decode with FFmpeg (PyAV) what libsndfile cannot read, or reads only in part.
 
-FFmpeg takes nearly anything for audio if it is left to guess: texts for subtitles, noise for MP3. What keeps text and
-noise out, and a file from reaching beyond itself:
+If FFmpeg may guess, it takes nearly anything for audio: text for subtitles, noise for MP3. These rules keep text and
+noise out, and keep a file from referring to other files:
 
-- FFmpeg never guesses. `formats` names the demuxer by the file's first bytes, which for streams without a container
-  must be a chain of frames that fit together (see `frames`). A file without such bytes never gets here.
-- Only the decoders in `DECODERS` are used, for the first audio stream alone.
-- FFmpeg reads through our file object. It has no protocol, and opening anything else by a name in the file fails.
-- A file of which more packets fail than can be decoded is broken, and one in a lossless format of which any packet
-  fails before the last.
+- FFmpeg never guesses. `formats` chooses the demuxer by the first bytes of the audio. For a stream without a container,
+  these must be a chain of matching frames (see `frames`). Any other file never gets here.
+- Only the decoders in `DECODERS` are used, and only for the first audio stream.
+- FFmpeg reads through a file object, without any protocol. If a file names another file, opening that fails.
+- A file is broken if most of its packets cannot be decoded. A lossless file is broken if any packet before the last
+  cannot be decoded.
 """
 
 from __future__ import annotations
@@ -53,23 +53,26 @@ SAMPLE_KINDS = {
     "s64": "i8",
     "flt": "f4",
     "dbl": "f8",
-}  # FFmpeg's and numpy's names
-SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}  # to [-1, 1)
+}  # FFmpeg's names to numpy's
+SCALES = {"u1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "i8": 2.0**63}  # divisors, for [-1, 1)
 BUFFER_BYTES = 2**16
-MOST_CHANNELS = 1_024  # what libsndfile takes
+MOST_CHANNELS = 1_024  # libsndfile's limit
 
 
 class NotDecoded(BrokenFile):
-    """FFmpeg gets no audio from a file, or damaged audio from a lossless one."""
+    """FFmpeg found no audio in a file, or damage in a lossless one."""
 
 
 class PyAVDecoder:
-    """A `Decoder`. Packets are decoded one at a time, so that memory does not grow with the file."""
+    """A `Decoder` that uses FFmpeg, one packet at a time.
+
+    The memory it needs therefore does not grow with the file.
+    """
 
     name: DecoderName = "ffmpeg"
 
     def __init__(self, watched: WatchedFile, found: AudioFormat) -> None:
-        """Raises `NotDecoded`, and what the machine has to say."""
+        """Raises `NotDecoded`, and OSError or MemoryError from reading the file."""
         self.found = found
         self.part = found.part_of(watched)
         self.format = found.kind
@@ -87,7 +90,7 @@ class PyAVDecoder:
         self.claimed_s = self._claimed_s()
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the audio; raises as `__init__`."""
+        """Yield the audio; raises the same as `__init__`."""
         pending: list[Float32] = []
         values, rate_hz, channels = 0, 0, 0
         for frame in self._frames():
@@ -106,7 +109,8 @@ class PyAVDecoder:
         self._refuse_damage()
 
     def is_truncated(self, frames: int) -> bool:
-        ends_badly = self.last_is_bad and self.found.kind not in PARSERS  # there, a tag behind the frames is no damage
+        # In a stream without a container, the last packet may be a tag, which is no damage.
+        ends_badly = self.last_is_bad and self.found.kind not in PARSERS
         if ends_badly:
             return True
         read = Promise(frames, self.rate_hz, 0, claimed_s=self.claimed_s)
@@ -117,7 +121,7 @@ class PyAVDecoder:
 
     def _open(self) -> av.container.InputContainer:
         with beyond_the_memory_limit() if "av" not in sys.modules else contextlib.nullcontext():
-            import av  # 0.3 s: only where a file needs it
+            import av  # takes 0.3 s, and few files need it
 
         self.part.seek(0)
         with self._blaming_the_file():
@@ -141,7 +145,7 @@ class PyAVDecoder:
             raise NotDecoded(f"no decoder for the audio in this {self.found.kind}")
         if not 1 <= context.channels <= MOST_CHANNELS and context.channels:
             raise NotDecoded(f"{context.channels} channels")
-        context.thread_count = 1  # the workers are what keeps the cores busy
+        context.thread_count = 1  # the workers keep all cores busy
         if context.codec.name in LOSSLESS:
             context.options = {**context.options, "err_detect": "crccheck+explode"}
         return stream
@@ -153,7 +157,10 @@ class PyAVDecoder:
         return float(duration * self.stream.time_base)
 
     def _frames(self) -> Iterator[AudioFrame]:
-        """Yield what can be decoded; a packet that cannot is counted, and the next one tried, as players do."""
+        """Yield the frames that can be decoded.
+
+        If a packet cannot be decoded, it is counted and the next one is tried, as players do.
+        """
         demuxer = self.container.demux(self.stream)
         while True:
             try:
@@ -162,7 +169,7 @@ class PyAVDecoder:
             except NotDecoded:
                 if not self.rate_hz:
                     raise
-                self.last_is_bad = True  # where it is cut, as a rule
+                self.last_is_bad = True  # usually because the file is cut
                 return
             if packet is None:
                 return
@@ -185,7 +192,7 @@ class PyAVDecoder:
         self.last_is_bad = True
 
     def _count_good(self) -> None:
-        """A frame follows: whatever was bad before it is damage within the file."""
+        """Note a good frame; if a bad packet precedes it, a lossless file is damaged."""
         if self.last_is_bad and self.stream.codec_context.codec.name in LOSSLESS:
             raise NotDecoded(f"damaged: {self.last_error}")
         self.last_is_bad = False
@@ -196,9 +203,9 @@ class PyAVDecoder:
 
     @contextlib.contextmanager
     def _blaming_the_file(self) -> Iterator[None]:
-        """Raise `NotDecoded` for what FFmpeg raises, unless the machine is to blame.
+        """Raise `NotDecoded` for FFmpeg's errors, unless the machine is at fault.
 
-        FFmpeg's errors are OSErrors by their numbers, and say nothing of the machine: that is asked of the file object.
+        FFmpeg's errors are subclasses of OSError, but do not show whether reading failed. The file object knows that.
         """
         import av
 
@@ -214,7 +221,10 @@ class PyAVDecoder:
 
 
 class _Source:
-    """The watched file as PyAV reads it. What a callback raises would come up at some later call of FFmpeg."""
+    """A file object for PyAV, whose methods do not raise.
+
+    PyAV would raise such an error only at some later call of FFmpeg.
+    """
 
     def __init__(self, part: WatchedFile) -> None:
         self.read = part.read
@@ -223,7 +233,7 @@ class _Source:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_SET and offset < 0:
-            return -errno.EINVAL  # as lseek would, by FFmpeg's convention
+            return -errno.EINVAL  # FFmpeg's convention for errors
         return self._part.seek(offset, whence)
 
 
@@ -232,10 +242,10 @@ def _refuse_reference(url: str, flags: int, options: dict[str, str]) -> NoReturn
 
 
 def samples_of(frame: AudioFrame) -> Float32:
-    """Return a frame's samples, shape (frames, channels), in [-1, 1].
+    """Return the samples of a frame, shape (frames, channels), in [-1, 1].
 
-    `frame.planes`, and with it `to_ndarray`, reads on behind the last of eight planes and crashes (PyAV 18.1): the
-    planes are asked for one by one.
+    With eight planes or more, `frame.planes`, and so `to_ndarray`, reads beyond the last plane and crashes (PyAV 18.1).
+    Therefore each plane is made separately.
     """
     from av.audio import plane
 
@@ -243,7 +253,7 @@ def samples_of(frame: AudioFrame) -> Float32:
     if kind is None:
         raise NotDecoded(f"samples in {frame.format.name}")
     channels = frame.layout.nb_channels
-    audio_plane: Any = plane.AudioPlane  # a buffer, which its stub does not say
+    audio_plane: Any = plane.AudioPlane  # its stub lacks the buffer protocol
     if frame.format.is_planar:
         planes = [np.frombuffer(audio_plane(frame, index), kind, frame.samples) for index in range(channels)]
         values = np.stack(planes, axis=1)

@@ -1,4 +1,4 @@
-"""What both decoders share: the watched file that they read, and the blocks of samples that they give."""
+"""Define what both decoders share: the file they read and the blocks they yield."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from typing import IO, Any, Protocol
 from stem_dataset.datatypes import DecoderName, Float32, T
 from stem_dataset.errors import TooLong
 
-BLOCK_S = 2  # audio is decoded in blocks of two seconds of its own rate (ten leave the cache and cost 15 % more) ...
-BLOCK_VALUES = 2**20  # ... but of at most this many values over all channels (4 MiB of float32)
+# The length of a block at its own rate. Blocks of ten seconds do not fit the cache, and cost 15 % more time.
+BLOCK_S = 2
+# The most values in a block, over all channels: 4 MiB of float32.
+BLOCK_VALUES = 2**20
 
-Patch = tuple[int, bytes]  # a position in the file, and the bytes that a decoder is to see there
+# A position in the file, and the bytes that a decoder gets there.
+Patch = tuple[int, bytes]
 
 
 class WatchedFile:
-    """An open file that remembers the first error of the machine while a decoder reads through it.
+    """An open file that remembers the first error while a decoder reads it.
 
-    soundfile and FFmpeg swallow what their callbacks raise: without this, an I/O error half way through a WAV, AIFF or
-    ogg becomes a shorter valid file, and in FLAC or MP3 a decode error that would quarantine a healthy file.
+    soundfile and FFmpeg swallow the exceptions of their callbacks. Without this class, an I/O error halfway through a
+    WAV, AIFF or Ogg file would look like the end of a shorter one. In a FLAC or MP3 file it would look like damage, and
+    a healthy file would be quarantined.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -29,7 +33,7 @@ class WatchedFile:
         self.fault: OSError | MemoryError | None = None
 
     def __repr__(self) -> str:
-        return "the file"  # in soundfile's "Error opening …"
+        return "the file"  # for soundfile's "Error opening …"
 
     def readinto(self, buffer: Any) -> int:
         return self._watch(lambda: self.file.readinto(buffer), 0)  # type: ignore[attr-defined]  # IO[bytes] lacks it
@@ -44,19 +48,19 @@ class WatchedFile:
         return self._watch(self.file.tell, 0)
 
     def check(self) -> None:
-        """Raise the first error, if there was one."""
+        """Raise the first error that occurred, if any."""
         if self.fault is not None:
             raise self.fault
 
     def read_at(self, position: int, size: int) -> bytes:
-        """Return up to `size` bytes from `position` on; raises what the machine has to say."""
+        """Return up to `size` bytes from `position`; raises OSError or MemoryError."""
         self.seek(max(0, position))
         content = self.read(size)
         self.check()
         return content
 
     def size(self) -> int:
-        """Return the number of bytes; raises what the machine has to say."""
+        """Return the size of the file in bytes; raises OSError or MemoryError."""
         size = self.seek(0, os.SEEK_END)
         self.check()
         return size
@@ -65,17 +69,17 @@ class WatchedFile:
         try:
             return call()
         except (OSError, MemoryError) as error:
-            # EINVAL is no fault of the disk: a broken header sent the decoder to a place before the file's start.
+            # EINVAL does not blame the disk: a broken header made the decoder seek to before the start of the file.
             if getattr(error, "errno", None) != errno.EINVAL:
                 self.fault = self.fault or error
-            return otherwise  # as at the end of the file; `check` tells the truth afterwards
+            return otherwise  # looks like the end; `check` raises later
 
 
 class FilePart(WatchedFile):
-    """A part of a watched file that a decoder takes for a whole file, some of its bytes replaced."""
+    """Part of a watched file, with some bytes replaced, that a decoder reads as a whole file."""
 
     def __init__(self, whole: WatchedFile, start: int, stop: int, patches: tuple[Patch, ...] = ()) -> None:
-        """`patches` are at positions within the part, and the part has the bytes of `whole` in [start, stop)."""
+        """The part is [start, stop) of `whole`; the positions of `patches` are relative to it."""
         super().__init__(whole.file)
         self.whole = whole
         self.start, self.stop = start, stop
@@ -100,7 +104,7 @@ class FilePart(WatchedFile):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.stop - self.start}[whence]
         if base + offset < 0:
-            return 0  # as `WatchedFile` answers to a place before the file's start
+            return 0  # like `WatchedFile`, which ignores EINVAL
         self.position = base + offset
         return self.position
 
@@ -112,47 +116,54 @@ class FilePart(WatchedFile):
 
 
 def patched(content: bytes, offset: int, patch: bytes) -> bytes:
-    """Return `content` with `patch` over its bytes from `offset` on, as far as they overlap."""
+    """Return `content` with its bytes from `offset` replaced by `patch`, where they overlap."""
     start, stop = max(0, offset), min(len(content), offset + len(patch))
     return content[:start] + patch[start - offset : stop - offset] + content[stop:] if start < stop else content
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Decoded audio: shape (frames, channels), nominally in [-1, 1]; the next may have another rate and channels."""
+    """Decoded audio, shape (frames, channels), nominally in [-1, 1].
+
+    The next block of the same file may have another rate and other channels.
+    """
 
     samples: Float32
     rate_hz: int
 
 
 class Decoder(Protocol):
-    """An open file whose audio is read once, from its start to its end."""
+    """An open file whose audio is read once, from start to end."""
 
     format: str  # the container's name, for messages
-    claimed_s: float  # how long it is by its header, which may lie; infinite where the header does not say
+    # The length that the header states, which may be wrong. If it states none, this is 0 or very large.
+    claimed_s: float
 
     @property
     def name(self) -> DecoderName:
-        """As a row's features name it."""
+        """The decoder's name in a row's features."""
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the audio; raises what the machine has to say, or the decoder's error for bad audio."""
+        """Yield the audio.
+
+        Raises OSError or MemoryError from reading the file, or the decoder's own error for bad audio.
+        """
 
     def is_truncated(self, frames: int) -> bool:
-        """Whether there should be more than the `frames` that were read."""
+        """Return whether the file should hold more than the `frames` that were read."""
 
     def close(self) -> None: ...
 
 
 class Clock:
-    """Counts the seconds that were decoded."""
+    """Counts the decoded seconds, up to a limit."""
 
     def __init__(self, max_duration_s: float) -> None:
         self.max_duration_s = max_duration_s
-        self.frames_at: dict[int, int] = {}  # of each rate
+        self.frames_at: dict[int, int] = {}  # by sample rate in Hz
 
     def add(self, block: Block) -> None:
-        """Count `block`; raises `TooLong`."""
+        """Count a block; raises `TooLong` beyond the limit."""
         self.frames_at[block.rate_hz] = self.frames_at.get(block.rate_hz, 0) + len(block.samples)
         if sum(frames / rate_hz for rate_hz, frames in self.frames_at.items()) > self.max_duration_s:
             raise TooLong(f"more than max_duration_s = {self.max_duration_s:g} s at {block.rate_hz} Hz")

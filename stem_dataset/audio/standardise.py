@@ -1,4 +1,4 @@
-"""Make any audio file 48 kHz, mono and 24 bit, and measure the levels of its channels on the way."""
+"""Make any audio file 48 kHz, mono and 24 bit, and measure its channels' levels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, SourceFormat
 from stem_dataset.errors import NoSamples, NotFinite, blaming_the_program
 
 NOT_RECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
-LOUDEST = 1e30  # soxr overflows to NaN from 1e37 on, which would become silence; this clips just as well
+# Samples are limited to this. From 1e37 on, soxr would overflow to NaN, which would become silence.
+LOUDEST = 1e30
 
-FULL_SCALE = 0.99  # from here on samples may be clipped: 127/128, the top of 8 bits, is 0.992
-DEAD_CHANNEL_PEAK = 10 ** (-80 / 20)  # 0.0001: a little over what dither leaves in 16 bits
+# Samples of at least this level may be clipped. The highest 8-bit sample, 127/128, is 0.992.
+FULL_SCALE = 0.99
+# A channel whose peak is below this is silent: 0.0001 is slightly above dither in 16 bits.
+DEAD_CHANNEL_PEAK = 10 ** (-80 / 20)
 
 
 class SourceLevels:
-    """What the mono mix no longer tells: how each channel of the source is levelled."""
+    """Levels of each channel, which the mono mix does not keep."""
 
     def __init__(self, channels: int) -> None:
         self.frames = 0
@@ -33,9 +36,10 @@ class SourceLevels:
 
     @blaming_the_program()
     def add(self, block: Float32) -> None:
-        """Take in the next samples, shape (frames, channels)."""
+        """Measure the next samples, shape (frames, channels)."""
         self.frames += len(block)
-        for channel, samples in enumerate(block.T):  # column by column: numpy takes ten times as long along axis 0
+        # numpy takes ten times as long along axis 0 as column by column.
+        for channel, samples in enumerate(block.T):
             peak = max(float(samples.max()), -float(samples.min()))
             self.peaks[channel] = max(self.peaks[channel], peak)
             self.sums[channel] += samples.sum(dtype=np.float64)
@@ -52,24 +56,29 @@ class SourceLevels:
 
     @property
     def has_dead_channel(self) -> bool:
-        """Of stereo alone: a silent LFE or rear channel is the convention in surround files."""
+        """Whether one channel of a stereo file is silent.
+
+        In surround files, a silent LFE or rear channel is normal.
+        """
         return len(self.peaks) == 2 and bool(self.peaks.min() < DEAD_CHANNEL_PEAK <= self.peaks.max())
 
 
 def _count_clipped(samples: Float32) -> int:
-    """Return how many samples, shape (n,), are clipped: beyond full scale (a decoded MP3 tells how far), or at it and
-    equal to the one before, which is a top cut off flat and not just a loud peak."""
+    """Return how many of `samples`, shape (n,), are clipped.
+
+    A sample is clipped if it is beyond full scale, as in a decoded MP3. It is also clipped if it is at full scale and
+    equal to the sample before it: that is a flat top, and not only a loud peak.
+    """
     level = np.abs(samples)
     flat = (samples[1:] == samples[:-1]) & (level[1:] >= FULL_SCALE)
     return int(np.count_nonzero(flat | (level[1:] > 1)))
 
 
 def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
-    """Decode `file` into `audio`: mono by the plain mean, 48 kHz by soxr HQ, rounded to 24 bit.
+    """Decode `file` into `audio`: mono by the mean, 48 kHz by soxr HQ, rounded to 24 bit.
 
-    Raises soundfile.LibsndfileError for what cannot be decoded, `NoSamples`, `NotFinite`, `TooLong`, what the file
-    system raised while a decoder read through `WatchedFile`, and `ProgramFault` where what was decoded cannot be
-    measured or written.
+    Raises soundfile.LibsndfileError, `NoSamples`, `NotFinite` or `TooLong` if the file is at fault, and OSError or
+    MemoryError if reading it fails. Raises `ProgramFault` if the decoded audio cannot be measured or written.
     """
     watched = WatchedFile(file)
     found = identify(watched)
@@ -100,7 +109,10 @@ def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float
 def _standardise_with_ffmpeg(
     watched: WatchedFile, found: AudioFormat, audio: StandardisedAudio, max_duration_s: float, reason: Exception
 ) -> SourceFormat:
-    """Decode with FFmpeg's libraries; where they cannot, raise `reason`'s error, with what both have to say."""
+    """Decode with FFmpeg, used because libsndfile gave `reason`.
+
+    If FFmpeg fails too, soundfile.LibsndfileError is raised, with the messages of both libraries.
+    """
     try:
         return _standardise(lambda: PyAVDecoder(watched, found), audio, max_duration_s)
     except NotDecoded as error:
@@ -122,7 +134,10 @@ def _standardise(open_decoder: Callable[[], Decoder], audio: StandardisedAudio, 
 
 
 def _count(decoder: Decoder, max_duration_s: float) -> None:
-    """Raise `TooLong` if a header that says so is right: headers lie, and 400 kB at 1 Hz are gigabytes at 48 kHz."""
+    """Raise `TooLong` if the file really is longer than `max_duration_s`.
+
+    Its header says so, but may be wrong. Counting first avoids writing gigabytes: 400 kB at 1 Hz are that at 48 kHz.
+    """
     clock = Clock(max_duration_s)
     with contextlib.closing(decoder):
         for block in decoder.blocks():
@@ -130,16 +145,17 @@ def _count(decoder: Decoder, max_duration_s: float) -> None:
 
 
 class Mix:
-    """Mixes blocks to mono, resamples them from whatever rate each has, and measures the levels of their channels."""
+    """Mixes blocks to mono, resamples them to 48 kHz, and measures their levels."""
 
     def __init__(self, audio: StandardisedAudio) -> None:
         self.audio = audio
-        self.levels: list[tuple[int, SourceLevels]] = []  # of each run of blocks of one rate and number of channels
-        self.resampler: Any = None  # None: the blocks have 48 kHz
+        # The rate and the levels of each run of blocks with the same rate and number of channels.
+        self.levels: list[tuple[int, SourceLevels]] = []
+        self.resampler: Any = None  # None at 48 kHz
         self.first = np.zeros(0, np.float32)
 
     def add(self, block: Block) -> None:
-        """Take in the next samples; raises `NotFinite`."""
+        """Add the next block; raises `NotFinite` if it holds NaN or infinity."""
         channels = block.samples.shape[1]
         if not self.levels or self.levels[-1][0] != block.rate_hz or len(self.levels[-1][1].peaks) != channels:
             self._begin(block.rate_hz, channels)
@@ -153,11 +169,12 @@ class Mix:
         self.audio.append(mono if self.resampler is None else self.resampler.resample_chunk(mono))
 
     def finish(self, decoder: Decoder) -> SourceFormat:
-        """Complete the WAV, and return the account of what was decoded; raises `NoSamples`."""
+        """Complete the WAV and describe its source; raises `NoSamples` if it is empty."""
         if not self.levels:
             raise NoSamples(f"no audio behind a valid {decoder.format} header")
         self._end_resampling()
-        if self.audio.length == 0:  # one sample at 192 kHz resamples to none, and CLAP divides by the length
+        # A single sample at 192 kHz is resampled to none, and CLAP would divide by a length of 0.
+        if self.audio.length == 0:
             self.audio.append(self.first)
         self.audio.finish()
         rate_hz, first = self.levels[0]
@@ -180,7 +197,7 @@ class Mix:
         if not self.levels or self.levels[-1][0] != rate_hz:
             self._end_resampling()
             is_resampled = rate_hz != SAMPLE_RATE_HZ
-            # bit-equal at every block size
+            # The result is the same, bit for bit, at every block size.
             self.resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ") if is_resampled else None
         self.levels.append((rate_hz, SourceLevels(channels)))
 
@@ -191,8 +208,13 @@ class Mix:
 
 
 def _mono(block: Float32) -> Float32:
-    """Return the plain mean over the channels, taken in float64, of shape (frames, channels)."""
+    """Return the mean of the channels of `block`, shape (frames, channels).
+
+    It is computed in float64.
+    """
     channels = block.shape[1]
-    if channels == 1:  # the product below takes ten times as long for one
+    # The product below would take ten times as long for one channel.
+    if channels == 1:
         return block[:, 0].copy()
-    return np.asarray((block @ np.ones(channels) / channels).astype(np.float32))  # ten times faster than block.mean
+    # This is ten times faster than block.mean.
+    return np.asarray((block @ np.ones(channels) / channels).astype(np.float32))

@@ -1,6 +1,6 @@
-"""Whether a file is cut off: it has less audio than its container promises.
+"""Detect files that are cut off: they hold less audio than their containers state.
 
-Each container promises in its own way: by the sizes in its headers, by its pages, or by the size of its last frame.
+Each container states that in its own way: by sizes in headers, by pages, or by the size of the last frame.
 """
 
 from __future__ import annotations
@@ -13,36 +13,41 @@ from stem_dataset.audio.formats import AudioFormat
 from stem_dataset.audio.frames import PARSERS, cut_frame_at_end, mpeg_frame
 from stem_dataset.audio.source import WatchedFile
 
-# Writers to a pipe put 0x7FFFF000 (sox), 0x80000000 (arecord) or 0xFFFFFFFF (ffmpeg) where the length belongs.
+# Programs that write to a pipe store 0x7FFFF000 (sox), 0x80000000 (arecord) or 0xFFFFFFFF (ffmpeg) as the length.
 UNKNOWN_CHUNK_BYTES = (range(0x7FFF_F000, 0x8000_1000), range(0xFFFF_F000, 2**64))
 
-# What libsndfile logs where a container says that more should be there: "data : 176400 (should be 105822)" in WAV (the
-# outer RIFF size is often wrong in healthy files and is not asked), SSND in AIFF, riff in W64, Data Size in AU.
+# libsndfile logs these lines if a container states more than there is: "data : 176400 (should be 105822)" for WAV, SSND
+# for AIFF, riff for W64, and Data Size for AU. The outer RIFF size of a WAV is left out, since it is often wrong in
+# healthy files.
 STATED_SIZE = re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 STATED_FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
 
-# Writers that count their own header into the size of the audio state 16 to 44 bytes too many.
+# Programs that include the header in the size of the audio state 16 to 44 bytes too many.
 MISCOUNTED_BYTES = 44
-TIMED_KINDS = ("APE", "TTA", "Musepack", "Musepack 8", "WavPack", "RealAudio")  # their headers count the samples
-LEAST_SHARE, LEAST_S = 0.01, 0.05  # either of them missing is a cut
+# The headers of these kinds state the number of samples.
+TIMED_KINDS = ("APE", "TTA", "Musepack", "Musepack 8", "WavPack", "RealAudio")
+# A file is cut if more than this share, or more than this many seconds, is missing.
+LEAST_SHARE, LEAST_S = 0.01, 0.05
 
 TAIL_BYTES = 2**15
-TOLERATED_SAMPLES = 3 * 1_152  # that an MP3 may lack of what its first frame promises, if its last one is whole
+# An MP3 may lack this many of the samples that its first frame states, if its last frame is whole.
+TOLERATED_SAMPLES = 3 * 1_152
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a decoder found, and what it has to say of its container."""
+    """What a decoder read, and what it reports about the container."""
 
     frames: int
     rate_hz: int
     channels: int
     notes: str = ""  # libsndfile's log
-    claimed_s: float = 0.0  # the length in the container's header, as FFmpeg reads it; 0: not stated
+    # The length in the container's header, as FFmpeg reads it; 0 if it is not stated.
+    claimed_s: float = 0.0
 
 
 def is_truncated(part: WatchedFile, found: AudioFormat, read: Promise) -> bool:
-    """Whether the container of `part` says that there should be more than was read."""
+    """Return whether the container of `part` states more audio than was read."""
     if found.pages is not None:
         return found.pages.is_cut
     if found.kind == "MP3":
@@ -57,7 +62,10 @@ def is_truncated(part: WatchedFile, found: AudioFormat, read: Promise) -> bool:
 
 
 def misses(stated: float, real: float, per_s: float) -> bool:
-    """Whether more than 1 % or 50 ms of what is stated is missing; `per_s`: how much of it is a second."""
+    """Return whether more than 1 % or 50 ms of what is stated is missing.
+
+    `per_s` is the amount per second, in the unit of `stated` and `real`.
+    """
     missing = stated - real
     return missing > LEAST_SHARE * stated or missing > LEAST_S * per_s
 
@@ -75,9 +83,10 @@ def _sizes_promise_more(read: Promise) -> bool:
 
 
 def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
-    """By the count of frames in a Xing, Info or VBRI header, and by a last frame that is cut.
+    """Return whether an MP3 has fewer frames than it states, or ends within one.
 
-    libsndfile's own count is no promise: it is off by up to 70 times, with tags and cover art counted in.
+    The number of frames is in a Xing, Info or VBRI header. libsndfile's own count is useless here: it includes tags and
+    cover art, and may be 70 times too high.
     """
     promised = _promised_samples(part)
     if promised is not None and read.frames >= promised:
@@ -88,12 +97,13 @@ def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
 
 
 def _promised_samples(part: WatchedFile) -> int | None:
-    """Return how many samples the first frame of an MP3 promises, or None.
+    """Return the number of samples that the first frame of an MP3 states, or None.
 
-    Layout: an ID3v2 tag with its size in 4 x 7 bits, then the first frame with "Xing" or "Info", flags, and the count
-    of frames; 120 bytes behind "Xing" the encoder's name, and 21 behind that in 12 bits each how many samples it put
-    before and after the audio, which decoders cut. Or "VBRI", version, delay, quality (2 bytes each), the count of
-    bytes and of frames.
+    The file begins with an ID3v2 tag, whose size is in 4 x 7 bits. The first frame follows. It may hold "Xing" or
+    "Info", flags, and the number of frames. The encoder's name is 120 bytes after "Xing". The numbers of samples that
+    the encoder added before and after the audio, which decoders cut off, are 21 bytes after the name, in 12 bits each.
+    Or the frame holds "VBRI", the version, the delay and the quality (2 bytes each), and the numbers of bytes and
+    frames.
     """
     tag = part.read_at(0, 10)
     id3_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))
@@ -112,7 +122,7 @@ def _promised_samples(part: WatchedFile) -> int | None:
 
 
 def tail_of(part: WatchedFile) -> bytes:
-    """Return the last bytes of a stream of frames, without the tags and zeros behind it."""
+    """Return the last bytes of a stream of frames, without an ID3v1 tag."""
     size = part.size()
     content = part.read_at(size - TAIL_BYTES, TAIL_BYTES) if size > TAIL_BYTES else part.read_at(0, size)
     if content[-128:-125] == b"TAG":
@@ -124,7 +134,10 @@ def tail_of(part: WatchedFile) -> bytes:
 
 
 def _mp4_is_cut(part: WatchedFile) -> bool:
-    """Whether a box at the top level ends behind the file; the last one may state 0, which is all the rest."""
+    """Return whether a box at the top level extends beyond the end of the file.
+
+    The last box may state 0, which means the rest of the file.
+    """
     size, position = part.size(), 0
     while 0 <= position <= size - 8:
         header = part.read_at(position, 16)
@@ -138,7 +151,10 @@ def _mp4_is_cut(part: WatchedFile) -> bool:
 
 
 def _caf_is_cut(part: WatchedFile) -> bool:
-    """Whether the chunk of the data ends behind the file; it may state -1, which is all the rest."""
+    """Return whether the data chunk extends beyond the end of the file.
+
+    It may state -1, which means the rest of the file.
+    """
     size, position = part.size(), 8
     while position <= size - 12:
         header = part.read_at(position, 12)
@@ -152,7 +168,10 @@ def _caf_is_cut(part: WatchedFile) -> bool:
 
 
 def _voc_is_cut(part: WatchedFile) -> bool:
-    """Whether a block ends behind the file; a block of type 0 is the last."""
+    """Return whether a block extends beyond the end of the file.
+
+    A block of type 0 is the last.
+    """
     size = part.size()
     position = int.from_bytes(part.read_at(20, 2), "little")
     while 0 < position < size:
@@ -164,7 +183,10 @@ def _voc_is_cut(part: WatchedFile) -> bool:
 
 
 def _matroska_is_cut(part: WatchedFile) -> bool:
-    """Whether an element ends behind the file. A Segment or Cluster of unknown size, as live ones have, is entered."""
+    """Return whether an element extends beyond the end of the file.
+
+    A live recording has a Segment and Clusters of unknown size. Their content is examined instead.
+    """
     size, position = part.size(), 0
     while position < size:
         header = part.read_at(position, 12)
@@ -180,7 +202,7 @@ def _matroska_is_cut(part: WatchedFile) -> bool:
 
 
 def _vint_bytes(first: bytes) -> int:
-    """Return the length of the number of EBML that begins with this byte; 0 if there is none."""
+    """Return the length of the EBML number that begins with this byte, or 0."""
     return 9 - first[0].bit_length() if first and first[0] else 0
 
 
@@ -188,7 +210,10 @@ FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _asf_is_cut(part: WatchedFile) -> bool:
-    """Whether the file is shorter than its File Properties Object says; of a broadcast that says nothing."""
+    """Return whether the file is shorter than its File Properties Object states.
+
+    In a broadcast the stated size has no meaning.
+    """
     header = part.read_at(0, 2**16)
     start = header.find(FILE_PROPERTIES)
     if start < 0 or len(header) < start + 92 or header[start + 88] & 1:

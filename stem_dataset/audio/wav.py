@@ -1,4 +1,4 @@
-"""The standardised WAV, written block by block and read back."""
+"""Write the standardised WAV block by block, and read it back."""
 
 from __future__ import annotations
 
@@ -19,31 +19,35 @@ from stem_dataset.files import sync_folder
 
 SAMPLE_STEPS = 2**23  # 24-bit PCM
 SAMPLE_BYTES = 3
-WAV_HEADER_BYTES = 44  # RIFF + fmt + data, as the standard library's `wave` writes it
+WAV_HEADER_BYTES = 44  # what Python's `wave` module writes
 
-KEPT_SAMPLES = 2**21  # up to 44 s (8 MiB) the standardised samples stay in memory; longer ones are read back from disk
+# Up to this length (44 s, 8 MiB), the samples are also kept in memory. Longer audio is read back from disk.
+KEPT_SAMPLES = 2**21
 
 
 class StoredAudio:
-    """A WAV of 48 kHz, mono, 24 bit, with a header of 44 bytes: what `StandardisedAudio` has published, for reading."""
+    """A WAV that `StandardisedAudio` has published, for reading.
+
+    It is 48 kHz, mono and 24 bit, with a header of 44 bytes.
+    """
 
     def __init__(self, file: IO[bytes], length: int) -> None:
         self.file = file
         self.length = length
 
     def samples(self, start: int = 0, stop: int | None = None) -> Float32:
-        """Return samples [start, stop), float32 in [-1, 1), exactly those in the WAV."""
+        """Return the WAV's samples [start, stop) exactly, as float32 in [-1, 1)."""
         stop = self.length if stop is None else stop
         self.file.seek(WAV_HEADER_BYTES + start * SAMPLE_BYTES)
         return _unpacked(self.file.read((stop - start) * SAMPLE_BYTES))
 
 
 class StandardisedAudio(StoredAudio):
-    """The samples that everything else comes from: 48 kHz, mono, 24 bit, in a WAV on disk, so that an hour needs no
-    more memory than a minute.
+    """Standardised samples (48 kHz, mono, 24 bit), stored in an unpublished WAV.
 
-    Write with `append`, then `finish`; read with `samples`; `publish` moves the WAV to its place. Used as a context
-    manager; what was not published is gone afterwards.
+    The features, the windows and the WAV all come from these samples. They are on disk, so an hour needs no more memory
+    than a minute. Write them with `append`, then `finish`; read them with `samples`. `publish` moves the WAV to its
+    place. When the `with` block ends, a WAV that was not published is removed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,21 +61,23 @@ class StandardisedAudio(StoredAudio):
         self.wave = wave.open(self.file, "wb")  # noqa: SIM115  # closed by finish; an OSError of a full disk comes through
         self.wave.setparams((1, SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", "not compressed"))
         self.peak = 0.0
-        self.kept: list[Float32] = []  # all samples, or none beyond KEPT_SAMPLES; one piece once finished
+        # All samples, or none if there are more than `KEPT_SAMPLES`. `finish` joins them into one array.
+        self.kept: list[Float32] = []
         self.hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # an unfinished header needs no room on a full disk
+        # `close` writes the header, which may fail on a full disk and does not matter here.
+        with contextlib.suppress(OSError):
             self.wave.close()
         self.file.close()
         self.scratch.unlink(missing_ok=True)
 
     @blaming_the_program()
     def restart(self) -> None:
-        """Drop all samples: another decoder begins anew."""
+        """Drop all samples, so that another decoder can start again."""
         self.wave.close()
         self.file.seek(0)
         self.file.truncate()
@@ -79,7 +85,7 @@ class StandardisedAudio(StoredAudio):
 
     @blaming_the_program()
     def append(self, mono: Float32) -> None:
-        """Round `mono`, shape (n,), to 24 bit once, clipped at ±1, and add it."""
+        """Round `mono`, shape (n,), to 24 bit, clip it at ±1, and add it."""
         scaled = mono * np.float32(SAMPLE_STEPS)
         np.rint(scaled, out=scaled)
         np.clip(scaled, np.float32(-SAMPLE_STEPS), np.float32(SAMPLE_STEPS - 1), out=scaled)
@@ -95,18 +101,18 @@ class StandardisedAudio(StoredAudio):
 
     @blaming_the_program()
     def finish(self) -> None:
-        """Complete the WAV's header; no `append` after this."""
+        """Complete the WAV's header; `append` must not be called afterwards."""
         self.wave.close()
         self.file.flush()
         if self.kept:
             self.kept = [np.concatenate(self.kept)]
 
     def samples(self, start: int = 0, stop: int | None = None) -> Float32:
-        """Return samples [start, stop), as in `StoredAudio`."""
+        """Return samples [start, stop); see `StoredAudio.samples`."""
         return self.kept[0][start:stop] if self.kept else super().samples(start, stop)
 
     def publish(self, path: Path) -> None:
-        """Move the WAV to `path` for good: synced, then renamed, so that no half a WAV is ever there."""
+        """Sync the WAV and rename it to `path`, where no partial WAV ever appears."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -119,15 +125,17 @@ def _packed(steps: npt.NDArray[np.int32]) -> bytes:
     """Return the 24-bit PCM of `steps`, shape (n,)."""
     four_bytes = steps.view(np.uint8).reshape(-1, 4)
     pcm = np.empty((len(steps), SAMPLE_BYTES), np.uint8)
-    for byte in range(SAMPLE_BYTES):  # five times faster than all three at once
+    # Copying one column at a time is five times faster than all three at once.
+    for byte in range(SAMPLE_BYTES):
         pcm[:, byte] = four_bytes[:, byte]
     return pcm.tobytes()
 
 
 def _unpacked(pcm: bytes) -> Float32:
-    """Return the samples, shape (n,), of 24-bit PCM."""
+    """Return the samples in 24-bit PCM, shape (n,)."""
     three_bytes = np.frombuffer(pcm, np.uint8).reshape(-1, SAMPLE_BYTES)
     steps = np.zeros(len(three_bytes), "<i4")
-    for byte in range(SAMPLE_BYTES):  # into the upper three of four: keeps the sign, and is 256 times too large
+    # The bytes become the upper three of four. This keeps the sign, and makes the numbers 256 times too large.
+    for byte in range(SAMPLE_BYTES):
         steps.view(np.uint8).reshape(-1, 4)[:, byte + 1] = three_bytes[:, byte]
     return steps.astype(np.float32) / np.float32(256 * SAMPLE_STEPS)

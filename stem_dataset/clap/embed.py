@@ -1,4 +1,4 @@
-"""Windows in, one vector a file out: batches, one call of CLAP for each, and the mean over a file's windows."""
+"""Embed files in batches: one call of CLAP per batch, one mean vector per file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from stem_dataset.errors import RunStopped
 from stem_dataset.logs import log
 from stem_dataset.progress import Progress
 
-INTERRUPT_GRACE_S = 5.0  # the batch in hand may still be finished after Ctrl-C
+# After Ctrl-C, the batch that is being embedded has this long to finish.
+INTERRUPT_GRACE_S = 5.0
 
 
-EmbedAudio = Callable[[Sequence[Float32]], Float32]  # `get_audio_embedding_from_data` of a `ClapModel`
+# The method `get_audio_embedding_from_data` of a `ClapModel`.
+EmbedAudio = Callable[[Sequence[Float32]], Float32]
 
 
 def embed_windows(embed_audio: EmbedAudio, windows: Sequence[Int16]) -> Float32:
-    """Return one vector a window, shape (N, 512), from one call; a row that is bad twice is left bad.
+    """Return one vector per window, shape (N, 512), from one call of CLAP.
 
-    A bad row is embedded again alone. Where several are bad, or one stays bad, a reference signal decides whether it is
-    the engine: then `RunStopped`, since no file is to blame.
+    If a vector is not well-formed, its window is embedded again alone. If several are not, or one is still not, the
+    reference signal is embedded too. If its vector is also bad, the engine is broken, no file is to blame, and
+    `RunStopped` is raised. Otherwise the bad vectors are returned.
     """
     vectors = _call_clap(embed_audio, windows)
     bad = np.flatnonzero(~well_formed(vectors))
@@ -52,7 +55,10 @@ Batched = TypeVar("Batched", bound=Windowed)
 
 
 def batches(files: Iterable[Batched], batch_windows: int) -> Iterator[list[Batched]]:
-    """Yield lists of whole files with up to `batch_windows` windows together, at the end what is left."""
+    """Yield lists of files with at most `batch_windows` windows in total.
+
+    A file is never split, so a list with a single file may have more.
+    """
     batch: list[Batched] = []
     windows = 0
     for file in files:
@@ -66,22 +72,26 @@ def batches(files: Iterable[Batched], batch_windows: int) -> Iterator[list[Batch
 
 
 def file_vectors(vectors: Float32, window_counts: Sequence[int]) -> list[bytes | None]:
-    """Return the vector of each file as the database keeps it, from those of all their windows, (N, 512); None where
-    one of them is not well-formed."""
+    """Return each file's vector as the database stores it, or None.
+
+    `vectors` are those of all windows, shape (N, 512), and `window_counts` says how many belong to each file. None
+    means that a vector of the file is not well-formed.
+    """
     parts = np.split(vectors, np.cumsum(window_counts)[:-1])
     means = [(rows, file_vector(rows)) for rows in parts]
     return [blob_of(mean) if well_formed(rows).all() and well_formed(mean) else None for rows, mean in means]
 
 
 def file_vector(vectors: Float32) -> Float32:
-    """Return the vector of a file from those of its windows, (n, 512): the mean, normalised again."""
+    """Return the normalised mean of the vectors of a file's windows, shape (n, 512)."""
     mean = vectors.mean(axis=0, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # windows that cancel out are caught as not well-formed
+    # If the vectors cancel out, the result is not well-formed, which the caller checks.
+    with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
 
 class BatchEmbedder(Generic[Batched]):
-    """Embeds files batch by batch; the next batch is collected while the model has the last."""
+    """Embeds files in batches, and collects one while the model embeds another."""
 
     def __init__(
         self,
@@ -91,25 +101,31 @@ class BatchEmbedder(Generic[Batched]):
         embed: Callable[[Sequence[Int16]], Float32],
         write: Callable[[Sequence[tuple[Batched, bytes | None]]], None],
     ) -> None:
-        """`embed` returns one vector a window, (N, 512), and is called in `thread`. `write` takes the files of a batch
-        with their vectors, None where one is not well-formed."""
+        """`embed` is called in `thread`, and `write` in the caller's.
+
+        `embed` returns one vector per window, shape (N, 512). `write` takes the files of a batch with their vectors,
+        which are None if they are not well-formed.
+        """
         self.thread = thread
         self.progress = progress
         self.batch_windows = batch_windows
         self.embed = embed
         self.write = write
         self.collected: list[Batched] = []  # for the next batch
-        self.batch: list[Batched] = []  # in the model's hands
-        self.vectors: Future[Float32] | None = None  # of it
+        self.batch: list[Batched] = []  # being embedded
+        self.vectors: Future[Float32] | None = None  # of the windows in `batch`
 
     def add(self, file: Batched) -> None:
-        """Take a file; a batch that is full goes to the model, once that has finished the last."""
+        """Add a file; if it no longer fits the batch, embed that batch first.
+
+        This waits until the model has finished the previous batch.
+        """
         if self.collected and self._collected_windows() + len(file.windows) > self.batch_windows:
             self._start()
         self.collected.append(file)
 
     def flush(self) -> None:
-        """Embed and write all that was taken."""
+        """Embed and write all files that were added."""
         if self.collected:
             self._start()
         self.finish()
@@ -126,13 +142,13 @@ class BatchEmbedder(Generic[Batched]):
         self.vectors = self.thread.submit(self.embed, windows)
 
     def finish(self) -> None:
-        """Wait for the batch in the model's hands, if there is one, and write it."""
+        """Wait for the batch that is being embedded, if any, and write it."""
         if self.vectors is not None:
             self.progress.wait_for(self.vectors)
             self._write()
 
     def tick(self) -> None:
-        """Look for Ctrl-C, move the bar's clock, and write a batch as soon as it is embedded."""
+        """Check for Ctrl-C, redraw the bar, and write the batch if it is embedded."""
         self.progress.tick()
         if self.vectors is not None and self.vectors.done():
             self._write()
@@ -144,7 +160,7 @@ class BatchEmbedder(Generic[Batched]):
         self.progress.say("decoding")
 
     def settle_interrupted(self) -> None:
-        """Write the batch in the model's hands if it is done within five seconds."""
+        """Write the batch that is being embedded if that ends within `INTERRUPT_GRACE_S`."""
         if self.vectors is None:
             return
         log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)

@@ -1,7 +1,4 @@
-"""CLAP for one run: choose, load and call the engine.
-
-Only proved vectors are returned.
-"""
+"""Choose, load and call the CLAP engine of a run, and return only proved vectors."""
 
 from __future__ import annotations
 
@@ -51,8 +48,8 @@ def load_clap(weights: Weights, config: Config) -> ClapModel:
 def build_engine(weights: Weights, config: Config) -> Engine:
     """Return a new engine whose streams have all been proved.
 
-    Each has given laion_clap's vector of the reference signal. Raises the same as `load_clap`, but `UnprovedVectors` if
-    a stream gave another vector.
+    Each has given laion_clap's vector of the reference signal. Raises the same as `load_clap`, except that it raises
+    `UnprovedVectors` if a stream gave another vector.
     """
     cache = ModelCache(config.model_cache)
     device = choose_device(config.device)
@@ -173,7 +170,7 @@ class ClapSession:
             tags, categories = self.config.tags, self.config.category_prompts
             return model, embed_palette(model, tags), embed_palette(model, categories)
         except (RuntimeError, ImportError, AttributeError, MemoryError) as error:
-            # torch, openvino and laion_clap raise these.
+            # torch, openvino and laion_clap raise these errors.
             log.debug("traceback", exc_info=True, extra={"file_only": True})
             raise RunStopped(
                 f"CLAP cannot be loaded: {type(error).__name__}: {printable(error)}. No file was touched. Install what "
@@ -181,7 +178,10 @@ class ClapSession:
             ) from error
 
     def differs_from(self, former: Provenance | None) -> bool:
-        """Whether this run's engine makes other vectors than `former`, of the same model."""
+        """Return whether this run's engine makes other vectors than `former`.
+
+        Both are provenances of the same model.
+        """
         assert self.provenance is not None
         if former is None or former.reference_vector is None or self.provenance.reference_vector is None:
             return False

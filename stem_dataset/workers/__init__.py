@@ -1,1 +1,1 @@
-"""Processes that may die without taking the run along."""
+"""Processes whose death does not end the run."""

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster, which see the same files under the same paths."""
+"""Run tasks on a Dask cluster whose workers see the same paths."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from stem_dataset.workers.tasks import (
     time_limit_s,
 )
 
-# Files go by this many to a worker that embeds what it decodes: it makes batches of its own, and proves its engine in
-# each.
+# A worker that also embeds gets this many files at a time, since it makes its own batches and checks its engine in each
+# of them.
 FILES_PER_TASK = 40
-# Within this time a Dask scheduler answers, and has a first worker.
+# The limit for the scheduler to answer, and then for a first worker to be there.
 CONNECT_S = 10.0
-# A cluster without workers for this long will not get any.
+# After this time without any worker, the run stops.
 WORKERLESS_S = 60.0
-# A worker's check of itself may compile CLAP.
+# The limit for a worker's check of itself, which may compile CLAP.
 CHECK_S = 300.0
 
 
@@ -46,26 +46,26 @@ def _answer(check: Future[str | None]) -> str | None:
     if not check.done() or check.cancelled():
         return f"it did not answer within {CHECK_S:g} s, or is gone: its own log may say why"
     error = check.exception()
-    if isinstance(error, RuntimeError):  # of Dask's, about the task graph
+    if isinstance(error, RuntimeError):  # Dask's, about the task graph
         return f"{error} Does the scheduler find this program too, and is it the same version there?"
     return f"{type(error).__name__}: {error}" if error else check.result()
 
 
 @dataclass(slots=True)
 class Flight:
-    """Files that go to a Dask worker together: one, unless the worker embeds them too."""
+    """The files of one task: a single one, unless the worker also embeds them."""
 
     work: Work
     files: list[FoundFile]
-    # On the monotonic clock, when the scheduler got them.
+    # When the scheduler got the task, on the monotonic clock.
     begun_s: float
 
 
 def connect(scheduler: str) -> Future[Any]:
-    """Start to connect to a Dask scheduler; the result is a client, or `RunStopped` is raised.
+    """Start connecting to a Dask scheduler; the future's result is a client.
 
-    In a thread, since it may take `CONNECT_S`, in which the caller looks for Ctrl-C. Raises `UsageError` where Dask is
-    not installed.
+    Connecting may take `CONNECT_S`, so it is done in a thread, and the caller checks for Ctrl-C meanwhile. If the
+    scheduler does not answer, the future raises `RunStopped`. Raises `UsageError` if Dask is not installed.
     """
     return ThreadPoolExecutor(1).submit(_new_client, import_distributed(), scheduler)
 
@@ -81,28 +81,28 @@ def _new_client(distributed: Any, scheduler: str) -> Any:
 
 
 class DaskBackend:
-    """The workers of a `Pool` on a Dask cluster, through the executor of its client.
+    """Runs the files of a `Pool` on a Dask cluster, using the client's executor.
 
-    Dask gives the files of a worker that is lost to another one, and after four deaths blames them. So that it takes no
-    neighbour for the guilty file, the pool tries each of them again alone.
+    When a worker is lost, Dask gives its tasks to another worker, and after four deaths it blames these tasks. Some of
+    them were only on the same worker as the guilty one, so the pool tries each file again alone.
     """
 
     def __init__(self, client: Any, scheduler: str, witness: FoundFile, job: Job) -> None:
-        """`witness` is one of the files that the workers will be given, which all of them must see."""
+        """`witness` is one of the files to process, and every worker must see it."""
         self.client = client
         self.scheduler = scheduler
         self.witness = witness
         self.job = job
         self.distributed = import_distributed()
-        # pure=False: Dask would not run again what failed.
+        # Otherwise Dask would take a second try of a file for the task that failed, and not run it.
         self.executor = client.get_executor(pure=False)
         self.files_per_task = FILES_PER_TASK if job.weights is not None else 1
         self.in_flight: dict[Future[list[TaskReport]], Flight] = {}
         self.workers = 1
         self.looked_s = -math.inf
-        # When there was a worker.
+        # When the cluster last had a worker.
         self.seen_s = time.monotonic()
-        # Workers, by address.
+        # The addresses of workers that were unfit.
         self.sent_away: set[str] = set()
         self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
 
@@ -119,7 +119,7 @@ class DaskBackend:
             return f"{self.scheduler} has no workers: start some with `dask worker {self.scheduler} --nthreads 1`"
         # A plain eval: a worker without this program could not unpickle a function of ours.
         has_program = self.client.run(eval, f"__import__('importlib.util').util.find_spec({PROGRAM!r}) is not None")
-        submit: Any = self.executor.submit  # Dask's takes these two
+        submit: Any = self.executor.submit  # Dask's takes `workers` and `allow_other_workers`
         checks: dict[str, Future[str | None]] = {
             address: submit(
                 check_worker, self.job, program_versions(), self.witness, workers=[address], allow_other_workers=False
@@ -135,7 +135,7 @@ class DaskBackend:
         return "\n".join(f"Dask worker {address}: {problem}" for address, problem in sorted(problems.items())) or None
 
     def _wait_for_checks(self, checks: Mapping[str, Future[str | None]]) -> None:
-        """Wait for the answers of the workers that are still there."""
+        """Wait until every worker that is still there has answered, or for `CHECK_S`."""
         deadline_s = time.monotonic() + CHECK_S
         while time.monotonic() < deadline_s:
             present = self._addresses()
@@ -164,7 +164,10 @@ class DaskBackend:
         self.in_flight[future] = Flight(work, group, time.monotonic())
 
     def wait(self) -> list[TaskReport | Death]:
-        """Wait up to `TICK_S`, and return what came of files; raises `RunStopped` where the cluster is lost."""
+        """Wait up to `TICK_S`, and return the outcomes of files.
+
+        Raises `RunStopped` if the scheduler is lost, or has had no workers for too long.
+        """
         done = wait(self.in_flight, TICK_S, FIRST_COMPLETED).done
         if self.client.status != "running" or any(future.cancelled() for future in done):
             raise RunStopped(
@@ -175,7 +178,10 @@ class DaskBackend:
         return [outcome for future in done for outcome in self._outcomes(future, self.in_flight.pop(future))]
 
     def _outcomes(self, future: Future[list[TaskReport]], flight: Flight) -> Sequence[TaskReport | Death]:
-        """Return what came of a task that is done; nothing if its worker was unfit, and another one is to do it."""
+        """Return the outcomes of a finished task.
+
+        If its worker was unfit, the task is submitted again and there are no outcomes yet.
+        """
         error = future.exception()
         if isinstance(error, UnfitWorker):
             self._send_away(*error.args)
@@ -186,12 +192,16 @@ class DaskBackend:
         return self._reports(future, flight.files)
 
     def _look_at_workers(self) -> None:
-        """Count the workers, which bounds what is in flight; raises `RunStopped` where there are none for long."""
+        """Count the workers, which limits the tasks in flight.
+
+        Raises `RunStopped` if there have been none for `WORKERLESS_S`.
+        """
         self.looked_s = time.monotonic()
         present = self.workers
-        with contextlib.suppress(OSError, TimeoutError):  # lost: `status` will show it
+        with contextlib.suppress(OSError, TimeoutError):  # `status` shows a lost scheduler
             present = len(self._addresses())
-        if present:  # with 0 there would be no room for the last files, and the run would end without them
+        # If `workers` became 0, `start` would take no more files, and the run would end without them.
+        if present:
             self.workers, self.seen_s = present, self.looked_s
         elif self.looked_s - self.seen_s > WORKERLESS_S:
             raise RunStopped(
@@ -200,7 +210,7 @@ class DaskBackend:
             )
 
     def _send_away(self, address: str, problem: str) -> None:
-        """Retire a worker that cannot do its part: it fails quickly, and would soon get all files."""
+        """Retire an unfit worker: it fails quickly, so it would soon get all files."""
         if address not in self.sent_away:
             self.sent_away.add(address)
             log.warning("Dask worker %s: %s; it is sent away", address, problem)
@@ -208,7 +218,7 @@ class DaskBackend:
                 self.client.retire_workers([address], close_workers=True)
 
     def retry_alone(self, work: Work, found: FoundFile) -> None:
-        """Give the scheduler one file; Dask replaces workers that died."""
+        """Submit one file; Dask itself replaces workers that died."""
         self._submit(work, [found])
 
     def _death(self, found: FoundFile, flight: Flight, deaths: int) -> Death:
@@ -218,7 +228,10 @@ class DaskBackend:
         return Death(found, WorkerDied(f"{deaths} Dask workers died when they had it alone"))
 
     def _reports(self, future: Future[list[TaskReport]], group: Sequence[FoundFile]) -> list[TaskReport]:
-        """Return what a worker reported. A file that one worker quarantined before it died is missing for the next."""
+        """Return a worker's reports, corrected for files that were already quarantined.
+
+        If a worker dies after quarantining a file, the next worker reports the file as missing.
+        """
         reports = reports_of(future, group)
         lost = [report for report in reports if report.fault is not None and not os.path.lexists(report.found.path)]
         moved = quarantined_by(self.job) if lost else {}
@@ -230,7 +243,7 @@ class DaskBackend:
         ]
 
     def close(self) -> None:
-        """Cancel what is in flight, and leave the cluster as it was."""
+        """Cancel the tasks in flight and disconnect; the cluster keeps running."""
         with contextlib.suppress(OSError, TimeoutError):
             self.executor.shutdown(wait=False)
             self.client.close(timeout=STAT_S)

@@ -1,4 +1,4 @@
-"""Inside a worker of a Dask cluster: whether it is fit, and its own CLAP where it embeds."""
+"""Code in a Dask worker: check that it is fit, run a task, and embed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ PROGRAM = "prepare_dataset_sql"
 
 
 def import_distributed() -> Any:
-    """Return the module; raises `UsageError` where it is not installed. Its log lines go where all others go."""
+    """Return Dask's module, with its log lines sent to the root logger.
+
+    Raises `UsageError` if it is not installed.
+    """
     try:
         import distributed
     except ImportError:
@@ -45,14 +48,17 @@ def import_distributed() -> Any:
 
 
 def program_files() -> list[Path]:
-    """Return the files of this program: the script, and every module of the package, in the same order everywhere."""
+    """Return the script and every module of the package, in the same order on all machines."""
     modules = sorted((PROGRAM_FOLDER / "stem_dataset").rglob("*.py"), key=Path.as_posix)
     return [PROGRAM_FOLDER / f"{PROGRAM}.py", *modules]
 
 
 @functools.cache
 def program_versions() -> tuple[tuple[str, str], ...]:
-    """Return what must be the same wherever files are decoded, this program's source included."""
+    """Return the versions that must be the same on all machines.
+
+    This program's own entry includes a hash of its source.
+    """
     source = hashlib.sha256(b"".join(path.read_bytes() for path in program_files())).hexdigest()
     libraries = library_versions("soundfile", "av", "librosa", "soxr", "numpy")
     decoder = {"libsndfile": soundfile.__libsndfile_version__}
@@ -63,10 +69,10 @@ Versions = tuple[tuple[str, str], ...]
 
 
 def run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
-    """As `run_tasks`, in a Dask worker, which embeds what comes of the files if `job` says so. It looks at itself
-    first: it may have joined, or started again, in mid-run.
+    """Do `work` to each of `group` in a Dask worker, and embed if `job` says so.
 
-    Raises `UnfitWorker` where it cannot do its part.
+    The worker checks itself first, because it may have joined or restarted during the run. Raises `UnfitWorker` if it
+    finds a problem.
     """
     problem = worker_problem(job, versions)
     if problem is not None:
@@ -78,7 +84,10 @@ def run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: V
 
 
 def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None:
-    """Return why this Dask worker cannot do its part, or None. `witness` is one of the files that it will be given."""
+    """Return why this Dask worker is unfit, or None.
+
+    `witness` is one of the files to process, which the worker must see as the driver does.
+    """
     with contextlib.suppress(OSError):
         if size_and_mtime_ns(os.stat(witness.path)) == (witness.size_bytes, witness.mtime_ns):
             return worker_problem(job, versions)
@@ -87,14 +96,15 @@ def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None
 
 @functools.lru_cache(maxsize=1)
 def worker_problem(job: Job, versions: Versions) -> str | None:
-    """Return why this Dask worker cannot do its part, or None; looked at once a run in each process."""
+    """Return why this Dask worker is unfit, or None; cached for the run."""
     import threadpoolctl
 
     distributed = import_distributed()
     log.setLevel(logging.DEBUG)
     threadpoolctl.threadpool_limits(1)
     threads = distributed.get_worker().state.nthreads
-    if threads != 1:  # the timer that ends a file that hangs is the process's
+    # A process has one timer to end a hanging file, so it can work on one file at a time.
+    if threads != 1:
         return f"it has {threads} threads: start it with --nthreads 1, and one for each core"
     ours = dict(program_versions())
     others = [
@@ -114,13 +124,16 @@ def worker_problem(job: Job, versions: Versions) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def engine_here(job: Job) -> ClapModel:
-    """Return this Dask worker's CLAP, loaded once a run."""
+    """Return this Dask worker's CLAP, which is loaded once per run."""
     assert job.weights is not None
     return load_clap(job.weights, job.config)
 
 
 def _engine_problem(job: Job) -> str | None:
-    """Return how this Dask worker's CLAP differs from the driver's, if it is to embed."""
+    """Return how this Dask worker's CLAP differs from the driver's, or None.
+
+    A worker that does not embed has no such problem.
+    """
     if job.weights is None or job.reference_vector is None:
         return None
     try:
@@ -135,7 +148,7 @@ def _engine_problem(job: Job) -> str | None:
 
 
 def embed_here(reports: Sequence[TaskReport], job: Job) -> None:
-    """Put a vector in the place of the windows in `reports`."""
+    """Replace the windows in `reports` by one vector per file."""
     decoded = [report for report in reports if report.processed is not None]
     for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):
         windows = [window for processed in batch for window in processed.windows]

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, each in an executor of its own."""
+"""Run tasks in processes on this machine, each with its own executor."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from stem_dataset.workers.tasks import (
 )
 from stem_dataset.workers.worker import run_tasks, self_test, start_worker
 
-# One file that runs and one that is queued: a worker with 10 ms per file does not wait for the parent.
+# One file runs and one is queued, so that a worker that needs 10 ms per file does not wait for the parent.
 FILES_IN_FLIGHT = 2
-# Then a new process takes over, which frees whatever a C library has leaked.
+# A process is replaced after this many files, which frees whatever C libraries have leaked.
 FILES_PER_PROCESS = 2_500
 # Grace after a file's time limit before the parent kills the worker, whose own timer should have ended it.
 BACKSTOP_S = 10.0
-# A process that still runs so long after SIGKILL is stuck in the kernel, waiting for a drive.
+# A process that still runs this long after SIGKILL is stuck in the kernel, waiting for a drive.
 KILL_S = 5.0
-# A worker that died this long ago, and whose file is still not done, died while it sent the result.
+# If a worker died this long ago and its file is still not done, it died while sending the result.
 HALF_RESULT_S = 1.0
-# A new worker needs about 2 s to be ready.
+# The limit for a new worker to be ready, which takes about 2 s.
 WORKER_START_S = 60.0
-# A worker takes eight file descriptors of this process; the rest of the program gets this many.
+# The file descriptors of this process that each worker uses, and those left for the rest of the program.
 DESCRIPTORS_PER_WORKER = 8
 OTHER_DESCRIPTORS = 128
 WORKER_IMPORTS = [
@@ -64,14 +64,15 @@ WORKER_IMPORTS = [
 
 
 class RecordingContext:
-    """A multiprocessing context that keeps the process and the result queue an executor makes with it.
+    """A multiprocessing context that records the process and queue made with it.
 
-    The executor has no public way to ask for them. One executor of one worker makes one of each.
+    An executor makes its worker process and its result queue from the context, and has no public way to ask for them.
+    An executor with one worker makes one of each.
     """
 
     def __init__(self) -> None:
-        # Never fork: torch's threads in the parent would be cut off in the middle of whatever they hold. A forkserver
-        # with numpy in it is safe on Linux alone, since macOS's Accelerate does not survive a fork.
+        # A plain fork would copy locks that torch's threads hold in the parent, and nothing would release them. A fork
+        # server with numpy in it is safe only on Linux, since macOS's Accelerate does not survive a fork.
         self.original: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         recording: Any = copy.copy(self.original)
         recording.Process, recording.SimpleQueue = self._make_process, self._make_queue
@@ -81,12 +82,12 @@ class RecordingContext:
 
     @property
     def is_spawn(self) -> bool:
-        """Whether each process starts as a new Python, without the help of a fork server."""
+        """Whether each process starts as a new Python, without a fork server."""
         return bool(self.original.get_start_method() == "spawn")
 
     @property
     def process(self) -> BaseProcess | None:
-        """The process, once it has started."""
+        """The process, or None until it has started."""
         has_started = self.made_process is not None and self.made_process.pid is not None
         return self.made_process if has_started else None
 
@@ -101,18 +102,18 @@ class RecordingContext:
 
 @dataclass(slots=True)
 class Flight:
-    """A file that a worker was given."""
+    """A file that was given to a worker."""
 
     work: Work
     found: FoundFile
     # None until the worker has passed its self-test.
     future: Future[list[TaskReport]] | None = None
-    # On the monotonic clock, when the worker surely had begun on it.
+    # A time by which the worker had begun the file, on the monotonic clock.
     begun_s: float | None = None
 
 
 class LocalWorker:
-    """One process of this machine in an executor of its own, and the files that it was given, in order."""
+    """One process with its own executor, and the files given to it, in order."""
 
     def __init__(self, job: Job, log_file: Path) -> None:
         self.job = job
@@ -131,9 +132,9 @@ class LocalWorker:
 
     def _new_executor(self) -> ProcessPoolExecutor:
         if not self.context.is_spawn:
-            # The fork server imports these once (1.5 s, most of it librosa's) for all workers, while CLAP loads.
+            # The fork server imports these once for all workers, in 1.5 s (mostly for librosa), while CLAP loads.
             self.context.original.set_forkserver_preload(WORKER_IMPORTS)
-            with signals_blocked():  # for its workers too, which inherit the mask
+            with signals_blocked():  # the workers inherit the mask
                 importlib.import_module("multiprocessing.forkserver").ensure_running()
         initargs = (str(self.log_file), self.job.worker_memory_bytes)
         return ProcessPoolExecutor(1, self.context.recording, start_worker, initargs)
@@ -143,8 +144,8 @@ class LocalWorker:
         return self._call(self_test, self.job)
 
     def _call(self, task: Callable[..., T], *arguments: Any) -> Future[T]:
-        # `submit` starts the process. The fork server's workers inherit its mask, so nothing is blocked for them here:
-        # the first start waits until the fork server has imported everything, and a second Ctrl-C must be heard
+        # `submit` starts the process. A worker of the fork server has inherited its mask, so nothing is blocked here
+        # for it: the first start waits until the fork server has imported everything, and a second Ctrl-C must work
         # meanwhile.
         with signals_blocked() if self.context.is_spawn else contextlib.nullcontext():
             return self.executor.submit(task, *arguments)
@@ -152,7 +153,7 @@ class LocalWorker:
     # -- files in, reports out ----------------------------------------------------------------------------------------
 
     def give(self, flight: Flight) -> None:
-        """Add a file to those in flight."""
+        """Give the worker another file."""
         self.given += 1
         self.is_spent = self.is_spent or self.given >= FILES_PER_PROCESS
         self.flights.append(flight)
@@ -160,20 +161,20 @@ class LocalWorker:
             self._submit(flight)
 
     def _submit(self, flight: Flight) -> None:
-        # A worker may have died since: then `is_lost` says so, and the file, not begun, goes to the next.
+        # If the worker has died meanwhile, `is_lost` notices it, and the next worker gets the file.
         with contextlib.suppress(BrokenProcessPool):
             flight.future = self._call(run_tasks, flight.work, [flight.found], self.job)
             if len(self.flights) == 1:
                 flight.begun_s = time.monotonic()
 
     def next_future(self) -> Future[Any] | None:
-        """Return the future that is done first."""
+        """Return the future that will be done first: the self-test's or the first file's."""
         return self.test or (self.flights[0].future if self.flights else None)
 
     def has_passed_its_test(self) -> bool:
-        """Whether this worker can be given files; raises `RunStopped` where its self-test fails.
+        """Return whether the worker can run files; raises `RunStopped` if its self-test failed.
 
-        Otherwise every file would be blamed for a full or vanished disk, or for a program that is being replaced.
+        Without the test, files would be blamed when the disk is full or gone, or while this program is being replaced.
         """
         if self.test is None:
             return True
@@ -194,7 +195,7 @@ class LocalWorker:
         return True
 
     def take_outcomes(self) -> list[TaskReport | Death]:
-        """Take the files that are done out of `flights`."""
+        """Remove the finished files from `flights`, and return their outcomes."""
         outcomes: list[TaskReport | Death] = []
         while self.flights:
             future = self.flights[0].future
@@ -214,20 +215,21 @@ class LocalWorker:
     # -- the end of a process -----------------------------------------------------------------------------------------
 
     def is_broken(self) -> bool:
-        """Whether the executor has noticed that its process died over the first of the files in flight, or before."""
+        """Return whether the executor knows that its process died at the first file or earlier."""
         return bool(self.flights) and (self.flights[0].future is None or _is_broken(self.flights[0].future))
 
     def is_lost(self) -> bool:
-        """Whether nothing more will come of the files in flight; kills a process that takes too long."""
+        """Return whether the process will finish no more files; kill it if it takes too long."""
         if not self.flights:
             return False
         head, is_broken, now_s = self.flights[0], self.is_broken(), time.monotonic()
         if head.begun_s is None:
             head.begun_s = now_s
-        # It is about to end if the executor broke, and until then `LocalBackend.wait` would return at once.
+        # If the executor broke, the process is about to end. Until then `LocalBackend.wait` returns at once; the short
+        # wait here keeps it from spinning.
         if self._has_ended(within_s=0.05 if is_broken else 0):
-            # The executor's thread waits for ever for the rest of a result (up to 8 MB, through a pipe of 64 kB) whose
-            # sender died.
+            # A result of up to 8 MB goes through a pipe of 64 kB. If its sender died halfway, the executor's thread
+            # waits for the rest for ever.
             self.ended_s = self.ended_s or now_s
             return is_broken or now_s - self.ended_s > HALF_RESULT_S
         if is_broken or now_s - head.begun_s > time_limit_s(head.found, self.job) + BACKSTOP_S:
@@ -235,13 +237,15 @@ class LocalWorker:
         return self._is_stuck()
 
     def _has_ended(self, within_s: float = 0) -> bool:
-        """Whether the process has ended. Not by `is_alive`, which reads the exit code: of two readers, this and the
-        executor's thread, one gets 255."""
+        """Return whether the process has ended, without reading its exit code.
+
+        `is_alive` would read it. The executor's thread reads it too, and one of two readers gets 255.
+        """
         process = self.context.process
         return process is not None and bool(multiprocessing.connection.wait([process.sentinel], within_s))
 
     def _is_stuck(self) -> bool:
-        """Whether the process was killed and still runs: it waits in the kernel for a drive that hangs."""
+        """Return whether a killed process still runs, waiting in the kernel for a drive."""
         return self.killed_s is not None and time.monotonic() - self.killed_s > KILL_S and not self._has_ended()
 
     def kill(self) -> None:
@@ -251,19 +255,25 @@ class LocalWorker:
             self.killed_s = time.monotonic()
 
     def wait_for_end(self, deadline_s: float) -> list[Future[Any]]:
-        """Wait until the process, which was killed, has ended; return the futures that the executor will break now."""
+        """Wait for the killed process to end.
+
+        Returns the futures that the executor will now break, or none if the process still runs.
+        """
         if not self._has_ended(max(deadline_s - time.monotonic(), 0)):
             return []
         return [flight.future for flight in self.flights if flight.future is not None]
 
     def take_death(self) -> Death | None:
-        """Shut down after the process is lost, and take the file that it had begun, if any, out of `flights`."""
+        """Shut down a lost worker, and remove the file that it had begun from `flights`.
+
+        Returns None if it had begun none.
+        """
         is_stuck, exit_code = self._is_stuck(), self.shut_down()
         if self.flights[0].future is None:
             return None
         head = self.flights.popleft()
         limit_s = time_limit_s(head.found, self.job)
-        # Up to the death, without the grace for half a result.
+        # The time until the process ended, without the wait for half a result.
         elapsed_s = (self.ended_s or time.monotonic()) - (head.begun_s or math.inf)
         error: BrokenFile | MachineFault = WorkerDied(f"its worker died twice: {exit_text(exit_code)}")
         if is_stuck:
@@ -276,30 +286,31 @@ class LocalWorker:
         return Death(head.found, error)
 
     def shut_down(self) -> int | None:
-        """Shut the executor down, and return the exit code of a process that has ended.
+        """Shut the executor down, and return the exit code, or None if the process still runs.
 
-        What does not end is left behind: the executor's thread, where the process is stuck. `leave` does not wait for
-        it.
+        If the process is stuck, the executor's thread is left behind, and `leave` does not wait for it.
         """
         process, queue = self.context.process, self.context.result_queue
-        self.context.result_queue = None  # else its semaphores would be reported as leaked
+        # Otherwise the queue's semaphores would be reported as leaked.
+        self.context.result_queue = None
         is_idle = all(flight.future is None or flight.future.done() for flight in self.flights)
         has_ended = process is None or self._has_ended()
         self.executor.shutdown(wait=has_ended and is_idle, cancel_futures=True)
         if process is None or not has_ended:
             return None
-        # From here on nobody else reads it: the executor's thread has ended, or waits for the rest of a result.
+        # Nothing else reads the exit code now: the executor's thread has ended, or waits for the rest of a result.
         exit_code = process.exitcode
         if not is_idle:
-            queue.close()  # wakes that thread up, which then ends
+            queue.close()  # wakes and ends that thread
         return exit_code
 
 
 class LocalBackend:
-    """The workers of a `Pool` on this machine.
+    """Runs the files of a `Pool` in processes on this machine.
 
-    A worker's death is that of the file it had begun, the first one in flight; the one behind it goes to the next
-    process. A worker that dies or is spent is replaced by one that must pass a self-test first.
+    A worker's death is blamed on the file that it had begun, the first one in flight. The file behind it goes to the
+    next process. A worker that has died, or has had its share of files, is replaced by one that must pass a self-test
+    first.
     """
 
     def __init__(self, workers: int, job: Job, log_file: Path) -> None:
@@ -308,7 +319,7 @@ class LocalBackend:
         self.log_file = log_file
         _allow_descriptors(workers)
         self.looked_s = -math.inf
-        # Processes start when they are first needed.
+        # The other processes start when they are first needed.
         self.workers = [self._new_worker()]
 
     def _new_worker(self) -> LocalWorker:
@@ -330,11 +341,14 @@ class LocalBackend:
         return taken
 
     def _number_with_room(self) -> int | None:
-        """Return the number of a worker with the fewest files, or of one that is yet to be made."""
+        """Return the number of the worker to get the next file, or None if all are full.
+
+        If all workers are busy and more are allowed, it is the number of a new one.
+        """
         loads = [len(worker.flights) for worker in self.workers]
         if min(loads) > 0 and len(self.workers) < self.most:
             return len(self.workers)
-        # A spent worker is replaced, but not before it has finished what it has.
+        # A spent worker is replaced only after it has finished its files.
         limits = [1 if worker.is_spent else FILES_IN_FLIGHT for worker in self.workers]
         numbers = [number for number, limit in enumerate(limits) if loads[number] < limit]
         return min(numbers, key=lambda number: (loads[number], self.workers[number].test is not None), default=None)
@@ -349,7 +363,7 @@ class LocalBackend:
         return self.workers[number]
 
     def _replace(self, number: int) -> LocalWorker:
-        """Put a new worker, which has to pass a self-test first, in the place of one that is shut down."""
+        """Replace a worker that is shut down by one that must pass a self-test first."""
         former = self.workers[number]
         worker = self.workers[number] = self._new_worker()
         worker.is_replacement = True
@@ -359,7 +373,7 @@ class LocalBackend:
         return worker
 
     def wait(self) -> list[TaskReport | Death]:
-        """Wait up to `TICK_S`, and return what came of files in flight."""
+        """Wait up to `TICK_S`, and return the outcomes of files in flight."""
         wait([future for worker in self.workers if (future := worker.next_future())], TICK_S, FIRST_COMPLETED)
         is_due = time.monotonic() - self.looked_s >= TICK_S
         if is_due:
@@ -368,7 +382,7 @@ class LocalBackend:
         for number, worker in enumerate(self.workers):
             if worker.has_passed_its_test():
                 outcomes += worker.take_outcomes()
-                # To look at a process takes 20 us, which counts with hundreds of them.
+                # Checking a process takes 20 us, which matters if there are hundreds.
                 if (is_due or worker.is_broken()) and worker.is_lost():
                     death = worker.take_death()
                     outcomes += [death] if death else []
@@ -376,7 +390,7 @@ class LocalBackend:
         return outcomes
 
     def retry_alone(self, work: Work, found: FoundFile) -> None:
-        """Start on one file in a process that has replaced another and was given nothing yet."""
+        """Start one file in a replacement process that has had no file yet."""
         worker = next((worker for worker in self.workers if worker.is_replacement and not worker.given), None)
         if worker is None:
             self.workers[0].is_spent = True
@@ -384,7 +398,7 @@ class LocalBackend:
         worker.give(Flight(work, found))
 
     def close(self) -> None:
-        """End all workers now, whatever they do."""
+        """End all workers now, whatever they are doing."""
         for worker in self.workers:
             worker.kill()
         deadline_s = time.monotonic() + KILL_S
@@ -399,7 +413,7 @@ def _is_broken(future: Future[Any]) -> bool:
 
 
 def _allow_descriptors(workers: int) -> None:
-    """Raise this process's limit of open files, as far as it may, where `workers` need more."""
+    """Raise this process's limit on open files as far as `workers` need and the system allows."""
     if sys.platform == "win32":
         return
     import resource
@@ -407,7 +421,7 @@ def _allow_descriptors(workers: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = OTHER_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
     if soft != resource.RLIM_INFINITY and soft < needed:
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(
                 resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
             )

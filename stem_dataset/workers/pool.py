@@ -27,10 +27,10 @@ from stem_dataset.workers.tasks import (
 
 
 class Backend(Protocol):
-    """Where the files of a `Pool` are worked on: processes on this machine, or a Dask cluster.
+    """Runs the work of a `Pool`, in local processes or on a Dask cluster.
 
     Each file taken by `start` or `retry_alone` comes back from `wait` exactly once. A worker's death is an outcome, not
-    an exception; where no worker can go on, any of these raises `RunStopped`.
+    an exception. If no worker can continue, any of these methods raises `RunStopped`.
     """
 
     def self_test(self) -> Future[str | None]:
@@ -38,22 +38,25 @@ class Backend(Protocol):
         ...
 
     def start(self, work: Work, files: Iterator[FoundFile]) -> int:
-        """Take files from `files` as long as there is room for them, and return how many were taken.
+        """Take files while there is room for them, and return how many were taken.
 
-        While nothing is in flight there is room for at least one.
+        If no file is in flight, there is room for at least one.
         """
         ...
 
     def wait(self) -> Sequence[TaskReport | Death]:
-        """Wait up to `TICK_S`, and return what came of files in flight."""
+        """Wait up to `TICK_S`, and return the outcomes of files in flight."""
         ...
 
     def retry_alone(self, work: Work, found: FoundFile) -> None:
-        """Start on one file, in a worker that was not harmed by another. Nothing else is in flight."""
+        """Start one file, in a worker that no other file has harmed.
+
+        No other file is in flight.
+        """
         ...
 
     def close(self) -> None:
-        """End all workers of this run now, whatever they do."""
+        """End all workers of this run now, whatever they are doing."""
         ...
 
 
@@ -68,7 +71,7 @@ class Pool:
     def __init__(self, backend: Backend, job: Job) -> None:
         self.backend = backend
         self.job = job
-        # True while a file is about to be tried again alone, or is: the caller finishes what needs memory first.
+        # True from just before a file is tried again alone until it is done. The caller meanwhile keeps memory free.
         self.is_retrying = False
 
     def self_test(self) -> Future[str | None]:
@@ -76,13 +79,14 @@ class Pool:
         return self.backend.self_test()
 
     def close(self) -> None:
-        """End all workers of this run now: `_process_file` may be killed at any moment."""
+        """End all workers of this run now; `_process_file` may be killed at any time."""
         self.backend.close()
 
     def reports(self, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport | None]:
-        """Do `work` to each of `files`, and yield one report per file in the order in which they finish.
+        """Do `work` to each of `files`, and yield the reports as the files finish.
 
-        Yields None at least every `TICK_S` while there is nothing to report, so that the caller can look for Ctrl-C.
+        While there is nothing to report, None is yielded at least every `TICK_S`, so that the caller can check for
+        Ctrl-C.
         """
         in_flight = 0
         suspects: list[FoundFile] = []
@@ -111,7 +115,7 @@ class Pool:
         moved = quarantined_by(self.job)
         for found in suspects:
             if (entry := moved.get(found.path)) is not None:
-                # The worker quarantined it and died before it could report that.
+                # The worker quarantined the file, but died before it could report that.
                 finish_move(entry)
                 yield quarantined_report(found, entry)
             elif not answers(found.path):
@@ -145,7 +149,7 @@ class Pool:
             yield from self._quarantine(death.found, error)
 
     def _quarantine(self, found: FoundFile, error: BrokenFile) -> Iterator[TaskReport | None]:
-        """Quarantine `found` in a thread: reading from a drive that begins to hang may never return."""
+        """Quarantine `found` in a thread, since reading from a hanging drive may never return."""
         moving = ThreadPoolExecutor(1).submit(quarantine_report, found, error, self.job)
         deadline_s = time.monotonic() + time_limit_s(found, self.job)
         while not wait([moving], TICK_S).done:

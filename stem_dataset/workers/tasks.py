@@ -1,4 +1,4 @@
-"""What a worker is given and what it reports, and whose fault a failure is."""
+"""Define a worker's tasks and reports, and attribute failures."""
 
 from __future__ import annotations
 
@@ -32,28 +32,35 @@ OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "T
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker needs to know beside the file."""
+    """What a worker needs to know besides the file."""
 
     root: str
     stems: Path | None
     quarantine: Path
-    worker_memory_bytes: int | None  # None: no limit
+    worker_memory_bytes: int | None  # None means no limit
     config: Config = field(hash=False)
     run_id: str
-    weights: Weights | None = None  # of the CLAP that the worker embeds with; None: it does not
-    reference_vector: bytes | None = None  # the driver's, which the worker's must agree with
+    # The CLAP weights of a worker that embeds; None if it does not.
+    weights: Weights | None = None
+    # The driver's vector of the reference signal, which a worker that embeds must reproduce.
+    reference_vector: bytes | None = None
 
 
 @dataclass(slots=True)
 class TaskReport:
-    """What came of one file in a worker: a `ProcessedFile`, a hash, a fault, too much memory, or a quarantined file."""
+    """The outcome of one file in a worker, and its log lines.
+
+    Exactly one of the other fields is set: the outcome is a `ProcessedFile`, a hash, a fault, a quarantined file, or
+    too much memory.
+    """
 
     found: FoundFile
     processed: ProcessedFile | None = None
-    sha256: str | None = None  # where that was all that was asked for
+    sha256: str | None = None  # set if `hash_file` ran
     fault: MachineFault | None = None
     quarantined: QuarantineEntry | None = None
-    memory_error: str | None = None  # it hit the worker's limit, and is to be tried again alone
+    # The worker reached its memory limit, so the file will be tried again alone.
+    memory_error: str | None = None
     log_records: list[logging.LogRecord] = field(default_factory=list)
 
 
@@ -61,20 +68,19 @@ class TaskReport:
 class Death:
     """A file whose worker died, hung or took too much memory.
 
-    `error` is what the file is quarantined for if its second worker dies too, or the fault of the machine that it
-    fails for.
+    If this happens again, the file is quarantined with `error`, or fails if `error` is a fault of the machine.
     """
 
     found: FoundFile
     error: BrokenFile | MachineFault
 
 
-# What is done to a file in a worker.
+# A function that a worker calls with each file.
 Work = Callable[[FoundFile, Job, TaskReport], ProcessedFile | str | None]
 
 
 def as_fault(error: Exception, found: FoundFile) -> MachineFault:
-    """Log an error that is not the file's, and return it in a form that survives pickling."""
+    """Log an error that is not the file's fault, and return it in a form that can be pickled."""
     text = text_of_error(error)
     if isinstance(error, (ProgramFault, *PROGRAM_ERRORS)):
         text += f"; {REPORT_TEXT}"
@@ -84,10 +90,10 @@ def as_fault(error: Exception, found: FoundFile) -> MachineFault:
 
 
 def reports_of(future: Future[list[TaskReport]], files: Sequence[FoundFile]) -> list[TaskReport]:
-    """Return what a worker reported on `files`. An error on the way back, such as no memory to pickle the result, is
-    no verdict on a file.
+    """Return a worker's reports on `files`.
 
-    Raises `RunStopped` where the worker's CLAP is broken.
+    If the result could not be sent back, for example for lack of memory to pickle it, no file is to blame, and the
+    reports are faults. Raises `RunStopped` if the worker's CLAP is broken.
     """
     try:
         return future.result()
@@ -98,18 +104,18 @@ def reports_of(future: Future[list[TaskReport]], files: Sequence[FoundFile]) -> 
 
 
 def time_limit_s(found: FoundFile, job: Job) -> float:
-    """Return how long one file may take: the configured limit and a second a megabyte."""
+    """Return the time limit of a file: the configured one, plus one second per megabyte."""
     return job.config.file_timeout_s + found.size_bytes / 1e6
 
 
 def quarantined_by(job: Job) -> dict[str, QuarantineEntry]:
-    """Return what this run has moved to quarantine, by original file."""
+    """Return this run's quarantine entries, by original file."""
     entries = filter(None, map(read_entry, job.quarantine.glob("ERROR_*.json")))
     return {e.original_file: e for e in entries if e.run_id == job.run_id and os.path.lexists(e.path)}
 
 
 def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskReport:
-    """Quarantine `found` from the parent, and report it as a worker would."""
+    """Quarantine `found` in the parent process, and report it as a worker would."""
     try:
         entry = quarantine_file(found, error, job.quarantine, job.run_id)
     except (OSError, MachineFault) as why:
@@ -118,13 +124,13 @@ def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskRepor
 
 
 def quarantined_report(found: FoundFile, entry: QuarantineEntry) -> TaskReport:
-    """Report a file that is in quarantine, as the worker would that moved it."""
+    """Log a quarantined file, and report it as the worker that moved it would."""
     log_quarantined(entry)
     return TaskReport(found, quarantined=entry)
 
 
 def exit_text(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
-        names = {int(number): number.name for number in signal.Signals}  # real-time ones have none
+        names = {int(number): number.name for number in signal.Signals}  # real-time signals have no names
         return f"signal {-exit_code} ({names.get(-exit_code, 'no name')})"
     return f"exit code {exit_code}"

@@ -1,4 +1,4 @@
-"""Inside a worker process: its start, its limits, its self-test, and one task after the other."""
+"""Code in a worker process: start it, limit it, test it, and run tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, time_lim
 
 
 def hash_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> str:
-    """Return the hex sha256 of a file that may be a copy of another; raises `MachineFault` where it cannot be read."""
+    """Return the sha256 of a possible copy; raises `MachineFault` if it cannot be read."""
     try:
         with blaming_the_program(), open_regular(found.path) as file:
             digest = sha256_of(file)
@@ -43,20 +43,20 @@ def hash_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> s
 
 
 def run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
-    """Do `work` to each of `files` in a worker."""
+    """Do `work` to each of `files` in a worker, and return the reports."""
     return [run_task(work, found, job) for found in files]
 
 
 def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
-    """Run `_process_file` or `hash_file` in a worker, and send its log lines along with its result.
+    """Do `work` to one file in a worker; the report carries its log lines.
 
-    A queue shared by the workers would block them all for ever once one is killed while it writes to it.
+    A log queue shared by all workers would block for ever if one of them were killed while writing to it.
     """
     report = TaskReport(found)
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     handler = logging.handlers.QueueHandler(lines)
     log.addHandler(handler)
-    # A thread's timer never fires while C code holds the GIL; this one ends the process from a thread of its own.
+    # A timer in a Python thread cannot fire while C code holds the GIL. This one has a C thread, and ends the process.
     faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
     try:
         result = work(found, job, report)
@@ -77,8 +77,11 @@ def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
 
 
 def self_test(job: Job) -> str | None:
-    """Return what is broken in this installation, or None: write and read back a tone as wav, flac, ogg and mp3, and
-    analyse it, once with its rhythm. Without this, a broken decoder would send a whole library to quarantine."""
+    """Return what is broken in this installation, or None.
+
+    A tone is written as WAV, FLAC, Ogg and MP3, read back and analysed. One of the tones is long enough for the rhythm
+    analysis. Without this test, a broken decoder would send a whole library to quarantine.
+    """
     rate_hz = 44_100
     for container, duration_s in {"WAV": MIN_RHYTHM_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
         tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(duration_s * rate_hz)) / rate_hz)
@@ -96,8 +99,11 @@ def self_test(job: Job) -> str | None:
 
 
 def start_worker(log_file: str, memory_bytes: int | None) -> None:
-    """Prepare a worker process: Ctrl-C is the parent's business, C libraries write to the log, no orphan stays, and no
-    more memory is taken than it may."""
+    """Prepare a worker process; the executor calls this first.
+
+    The worker ignores Ctrl-C, which the parent handles. It sends the output of C libraries to the log file, ends when
+    its parent does, and keeps to its memory limit.
+    """
     import threadpoolctl
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -105,32 +111,39 @@ def start_worker(log_file: str, memory_bytes: int | None) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `signals_blocked`
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(descriptor, 2)  # libmpg123 and cffi write to the C-level stderr, across the progress bar
+    # libmpg123 and cffi write to the C-level stderr, which would break the progress bar.
+    os.dup2(descriptor, 2)
     os.close(descriptor)
     faulthandler.enable()
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    # One thread a worker: the workers are what keeps the cores busy. By hand, since numpy is loaded already.
+    # The workers already keep all cores busy, so each uses one thread. Environment variables have no effect any more,
+    # since numpy is already loaded.
     threadpoolctl.threadpool_limits(1)
     if memory_bytes is not None:
         limit_memory(memory_bytes)
 
 
 def limit_memory(memory_bytes: int) -> None:
-    """Let this process take so much more than it has (Linux only): what is beyond ends in a MemoryError.
+    """Allow this process this much more memory than it has now (Linux only).
 
-    The limit is on addresses, and the program alone has 0.6 GB of them, mostly libraries and each thread's reserve.
+    Beyond that, allocations raise MemoryError. The limit applies to the address space. The program alone uses 0.6 GB of
+    that, mostly for libraries and the stack reserve of each thread.
     """
     import resource
 
-    np.ones((512, 512)) @ np.ones((512, 512))  # OpenBLAS takes its buffer at first use, and without room loops for ever
+    # OpenBLAS allocates its buffer at first use, and loops for ever if there is no room for it.
+    np.ones((512, 512)) @ np.ones((512, 512))
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + memory_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _exit_with_parent() -> None:
-    """End this worker when its parent is gone, also by kill -9: forkserver and spawn workers live on for ever."""
+    """End this worker when its parent has ended, even by kill -9.
+
+    Without this, workers of a fork server and spawned ones would live on for ever.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
