@@ -145,11 +145,11 @@ from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.workers.local_pool import LocalBackend
 from stem_dataset.workers.pool import Backend, Pool
-from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, quarantine_report
+from stem_dataset.workers.tasks import RunContext, TaskReport, Work, as_fault, quarantine_report
 from stem_dataset.workers.worker import hash_file
 
 # This many files are hashed and then decoded, so that the second read comes from the page cache.
-FILES_A_PART = 5_000
+FILES_PER_PART = 5_000
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ FILES_A_PART = 5_000
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _process_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> ProcessedFile | None:
+def _process_file(found: FoundFile, job: RunContext, report: TaskReport | None = None) -> ProcessedFile | None:
     """Decode, standardise and analyse one file, and write its WAV.
 
     Returns None after moving a broken file, one that cannot be decoded, to quarantine. Raises `MachineFault` and moves
@@ -196,7 +196,7 @@ def _process_file(found: FoundFile, job: Job, report: TaskReport | None = None) 
 
 def _metadata(
     found: FoundFile,
-    job: Job,
+    job: RunContext,
     source: SourceFormat,
     audio: StandardisedAudio,
     digest: str,
@@ -359,10 +359,10 @@ class DatasetPreparer:
         return WalkRules(self.root, self._own_folders, tuple(self.config.exclude), self.config.follow_links)
 
     @functools.cached_property
-    def _job(self) -> Job:
+    def _job(self) -> RunContext:
         config, provenance = self.config, self.session.provenance
         embeds = config.embed_on == "workers"
-        return Job(
+        return RunContext(
             root=self.root,
             stems=Path(os.path.realpath(config.stems)) if config.stems else None,
             quarantine=Path(os.path.realpath(config.quarantine)),
@@ -456,8 +456,8 @@ class DatasetPreparer:
             try:
                 self._import_part(pool, files[:TRIAL_FILES])
                 self._refuse_a_broken_library(len(files))
-                for start in range(TRIAL_FILES, len(files), FILES_A_PART):
-                    self._import_part(pool, files[start : start + FILES_A_PART])
+                for start in range(TRIAL_FILES, len(files), FILES_PER_PART):
+                    self._import_part(pool, files[start : start + FILES_PER_PART])
             except Interrupted:
                 self.embedder.settle_interrupted()
                 self._write_ready()

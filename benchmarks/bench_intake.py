@@ -23,13 +23,13 @@ from stem_dataset.config import Config
 from stem_dataset.datatypes import FoundFile, ProcessedFile, StemMetadata
 from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.pool import Pool
-from stem_dataset.workers.tasks import Job, TaskReport
+from stem_dataset.workers.tasks import RunContext, TaskReport
 
 WORK_S = 0.02
 RESULT_MB = (0.2, 1.9)
 
 
-def sleep_and_answer(found: FoundFile, job: Job, report: TaskReport) -> ProcessedFile:
+def sleep_and_answer(found: FoundFile, job: RunContext, report: TaskReport) -> ProcessedFile:
     """Take as long as a file of a second, and return windows of `found.size_bytes` in all."""
     time.sleep(WORK_S)
     stem = StemMetadata("", found.path, None, "", "", 1, 1, 1.0, 48_000, 1, None, None, "kick", "[]", "{}", 1)
@@ -56,7 +56,7 @@ def rate(folder: Path, address: str, size_bytes: int, results: int) -> float:
     status = witness.stat()
     found = FoundFile(str(witness), status.st_size, status.st_mtime_ns)
     (folder / "quarantine").mkdir(exist_ok=True)
-    job = Job(str(folder), None, folder / "quarantine", None, Config(scheduler=address), f"{time.time()}")
+    job = RunContext(str(folder), None, folder / "quarantine", None, Config(scheduler=address), f"{time.time()}")
     backend = DaskBackend(connect(address).result(), address, found, job)
     pool = Pool(backend, job)
     with contextlib.closing(pool):

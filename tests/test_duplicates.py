@@ -217,7 +217,7 @@ def test_where_the_first_copy_cannot_be_read_the_next_is_decoded(place: Workplac
 
 def test_copies_over_several_batches_and_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_name(monkeypatch, "TRIAL_FILES", 3)
-    replace_name(monkeypatch, "FILES_A_PART", 4)
+    replace_name(monkeypatch, "FILES_PER_PART", 4)
     place = Workplace(tmp_path)
     place.input.mkdir()
     for number in range(24):

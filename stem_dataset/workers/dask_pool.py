@@ -22,7 +22,7 @@ from stem_dataset.signals import TICK_S
 from stem_dataset.workers.dask_worker import PROGRAM, check_worker, import_distributed, program_versions, run_on_cluster
 from stem_dataset.workers.tasks import (
     Death,
-    Job,
+    RunContext,
     TaskReport,
     Work,
     quarantined_by,
@@ -87,7 +87,7 @@ class DaskBackend:
     them were only on the same worker as the guilty one, so the pool tries each file again alone.
     """
 
-    def __init__(self, client: Any, scheduler: str, witness: FoundFile, job: Job) -> None:
+    def __init__(self, client: Any, scheduler: str, witness: FoundFile, job: RunContext) -> None:
         """`witness` is one of the files to process, and every worker must see it."""
         self.client = client
         self.scheduler = scheduler

@@ -25,7 +25,7 @@ from stem_dataset.errors import PrepareError, UnfitWorker, UsageError, with_reme
 from stem_dataset.files import size_and_mtime_ns
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import token_of
-from stem_dataset.workers.tasks import Job, TaskReport, Work
+from stem_dataset.workers.tasks import RunContext, TaskReport, Work
 from stem_dataset.workers.worker import run_tasks, self_test
 
 PROGRAM = "prepare_dataset_sql"
@@ -68,7 +68,7 @@ def program_versions() -> tuple[tuple[str, str], ...]:
 Versions = tuple[tuple[str, str], ...]
 
 
-def run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: Versions) -> list[TaskReport]:
+def run_on_cluster(work: Work, group: Sequence[FoundFile], job: RunContext, versions: Versions) -> list[TaskReport]:
     """Do `work` to each of `group` in a Dask worker, and embed if `job` says so.
 
     The worker checks itself first, because it may have joined or restarted during the run. Raises `UnfitWorker` if it
@@ -83,7 +83,7 @@ def run_on_cluster(work: Work, group: Sequence[FoundFile], job: Job, versions: V
     return reports
 
 
-def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None:
+def check_worker(job: RunContext, versions: Versions, witness: FoundFile) -> str | None:
     """Return why this Dask worker is unfit, or None.
 
     `witness` is one of the files to process, which the worker must see as the driver does.
@@ -95,7 +95,7 @@ def check_worker(job: Job, versions: Versions, witness: FoundFile) -> str | None
 
 
 @functools.lru_cache(maxsize=1)
-def worker_problem(job: Job, versions: Versions) -> str | None:
+def worker_problem(job: RunContext, versions: Versions) -> str | None:
     """Return why this Dask worker is unfit, or None; cached for the run."""
     import threadpoolctl
 
@@ -123,13 +123,13 @@ def worker_problem(job: Job, versions: Versions) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)
-def engine_here(job: Job) -> ClapModel:
+def engine_here(job: RunContext) -> ClapModel:
     """Return this Dask worker's CLAP, which is loaded once per run."""
     assert job.weights is not None
     return load_clap(job.weights, job.config)
 
 
-def _engine_problem(job: Job) -> str | None:
+def _engine_problem(job: RunContext) -> str | None:
     """Return how this Dask worker's CLAP differs from the driver's, or None.
 
     A worker that does not embed has no such problem.
@@ -147,7 +147,7 @@ def _engine_problem(job: Job) -> str | None:
     return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {tolerance:g}"
 
 
-def embed_here(reports: Sequence[TaskReport], job: Job) -> None:
+def embed_here(reports: Sequence[TaskReport], job: RunContext) -> None:
     """Replace the windows in `reports` by one vector per file."""
     decoded = [report for report in reports if report.processed is not None]
     for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):

@@ -27,7 +27,7 @@ from stem_dataset.signals import TICK_S, signals_blocked
 from stem_dataset.workers.tasks import (
     OUTSIDE_SIGNALS,
     Death,
-    Job,
+    RunContext,
     TaskReport,
     Work,
     exit_text,
@@ -115,7 +115,7 @@ class Flight:
 class LocalWorker:
     """One process with its own executor, and the files given to it, in order."""
 
-    def __init__(self, job: Job, log_file: Path) -> None:
+    def __init__(self, job: RunContext, log_file: Path) -> None:
         self.job = job
         self.log_file = log_file
         self.context = RecordingContext()
@@ -313,7 +313,7 @@ class LocalBackend:
     first.
     """
 
-    def __init__(self, workers: int, job: Job, log_file: Path) -> None:
+    def __init__(self, workers: int, job: RunContext, log_file: Path) -> None:
         self.most = workers
         self.job = job
         self.log_file = log_file

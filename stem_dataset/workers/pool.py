@@ -15,7 +15,7 @@ from stem_dataset.quarantine import finish_move
 from stem_dataset.signals import TICK_S
 from stem_dataset.workers.tasks import (
     Death,
-    Job,
+    RunContext,
     TaskReport,
     Work,
     as_fault,
@@ -68,7 +68,7 @@ class Pool:
     quarantined, or fails where the machine is to blame. The same holds for a file that hangs or takes too much memory.
     """
 
-    def __init__(self, backend: Backend, job: Job) -> None:
+    def __init__(self, backend: Backend, job: RunContext) -> None:
         self.backend = backend
         self.job = job
         # True from just before a file is tried again alone until it is done. The caller meanwhile keeps memory free.

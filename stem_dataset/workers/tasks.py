@@ -31,7 +31,7 @@ OUTSIDE_SIGNALS = {int(getattr(signal, f"SIG{name}", 0)) for name in ("KILL", "T
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RunContext:
     """What a worker needs to know besides the file."""
 
     root: str
@@ -76,7 +76,7 @@ class Death:
 
 
 # A function that a worker calls with each file.
-Work = Callable[[FoundFile, Job, TaskReport], ProcessedFile | str | None]
+Work = Callable[[FoundFile, RunContext, TaskReport], ProcessedFile | str | None]
 
 
 def as_fault(error: Exception, found: FoundFile) -> MachineFault:
@@ -103,18 +103,18 @@ def reports_of(future: Future[list[TaskReport]], files: Sequence[FoundFile]) -> 
         return [TaskReport(found, fault=as_fault(error, found)) for found in files]
 
 
-def time_limit_s(found: FoundFile, job: Job) -> float:
+def time_limit_s(found: FoundFile, job: RunContext) -> float:
     """Return the time limit of a file: the configured one, plus one second per megabyte."""
     return job.config.file_timeout_s + found.size_bytes / 1e6
 
 
-def quarantined_by(job: Job) -> dict[str, QuarantineEntry]:
+def quarantined_by(job: RunContext) -> dict[str, QuarantineEntry]:
     """Return this run's quarantine entries, by original file."""
     entries = filter(None, map(read_entry, job.quarantine.glob("ERROR_*.json")))
     return {e.original_file: e for e in entries if e.run_id == job.run_id and os.path.lexists(e.path)}
 
 
-def quarantine_report(found: FoundFile, error: Exception, job: Job) -> TaskReport:
+def quarantine_report(found: FoundFile, error: Exception, job: RunContext) -> TaskReport:
     """Quarantine `found` in the parent process, and report it as a worker would."""
     try:
         entry = quarantine_file(found, error, job.quarantine, job.run_id)

@@ -28,10 +28,10 @@ from stem_dataset.music.features import analyse
 from stem_dataset.music.tempo import MIN_RHYTHM_S
 from stem_dataset.output_folders import scratch_folder
 from stem_dataset.signals import STOP_SIGNALS
-from stem_dataset.workers.tasks import Job, TaskReport, Work, as_fault, time_limit_s
+from stem_dataset.workers.tasks import RunContext, TaskReport, Work, as_fault, time_limit_s
 
 
-def hash_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> str:
+def hash_file(found: FoundFile, job: RunContext, report: TaskReport | None = None) -> str:
     """Return the sha256 of a possible copy; raises `MachineFault` if it cannot be read."""
     try:
         with blaming_the_program(), open_regular(found.path) as file:
@@ -42,12 +42,12 @@ def hash_file(found: FoundFile, job: Job, report: TaskReport | None = None) -> s
         raise as_fault(error, found) from None
 
 
-def run_tasks(work: Work, files: Sequence[FoundFile], job: Job) -> list[TaskReport]:
+def run_tasks(work: Work, files: Sequence[FoundFile], job: RunContext) -> list[TaskReport]:
     """Do `work` to each of `files` in a worker, and return the reports."""
     return [run_task(work, found, job) for found in files]
 
 
-def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
+def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     """Do `work` to one file in a worker; the report carries its log lines.
 
     A log queue shared by all workers would block for ever if one of them were killed while writing to it.
@@ -76,7 +76,7 @@ def run_task(work: Work, found: FoundFile, job: Job) -> TaskReport:
     return report
 
 
-def self_test(job: Job) -> str | None:
+def self_test(job: RunContext) -> str | None:
     """Return what is broken in this installation, or None.
 
     A tone is written as WAV, FLAC, Ogg and MP3, read back and analysed. One of the tones is long enough for the rhythm

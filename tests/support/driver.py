@@ -73,7 +73,7 @@ from stem_dataset.config import Config
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import FoundFile, ProcessedFile, QuarantineEntry, SourceFormat
 from stem_dataset.workers.local_pool import WORKER_IMPORTS
-from stem_dataset.workers.tasks import Job, TaskReport
+from stem_dataset.workers.tasks import RunContext, TaskReport
 
 FAULTS: dict[str, Any] = json.loads(os.environ.get("TEST_FAULTS", "{}"))
 WORKPLACE = Path(os.environ.get("TEST_WORKPLACE", "."))
@@ -138,7 +138,7 @@ def install_half_a_result() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(process_file)  # by its name it is found in the worker
-    def file_whose_result_kills(found: FoundFile, job: Job, *report: TaskReport) -> ProcessedFile | None:
+    def file_whose_result_kills(found: FoundFile, job: RunContext, *report: TaskReport) -> ProcessedFile | None:
         processed = process_file(found, job, *report)
         if os.path.basename(found.path) in FAULTS["die_sending"]:
             Connection._send = die_sending  # type: ignore[attr-defined]

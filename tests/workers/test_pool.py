@@ -15,7 +15,7 @@ from stem_dataset.datatypes import FoundFile
 from stem_dataset.errors import BrokenFile, MachineFault, RunStopped, Timeout, TooMuchMemory, WorkerDied
 from stem_dataset.quarantine import quarantine_file
 from stem_dataset.workers.pool import Pool
-from stem_dataset.workers.tasks import Death, Job, TaskReport, Work
+from stem_dataset.workers.tasks import Death, RunContext, TaskReport, Work
 from stem_dataset.workers.worker import hash_file
 from workplace import Workplace
 
@@ -72,7 +72,7 @@ class ScriptedBackend:
 
 
 @pytest.fixture
-def job(workplace: Workplace) -> Job:
+def job(workplace: Workplace) -> RunContext:
     workplace.quarantine.mkdir(parents=True)
     return product.DatasetPreparer(workplace.config(), show_progress=False)._job
 
@@ -120,7 +120,7 @@ TABLE: dict[str, tuple[Script, list[str]]] = {
 
 
 @pytest.mark.parametrize(("script", "expected"), TABLE.values(), ids=TABLE)
-def test_each_file_has_one_report(workplace: Workplace, job: Job, script: Script, expected: list[str]) -> None:
+def test_each_file_has_one_report(workplace: Workplace, job: RunContext, script: Script, expected: list[str]) -> None:
     files = found_files(workplace, "a b c d")
     pool = Pool(ScriptedBackend(script), job)
     assert [outcome(report) for report in pool.reports(hash_file, iter(files)) if report] == expected
@@ -128,20 +128,20 @@ def test_each_file_has_one_report(workplace: Workplace, job: Job, script: Script
     assert sorted(left) == [name[0] for name in sorted(expected) if "done" in name or "failed" in name]
 
 
-def test_no_file_is_started_between_a_death_and_the_retry(workplace: Workplace, job: Job) -> None:
+def test_no_file_is_started_between_a_death_and_the_retry(workplace: Workplace, job: RunContext) -> None:
     backend = ScriptedBackend({"a": [DIED], "c": [DIED]})
     list(Pool(backend, job).reports(hash_file, iter(found_files(workplace, "a b c d e"))))
     assert backend.log == ["start a", "start b", "start c", "alone a", "alone c", "start d", "start e"]
 
 
-def test_a_moment_without_a_report_is_none(workplace: Workplace, job: Job) -> None:
+def test_a_moment_without_a_report_is_none(workplace: Workplace, job: RunContext) -> None:
     """The conductor looks for Ctrl-C then."""
     pool = Pool(ScriptedBackend({}, waits_before_each=2), job)
     reports = list(pool.reports(hash_file, iter(found_files(workplace, "a b"))))
     assert [report and outcome(report) for report in reports] == [None, None, "a: done", None, None, "b: done"]
 
 
-def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace, job: Job) -> None:
+def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace, job: RunContext) -> None:
     backend = ScriptedBackend({"b": [DIED]}, waits_before_each=1)
     pool = Pool(backend, job)
     seen = []
@@ -152,7 +152,7 @@ def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace,
 
 
 def test_a_file_whose_drive_is_dead_is_not_tried_again(
-    workplace: Workplace, job: Job, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, job: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_name(monkeypatch, "answers", lambda path: False)
     backend = ScriptedBackend({"a": [HUNG]})
@@ -162,7 +162,7 @@ def test_a_file_whose_drive_is_dead_is_not_tried_again(
 
 
 def test_a_drive_that_dies_during_the_retry_is_to_blame(
-    workplace: Workplace, job: Job, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, job: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([True, False])
     replace_name(monkeypatch, "answers", lambda path: next(answers))
@@ -173,7 +173,7 @@ def test_a_drive_that_dies_during_the_retry_is_to_blame(
 
 
 def test_what_the_worker_quarantined_before_it_died_is_reported_and_not_tried_again(
-    workplace: Workplace, job: Job
+    workplace: Workplace, job: RunContext
 ) -> None:
     (found,) = found_files(workplace, "a")
     backend = ScriptedBackend({"a": [DIED]})
@@ -191,7 +191,7 @@ def test_what_the_worker_quarantined_before_it_died_is_reported_and_not_tried_ag
     assert backend.log == ["start a"]
 
 
-def test_a_backend_that_can_go_on_no_longer_stops_the_run(workplace: Workplace, job: Job) -> None:
+def test_a_backend_that_can_go_on_no_longer_stops_the_run(workplace: Workplace, job: RunContext) -> None:
     backend = ScriptedBackend({"a": [DIED]})
 
     def refuse(work: Work, found: FoundFile) -> None:
