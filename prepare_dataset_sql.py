@@ -260,7 +260,7 @@ class DatasetPreparer:
         self.faults_in_a_row: Counter[FaultKind] = Counter()
 
     def run(self) -> Summary:
-        """Import all new files and return the account; raises a `PrepareError` if it must stop."""
+        """Import all new files; raises a `PrepareError` if it must stop."""
         started = time.monotonic()
         root = self.root
         with self.signals, self._outputs():
@@ -393,7 +393,7 @@ class DatasetPreparer:
     # -- discover and resume ------------------------------------------------------------------------------------------
 
     def _filter_processed(self, root: str) -> list[FoundFile]:
-        """Return the files that are new or have changed since the database was written."""
+        """Return the files that are new or have changed since their import."""
         with self.database.errors():
             known = known_files(self.database.connection)
         row_sizes = {size_bytes for size_bytes, _ in known.imported.values()}
@@ -430,7 +430,7 @@ class DatasetPreparer:
         return files
 
     def _refuse_to_forget(self, files: Sequence[FoundFile]) -> None:
-        """Raise `RunStopped` if a file has no outcome: a caller would think it done."""
+        """Raise `RunStopped` if a file has no outcome: callers would assume success."""
         forgotten = [found.path for found in files if found.path in self.unsettled]
         if forgotten:
             raise RunStopped(
@@ -464,7 +464,7 @@ class DatasetPreparer:
                 raise
 
     def _import_part(self, pool: Pool, files: Sequence[FoundFile]) -> None:
-        """Decide what to do with each file, decode where needed, and write the rows."""
+        """Decide about each file, decode where needed, and write the rows."""
         while files:
             digests = self._hash(pool, files)
             unsettled = [found for found in files if found.path in self.unsettled]
@@ -476,7 +476,7 @@ class DatasetPreparer:
             files = self.duplicates.left_over(self.unsettled)
 
     def _hash(self, pool: Pool, files: Sequence[FoundFile]) -> dict[str, str]:
-        """Return the sha256 of possible copies, by path; settle the files that cannot be read."""
+        """Return the sha256 of possible copies, by path; settle unreadable files."""
         digests = {}
         candidates = [found for found in files if found.size_bytes in self.shared_sizes]
         if candidates:
@@ -524,7 +524,7 @@ class DatasetPreparer:
             self._write_ready(at_least=self.config.batch_windows)
 
     def _refuse_a_broken_library(self, files: int) -> None:
-        """Stop if nearly all of the first files were broken: look for a common cause."""
+        """Stop if nearly all of the first files were broken."""
         broken, share = self.summary.quarantined, self.config.max_broken_share
         if files >= TRIAL_FILES and broken > share * TRIAL_FILES:
             raise RunStopped(
@@ -556,7 +556,7 @@ class DatasetPreparer:
                 yield report
 
     def _refuse_to_mix_models(self) -> None:
-        """Raise `UsageError` if the database holds vectors of a model that does not compare."""
+        """Raise `UsageError` if the database holds another model's vectors."""
         present = self.database.other_models(self.session.embedding_model)
         if present:
             raise UsageError(
@@ -575,7 +575,7 @@ class DatasetPreparer:
             raise RunStopped(self.session.conflict_text(former))
 
     def _begin(self, pool: Pool, will_embed: bool) -> None:
-        """Run the workers' self-test before any file is touched; load CLAP meanwhile if needed."""
+        """Run the workers' self-test, and load CLAP meanwhile if needed."""
         self_test = pool.self_test()
         if will_embed:
             self._need_clap()
@@ -588,14 +588,14 @@ class DatasetPreparer:
         log.debug("the decoders work")
 
     def _need_clap(self) -> None:
-        """Load CLAP on first use; a run with only copies and moved files never needs it."""
+        """Load CLAP on first use; copies and moved files need none."""
         if self.session.model is None:
             self.session.load()
             self._refuse_another_engine()
             log.debug("CLAP is loaded (%s, %s)", self.session.provenance, self.config.precision)
 
     def _write_ready(self, at_least: int = 1) -> None:
-        """Write the rows that need no embedding here once there are `at_least` of them."""
+        """Write the rows that are ready if there are `at_least` this many."""
         if len(self.ready) + len(self.embedded) < at_least:
             return
         embedded, self.embedded = self.embedded, []
@@ -609,7 +609,7 @@ class DatasetPreparer:
         return embed_windows(self.session.model.get_audio_embedding_from_data, windows)
 
     def _receive(self, report: TaskReport) -> ProcessedFile | None:
-        """Log a report's lines, and settle its file unless it was decoded or hashed."""
+        """Log a report's lines, and settle a file that failed or was quarantined."""
         for record in report.log_records:
             log.handle(record)
         if report.fault is not None:
@@ -624,7 +624,7 @@ class DatasetPreparer:
         return report.processed
 
     def _check_input_is_there(self) -> None:
-        """Stop if the input folder is gone: otherwise its files would fail one by one.
+        """Stop if the input folder is gone; its files would fail one by one.
 
         A drive that was pulled out may leave its mount point as an empty folder on another device. (Inode numbers prove
         nothing here, because FAT drivers make them up.)
@@ -643,7 +643,7 @@ class DatasetPreparer:
         )
 
     def _count_fault(self, fault: MachineFault) -> None:
-        """Stop after too many equal faults in a row: a full disk would fail every file."""
+        """Stop after equal faults in a row: a full disk fails every file."""
         count = self.faults_in_a_row[fault.kind] + 1
         self.faults_in_a_row = Counter({fault.kind: count})
         if count >= self.config.max_faults_in_a_row:
@@ -656,7 +656,7 @@ class DatasetPreparer:
         self._settle(found, "quarantined")
 
     def _insert_vectors(self, embedded: Sequence[tuple[ProcessedFile, bytes | None]]) -> None:
-        """Write the rows of files with a good vector, and quarantine the other files."""
+        """Write the rows of files with good vectors; quarantine the others."""
         records = []
         for processed, vector in embedded:
             if vector is None:
@@ -674,7 +674,7 @@ class DatasetPreparer:
             self.summary.copied += len(records)
 
     def _insert_meta(self, records: Sequence[StemRecord]) -> None:
-        """Write `records` in one transaction, then remove the WAVs of the rows they replaced."""
+        """Write `records` in one transaction, then remove the WAVs they replace."""
         holders = self.database.holders_of(record.metadata.id for record in records)
         records = [self._with_free_id(record, holders.get(record.metadata.id)) for record in records]
         for wav in self.database.insert(records, self.session.provenance):
@@ -684,9 +684,9 @@ class DatasetPreparer:
         log.debug("%d rows written", len(records))
 
     def _with_free_id(self, record: StemRecord, holder: str | None) -> StemRecord:
-        """Return `record` with a free id and WAV name if the row of another file has its id.
+        """Return `record`, with a free id if another file's row has its id.
 
-        `holder` is that file, or None. A row keeps its id when it moves to another file.
+        `holder` is that file, or None. A row keeps its id when it moves to another file. The WAV is named by the id.
         """
         stem = record.metadata
         if holder in (None, stem.original_file):
@@ -697,7 +697,8 @@ class DatasetPreparer:
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
         report = quarantine_report(found, BadVector(BAD_VECTOR_TEXT), self._job)
-        if report.fault is None and processed.metadata.path:  # after a fault, a kept row may need it
+        # After a fault the file's former row stays, and may name the same WAV.
+        if report.fault is None and processed.metadata.path:
             drop_wav(Path(processed.metadata.path))
         self._receive(report)
 
@@ -772,7 +773,7 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
 
 
 def percent_of_rows(text: str) -> float:
-    """Parse the value of --verify-vectors: "all", or a percentage over 0 and up to 100."""
+    """Parse the value of --verify-vectors: "all", or a percentage up to 100."""
     try:
         percent = 100.0 if text == "all" else float(text.removesuffix("%"))
     except ValueError:
@@ -794,7 +795,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
-    """Do what the command line asks for, log any error, and return the exit code."""
+    """Run the command, log any error, and return the exit code."""
     try:
         with StopSignals(outer_signals) as signals:
             for flag in ("config", "report"):
@@ -844,7 +845,7 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
 
 
 def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) -> tuple[Account, Callable[[], Account]]:
-    """Return the work to do, and its account, which is kept even if the work raises."""
+    """Return the work and its account, which survives an error."""
     if options.verify_vectors is not None:
         verify = functools.partial(preparer.verify_vectors, options.verify_vectors, replaces=options.re_embed)
         return preparer.verification, verify
@@ -869,7 +870,7 @@ def _print_plan(preparer: DatasetPreparer) -> int:
         for found in files:
             print(printable(found.path))
         sys.stdout.flush()
-    except BrokenPipeError:  # from `| head`; Python flushes again at exit
+    except BrokenPipeError:  # `| head`; Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     log.info("%d to process, %d already processed; nothing was touched", len(files), preparer.summary.already_done)
     return 0

@@ -1,4 +1,7 @@
-"""Walk over the input without opening a file: find the stems, and count the rest by reason."""
+"""Find the stems in the input without opening any file.
+
+The other files are counted by the reason why they are ignored.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ class WalkRules:
         return path in self.own_folders or os.path.basename(path).lower() in SKIPPED_FOLDERS
 
     def takes(self, path: str) -> bool:
-        """Return whether the walk finds the file at this real path without a link.
+        """Return whether the walk reaches this real path without a link.
 
         If it does, a link to the file would import the same stem twice.
         """
@@ -76,7 +79,7 @@ class WalkRules:
 
 
 def discover(rules: WalkRules, summary: Summary) -> Iterator[FoundFile]:
-    """Yield the audio files under the root, and count the other files by reason.
+    """Yield the audio files under the root, and count the others by reason.
 
     The files of a folder are sorted, and come before those of its subfolders. The walk makes one `scandir` per folder
     and one `stat` per file, since each is a round trip to the server if the input is a network share. A linked folder
@@ -85,7 +88,7 @@ def discover(rules: WalkRules, summary: Summary) -> Iterator[FoundFile]:
     """
     folders = [rules.root]
     entered = {rules.root}  # real paths, for `follow_links` only
-    linked = ""  # the first link that was not followed
+    linked = ""  # the first link not followed
     with_audio_names = taken = 0
     while folders:
         folder = folders.pop()
@@ -147,7 +150,7 @@ def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules
         if real_path in entered or rules.skips_folder(real_path):
             return False
         if is_link and is_inside(real_path, rules.root):
-            return False  # the walk reaches it without the link
+            return False  # it is reached without the link
         entered.add(real_path)
     if _suffix(entry.name) in READABLE_SUFFIXES:
         _ignore(summary, "folder with an audio name")
@@ -203,8 +206,9 @@ def _reason_to_ignore(entry: os.DirEntry[str], rules: WalkRules) -> str | None:
         return "resource fork"
     if entry.name.startswith("."):
         return "hidden"
+    # This comes before the suffix is checked: the stems in the folder are missing, whatever its name.
     if _is_linked_folder(entry):
-        return "linked folder"  # before the suffix: its stems are missing
+        return "linked folder"
     if suffix not in READABLE_SUFFIXES:
         return "not audio"
     if rules.exclude and rules.excludes(entry.path):

@@ -51,7 +51,7 @@ Action = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a file, and the id of the row to use."""
+    """A file, what to do with it, and which row to use."""
 
     found: FoundFile
     action: Action
@@ -65,7 +65,7 @@ def plan(
     paths_with_rows: Set[str],
     broken: Set[str],
 ) -> list[Decision]:
-    """Decide what to do with each of `files`, in order, before any is decoded.
+    """Decide about each of `files`, in order, before any is decoded.
 
     `digests` maps the path of each possible duplicate to its sha256, and `rows` maps each sha256 to its rows, oldest
     first. `paths_with_rows` are the paths that already have a row. `broken` holds the hashes of files that this run has
@@ -91,7 +91,7 @@ def plan(
 
 
 class _Sources:
-    """The rows that share one hash, prepared so that each decision takes constant time.
+    """The rows that share one hash, prepared for decisions in constant time.
 
     There may be thousands of rows, so no decision may scan all of them.
     """
@@ -114,12 +114,12 @@ class _Sources:
 
 
 class Duplicates:
-    """Finds the row, or the file to wait for, whose bytes a new file shares."""
+    """Finds rows and files whose bytes a new file shares."""
 
     def __init__(
         self, config: Config, root: str, database: Database, session: ClapSession, need_clap: Callable[[], None]
     ) -> None:
-        """`root` is the real path of the input folder; `need_clap` loads CLAP on first use."""
+        """`root` is the input folder's real path; `need_clap` loads CLAP once."""
         self.config = config
         self.root = root
         self.stems = Path(os.path.realpath(config.stems)) if config.stems else None
@@ -149,7 +149,8 @@ class Duplicates:
             elif digest is not None and decision.action.endswith("decode"):
                 if digest not in self.broken:
                     self._waiting[digest] = (found, [])
-                self._rows.pop(digest, None)  # so that its new row is found
+                # The file's new row must be found when the rows are looked up again.
+                self._rows.pop(digest, None)
         self._note_moves({decision.row_id: decision.found for decision in decisions if decision.action == "move"})
         return decisions
 
@@ -211,9 +212,9 @@ class Duplicates:
         return dataclasses.replace(stem, id=stem_id, path=path)
 
     def row_with_former_vector(self, processed: ProcessedFile) -> tuple[StemRecord, bool] | None:
-        """Return a changed file's row with its former vector, and whether the row was moved.
+        """Return a re-tagged file's row with its former vector.
 
-        Returns None if the samples have changed. They have not if only the tags of a file were edited.
+        Also returns whether the row was moved. Returns None if the samples have changed.
         """
         if processed.found.former is None:
             return None
@@ -233,7 +234,7 @@ class Duplicates:
         return followers
 
     def left_over(self, unsettled: Set[str]) -> list[FoundFile]:
-        """Return the files that waited for a file that failed: each may still succeed."""
+        """Return the files that waited for one that failed; each may succeed."""
         failed = [digest for digest, (decoded, _) in self._waiting.items() if decoded.path not in unsettled]
         return [found for digest in failed for found in self._waiting.pop(digest)[1]]
 

@@ -94,7 +94,10 @@ class FileLog(logging.FileHandler):
 
 
 class ConsoleLog(logging.Handler):
-    """Short lines on stderr above the bar; a closed terminal does not stop the run."""
+    """Short lines on stderr above the bar.
+
+    A closed terminal does not stop the run.
+    """
 
     def __init__(self, level: int) -> None:
         super().__init__(level)

@@ -103,11 +103,11 @@ def _is_empty_file(path: Path) -> bool:
 
 
 def is_output_folder(folder: str | Path) -> bool:
-    """Return whether the README in `folder` marks it as an output of any run."""
+    """Return whether the README in `folder` marks it as an output folder."""
     try:
         with open_regular(os.path.join(folder, README_NAME)) as file:
             return file.readline(len(MARKER) + 2).rstrip(b"\r\n") == MARKER.encode("ascii")
-    except (OSError, MachineFault):  # no README, or it is a FIFO
+    except (OSError, MachineFault):  # missing, or a FIFO
         return False
 
 
@@ -126,7 +126,8 @@ def hold_outputs(config: Config) -> Iterator[None]:
         for output, lock_file in held.items():
             try:
                 stack.enter_context(filelock.FileLock(lock_file, timeout=0))
-                with contextlib.suppress(OSError):  # Windows forbids writing to a locked file
+                # Windows forbids writing to a locked file.
+                with contextlib.suppress(OSError):
                     lock_file.write_text(str(os.getpid()), encoding="ascii")
             except filelock.Timeout:
                 holder = lock_file.read_text(encoding="ascii") if os.name == "posix" else "unknown"

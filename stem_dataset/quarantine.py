@@ -19,7 +19,8 @@ from stem_dataset.errors import with_remedy
 from stem_dataset.files import check_unchanged, open_regular, sha256_of, sha256_of_path, size_and_mtime_ns, sync_folder
 from stem_dataset.logs import log, printable
 
-NAME_BYTES = 255  # the longest file name of ext4, APFS and NTFS
+# ext4, APFS and NTFS allow no longer file names.
+NAME_BYTES = 255
 
 
 def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: str) -> QuarantineEntry:
@@ -31,7 +32,8 @@ def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: st
     folder.mkdir(parents=True, exist_ok=True)
     with open_regular(found.path) as file:
         digest = sha256_of(file)
-        check_unchanged(file, found)  # it may still be arriving
+        # A file that is still being copied in is incomplete, but not broken.
+        check_unchanged(file, found)
     path, json_file = _claim_name(folder, f"ERROR_{type(error).__name__}_", os.path.basename(found.path))
     entry = QuarantineEntry(
         path=str(path),
@@ -80,7 +82,7 @@ def _claim_name(folder: Path, prefix: str, name: str) -> tuple[Path, IO[str]]:
 
 
 def free_path(folder: Path, prefix: str, name: str) -> Path:
-    """Return a path in `folder` that is free, and whose JSON is free too.
+    """Return a path in `folder` that is free, as is its JSON's.
 
     The path is `prefix` and `name`, or numbered with ~2, ~3 and so on if that is taken. The numbers that are taken
     rarely have gaps, so doubling and bisection find a free one. For 50,000 broken files of the same name, a search one
@@ -173,7 +175,7 @@ def finish_move(entry: QuarantineEntry) -> None:
 
 
 def is_same_file(path: Path, entry: QuarantineEntry) -> bool:
-    """Return whether `path` is the unchanged file or link that was copied to quarantine."""
+    """Return whether `path` is the unchanged original of a quarantine entry."""
     if path.is_symlink() or entry.link_target is not None:
         return path.is_symlink() and os.readlink(path) == entry.link_target
     try:
@@ -195,7 +197,7 @@ def put_back(quarantined: Path, original: Path, entry: QuarantineEntry) -> None:
 
 
 def read_entry(json_path: str | Path) -> QuarantineEntry | None:
-    """Return the entry in a quarantine JSON, or None if it is foreign or incomplete."""
+    """Read a quarantine JSON; None if it is foreign or incomplete."""
     try:
         content = json.loads(Path(json_path).read_text(encoding="ascii"))
         former = content.pop("former")

@@ -1,4 +1,4 @@
-"""Identify an audio format from the bytes of a file, whatever its suffix says.
+"""Identify the format of a file by its bytes, not its suffix.
 
 This skips tags and junk before the audio, and corrects odd headers.
 """
@@ -64,7 +64,7 @@ KNOWN_SUBTYPES = (
     bytes.fromhex("00001000800000aa00389b71"),  # KSDATAFORMAT_SUBTYPE
     bytes.fromhex("2107d3118644c8c1ca000000"),  # Ambisonics B-Format
 )
-MOST_CHUNKS = 200  # in a WAV, up to its data
+MOST_CHUNKS = 200  # before a WAV's data
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class AudioFormat:
         return DEMUXERS.get(self.kind)
 
     def part_of(self, watched: WatchedFile) -> WatchedFile:
-        """Return the part of the file that a decoder should read, or the whole file."""
+        """Return the part of the file that a decoder should read."""
         if self.start == 0 and self.stop is None and not self.patches:
             return watched
         return FilePart(watched, self.start, self.stop or watched.size(), self.patches)
@@ -109,7 +109,7 @@ def identify(watched: WatchedFile) -> AudioFormat:
 
 
 def skip_tags(watched: WatchedFile) -> tuple[int, int]:
-    """Return the end of the ID3v2 tags at the start of a file, and their number.
+    """Return the end and the number of a file's leading ID3v2 tags.
 
     The end follows from the sizes that the tags state.
     """
@@ -163,7 +163,7 @@ def _chain(watched: WatchedFile, start: int, stop: int, is_part: bool) -> AudioF
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A RIFF chunk: its name, the start of its content, and its stated size."""
+    """A RIFF chunk: its name, its content's start, and its stated size."""
 
     name: bytes
     start: int
@@ -192,7 +192,10 @@ def riff_chunks(watched: WatchedFile, start: int, byte_order: str = "<") -> list
 
 
 def _wav(watched: WatchedFile, kind: str, start: int) -> AudioFormat:
-    """Return the format of a WAV with patches for an odd header, or of an Ogg stream in it."""
+    """Return the format of a WAV, or of an Ogg stream in it.
+
+    The patches correct an odd header.
+    """
     magic = watched.read_at(start, 4)
     byte_order = ">" if magic == b"RIFX" else "<"
     chunks = {chunk.name: chunk for chunk in reversed(riff_chunks(watched, start, byte_order))}

@@ -1,4 +1,4 @@
-"""Find streams of frames without a container: MPEG audio, ADTS, AC-3, E-AC-3 and DTS.
+"""Find streams without a container: MPEG audio, ADTS, AC-3, E-AC-3 and DTS.
 
 A frame header has a fixed pattern of only 11 to 32 bits, which occurs in text and noise by chance. A chain of frames
 does not: each frame begins where the last one ends, and all have the same rate and channels.
@@ -137,7 +137,7 @@ def _is_chain(content: bytes, offset: int, parse: Parse, first: Frame, is_all: b
 
 
 def find_stream(content: bytes, is_all: bool, kinds: tuple[bytes, ...] = FIRST_BYTES) -> tuple[int, str] | None:
-    """Return the offset and the kind of the first chain of frames in `content`, or None."""
+    """Return the offset and kind of the first chain of frames, or None."""
     found = []
     for first_bytes in kinds:
         offset = content.find(first_bytes)
@@ -175,7 +175,7 @@ def cut_frame_at_end(content: bytes, parse: Parse) -> bool:
 
 
 def _find_pair(content: bytes, start: int, parse: Parse) -> tuple[int, Frame] | None:
-    """Return the first frame, at `start` or later, that a frame of the same stream follows."""
+    """Return the first frame from `start` that one of its stream follows."""
     for offset in range(start, len(content) - HEADER_BYTES):
         frame = parse(content[offset : offset + HEADER_BYTES]) if content[offset] in b"\xff\x0b\x7f" else None
         if frame is not None:

@@ -82,7 +82,7 @@ class LibsndfileDecoder:
 
 
 def _links(watched: WatchedFile, found: AudioFormat) -> list[WatchedFile]:
-    """Return the links of a chained Ogg, or an empty list for any other file."""
+    """Return the links of a chained Ogg; other files have none."""
     if found.pages is None or len(found.pages.starts) < 2:
         return []
     stops = [*found.pages.starts[1:], found.pages.stop]

@@ -1,4 +1,4 @@
-"""Find the streams in a chained Ogg file, and check whether its last page is cut.
+"""Find the streams in a chained Ogg file, and detect a cut page.
 
 A module of its own, because libsndfile reads only the first stream of a chain, and reports whole files as cut.
 """
@@ -12,7 +12,7 @@ from stem_dataset.audio.source import WatchedFile
 HEADER_BYTES = 27
 MAX_PAGE_BYTES = HEADER_BYTES + 255 + 255 * 255
 RESYNC_BYTES = 2**20  # searched for a page after damage
-BEGINS = 0x02  # the flag of a stream's first page
+BEGINS = 0x02  # flags a stream's first page
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class OggPages:
 
     starts: tuple[int, ...]  # the start of each link
     stop: int  # the end of the last page
-    is_cut: bool  # whether the file ends within a page
+    is_cut: bool  # the file ends within a page
 
 
 def read_pages(watched: WatchedFile, start: int, stop: int) -> OggPages:
@@ -52,7 +52,7 @@ def read_pages(watched: WatchedFile, start: int, stop: int) -> OggPages:
 
 
 def page_bytes(header: bytes) -> int | None:
-    """Return the size of the page with this header, or None if the header is not valid.
+    """Return the size of the page with this header, or None if invalid.
 
     A header has 27 bytes and a table of segments, and must be complete.
     """

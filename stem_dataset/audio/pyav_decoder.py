@@ -121,7 +121,8 @@ class PyAVDecoder:
 
     def _open(self) -> av.container.InputContainer:
         with beyond_the_memory_limit() if "av" not in sys.modules else contextlib.nullcontext():
-            import av  # takes 0.3 s, and few files need it
+            # This takes 0.3 s, and few files need it.
+            import av
 
         self.part.seek(0)
         with self._blaming_the_file():
@@ -192,7 +193,7 @@ class PyAVDecoder:
         self.last_is_bad = True
 
     def _count_good(self) -> None:
-        """Note a good frame; if a bad packet precedes it, a lossless file is damaged."""
+        """Note a good frame; in lossless audio, no bad packet may precede it."""
         if self.last_is_bad and self.stream.codec_context.codec.name in LOSSLESS:
             raise NotDecoded(f"damaged: {self.last_error}")
         self.last_is_bad = False

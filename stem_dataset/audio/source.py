@@ -1,4 +1,4 @@
-"""Define what both decoders share: the file they read and the blocks they yield."""
+"""Define the file that both decoders read and the blocks they yield."""
 
 from __future__ import annotations
 
@@ -72,14 +72,17 @@ class WatchedFile:
             # EINVAL does not blame the disk: a broken header made the decoder seek to before the start of the file.
             if getattr(error, "errno", None) != errno.EINVAL:
                 self.fault = self.fault or error
-            return otherwise  # looks like the end; `check` raises later
+            return otherwise  # like the end; `check` raises later
 
 
 class FilePart(WatchedFile):
-    """Part of a watched file, with some bytes replaced, that a decoder reads as a whole file."""
+    """Part of a watched file, which a decoder reads as a whole file.
+
+    Some of its bytes may be replaced.
+    """
 
     def __init__(self, whole: WatchedFile, start: int, stop: int, patches: tuple[Patch, ...] = ()) -> None:
-        """The part is [start, stop) of `whole`; the positions of `patches` are relative to it."""
+        """The part is [start, stop) of `whole`; `patches` are relative to it."""
         super().__init__(whole.file)
         self.whole = whole
         self.start, self.stop = start, stop

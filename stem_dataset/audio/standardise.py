@@ -1,4 +1,7 @@
-"""Make any audio file 48 kHz, mono and 24 bit, and measure its channels' levels."""
+"""Make any audio file 48 kHz, mono and 24 bit.
+
+The levels of its channels are measured on the way.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,9 @@ def _count_clipped(samples: Float32) -> int:
 
 
 def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
-    """Decode `file` into `audio`: mono by the mean, 48 kHz by soxr HQ, rounded to 24 bit.
+    """Decode `file` into `audio`, as 48 kHz, mono and 24 bit.
+
+    The channels are averaged, resampled by soxr HQ, and rounded.
 
     Raises soundfile.LibsndfileError, `NoSamples`, `NotFinite` or `TooLong` if the file is at fault, and OSError or
     MemoryError if reading it fails. Raises `ProgramFault` if the decoded audio cannot be measured or written.

@@ -1,4 +1,4 @@
-"""Detect files that are cut off: they hold less audio than their containers state.
+"""Detect files that hold less audio than their containers state.
 
 Each container states that in its own way: by sizes in headers, by pages, or by the size of the last frame.
 """
@@ -62,7 +62,7 @@ def is_truncated(part: WatchedFile, found: AudioFormat, read: Promise) -> bool:
 
 
 def misses(stated: float, real: float, per_s: float) -> bool:
-    """Return whether more than 1 % or 50 ms of what is stated is missing.
+    """Return whether more than 1 % or 50 ms is missing.
 
     `per_s` is the amount per second, in the unit of `stated` and `real`.
     """
@@ -83,7 +83,7 @@ def _sizes_promise_more(read: Promise) -> bool:
 
 
 def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
-    """Return whether an MP3 has fewer frames than it states, or ends within one.
+    """Return whether an MP3 lacks stated frames, or ends within one.
 
     The number of frames is in a Xing, Info or VBRI header. libsndfile's own count is useless here: it includes tags and
     cover art, and may be 70 times too high.
@@ -97,13 +97,13 @@ def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
 
 
 def _promised_samples(part: WatchedFile) -> int | None:
-    """Return the number of samples that the first frame of an MP3 states, or None.
+    """Return the number of samples that an MP3's first frame states.
 
     The file begins with an ID3v2 tag, whose size is in 4 x 7 bits. The first frame follows. It may hold "Xing" or
     "Info", flags, and the number of frames. The encoder's name is 120 bytes after "Xing". The numbers of samples that
     the encoder added before and after the audio, which decoders cut off, are 21 bytes after the name, in 12 bits each.
     Or the frame holds "VBRI", the version, the delay and the quality (2 bytes each), and the numbers of bytes and
-    frames.
+    frames. If it holds neither, None is returned.
     """
     tag = part.read_at(0, 10)
     id3_bytes = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))
@@ -134,7 +134,7 @@ def tail_of(part: WatchedFile) -> bytes:
 
 
 def _mp4_is_cut(part: WatchedFile) -> bool:
-    """Return whether a box at the top level extends beyond the end of the file.
+    """Return whether a top-level box extends beyond the end of the file.
 
     The last box may state 0, which means the rest of the file.
     """
@@ -202,7 +202,7 @@ def _matroska_is_cut(part: WatchedFile) -> bool:
 
 
 def _vint_bytes(first: bytes) -> int:
-    """Return the length of the EBML number that begins with this byte, or 0."""
+    """Return the length of the EBML number beginning with this byte, or 0."""
     return 9 - first[0].bit_length() if first and first[0] else 0
 
 

@@ -58,7 +58,8 @@ class StandardisedAudio(StoredAudio):
 
     def _begin(self) -> None:
         self.length = 0
-        self.wave = wave.open(self.file, "wb")  # noqa: SIM115  # closed by finish; an OSError of a full disk comes through
+        # `finish` closes it. On a full disk, its OSError reaches the caller.
+        self.wave = wave.open(self.file, "wb")  # noqa: SIM115
         self.wave.setparams((1, SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", "not compressed"))
         self.peak = 0.0
         # All samples, or none if there are more than `KEPT_SAMPLES`. `finish` joins them into one array.
@@ -85,7 +86,7 @@ class StandardisedAudio(StoredAudio):
 
     @blaming_the_program()
     def append(self, mono: Float32) -> None:
-        """Round `mono`, shape (n,), to 24 bit, clip it at ±1, and add it."""
+        """Round `mono`, shape (n,), to 24 bit, clipped at ±1, and add it."""
         scaled = mono * np.float32(SAMPLE_STEPS)
         np.rint(scaled, out=scaled)
         np.clip(scaled, np.float32(-SAMPLE_STEPS), np.float32(SAMPLE_STEPS - 1), out=scaled)
@@ -112,7 +113,7 @@ class StandardisedAudio(StoredAudio):
         return self.kept[0][start:stop] if self.kept else super().samples(start, stop)
 
     def publish(self, path: Path) -> None:
-        """Sync the WAV and rename it to `path`, where no partial WAV ever appears."""
+        """Sync the WAV and rename it to `path`; it never appears in part."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file.flush()
         os.fsync(self.file.fileno())

@@ -21,10 +21,11 @@ WINDOW_STEPS = 32_767
 
 
 def window_starts(length: int, max_windows: int) -> list[int]:
-    """Return the starts of a file's windows, which depend only on its `length` in samples.
+    """Return the starts of a file's windows, in samples.
 
-    A file of up to 480,000 samples is one window of its own length. A longer file has n = min(max_windows, ceil(length
-    / 480000)) windows of exactly 480,000 samples, evenly spread: window i starts at i * (length - 480000) // (n - 1).
+    They depend only on its `length`. A file of up to 480,000 samples is one window of its own length. A longer file has
+    n = min(max_windows, ceil(length / 480000)) windows of exactly 480,000 samples, evenly spread: window i starts at
+    i * (length - 480000) // (n - 1).
     """
     count = max(1, min(max_windows, math.ceil(length / WINDOW_SAMPLES)))
     return [i * (length - WINDOW_SAMPLES) // max(1, count - 1) for i in range(count)]

@@ -1,4 +1,7 @@
-"""Embed files in batches: one call of CLAP per batch, one mean vector per file."""
+"""Embed files in batches, with one call of CLAP per batch.
+
+The vector of a file is the mean of its windows' vectors.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def file_vectors(vectors: Float32, window_counts: Sequence[int]) -> list[bytes |
 
 
 def file_vector(vectors: Float32) -> Float32:
-    """Return the normalised mean of the vectors of a file's windows, shape (n, 512)."""
+    """Return the normalised mean of a file's window vectors, shape (n, 512)."""
     mean = vectors.mean(axis=0, dtype=np.float64)
     # If the vectors cancel out, the result is not well-formed, which the caller checks.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -116,7 +119,7 @@ class BatchEmbedder(Generic[Batched]):
         self.vectors: Future[Float32] | None = None  # of the windows in `batch`
 
     def add(self, file: Batched) -> None:
-        """Add a file; if it no longer fits the batch, embed that batch first.
+        """Add a file; if the batch is too full for it, embed that first.
 
         This waits until the model has finished the previous batch.
         """
@@ -148,7 +151,7 @@ class BatchEmbedder(Generic[Batched]):
             self._write()
 
     def tick(self) -> None:
-        """Check for Ctrl-C, redraw the bar, and write the batch if it is embedded."""
+        """Check for Ctrl-C, redraw the bar, and write an embedded batch."""
         self.progress.tick()
         if self.vectors is not None and self.vectors.done():
             self._write()

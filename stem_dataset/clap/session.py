@@ -1,4 +1,4 @@
-"""Choose, load and call the CLAP engine of a run, and return only proved vectors."""
+"""Choose, load and call a run's CLAP engine; return only proved vectors."""
 
 from __future__ import annotations
 

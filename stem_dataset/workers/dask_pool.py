@@ -53,7 +53,7 @@ def _answer(check: Future[str | None]) -> str | None:
 
 @dataclass(slots=True)
 class Flight:
-    """The files of one task: a single one, unless the worker also embeds them."""
+    """The files of one task; only workers that embed get several."""
 
     work: Work
     files: list[FoundFile]
@@ -81,14 +81,14 @@ def _new_client(distributed: Any, scheduler: str) -> Any:
 
 
 class DaskBackend:
-    """Runs the files of a `Pool` on a Dask cluster, using the client's executor.
+    """Runs the files of a `Pool` on a Dask cluster.
 
     When a worker is lost, Dask gives its tasks to another worker, and after four deaths it blames these tasks. Some of
     them were only on the same worker as the guilty one, so the pool tries each file again alone.
     """
 
     def __init__(self, client: Any, scheduler: str, witness: FoundFile, job: RunContext) -> None:
-        """`witness` is one of the files to process, and every worker must see it."""
+        """`witness` is a file to process, which every worker must see."""
         self.client = client
         self.scheduler = scheduler
         self.witness = witness
@@ -149,7 +149,7 @@ class DaskBackend:
         return list(identity["workers"])
 
     def start(self, work: Work, files: Iterator[FoundFile]) -> int:
-        """Give the scheduler up to two tasks per worker, and return how many files were taken."""
+        """Submit up to two tasks per worker; return the number of files taken."""
         taken = 0
         while len(self.in_flight) < 2 * self.workers:
             group = list(itertools.islice(files, self.files_per_task))
@@ -210,7 +210,7 @@ class DaskBackend:
             )
 
     def _send_away(self, address: str, problem: str) -> None:
-        """Retire an unfit worker: it fails quickly, so it would soon get all files."""
+        """Retire an unfit worker, which fails quickly and would soon get all files."""
         if address not in self.sent_away:
             self.sent_away.add(address)
             log.warning("Dask worker %s: %s; it is sent away", address, problem)

@@ -1,4 +1,4 @@
-"""Code in a Dask worker: check that it is fit, run a task, and embed."""
+"""Code in a Dask worker: check it, run tasks, and embed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def import_distributed() -> Any:
 
 
 def program_files() -> list[Path]:
-    """Return the script and every module of the package, in the same order on all machines."""
+    """Return this program's files, in the same order on all machines."""
     modules = sorted((PROGRAM_FOLDER / "stem_dataset").rglob("*.py"), key=Path.as_posix)
     return [PROGRAM_FOLDER / f"{PROGRAM}.py", *modules]
 
@@ -69,10 +69,10 @@ Versions = tuple[tuple[str, str], ...]
 
 
 def run_on_cluster(work: Work, group: Sequence[FoundFile], job: RunContext, versions: Versions) -> list[TaskReport]:
-    """Do `work` to each of `group` in a Dask worker, and embed if `job` says so.
+    """Do `work` to each file of `group` in a Dask worker.
 
-    The worker checks itself first, because it may have joined or restarted during the run. Raises `UnfitWorker` if it
-    finds a problem.
+    The worker also embeds the files if `job` says so. It checks itself first, because it may have joined or restarted
+    during the run, and raises `UnfitWorker` if it finds a problem.
     """
     problem = worker_problem(job, versions)
     if problem is not None:

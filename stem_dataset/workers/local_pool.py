@@ -113,7 +113,7 @@ class Flight:
 
 
 class LocalWorker:
-    """One process with its own executor, and the files given to it, in order."""
+    """A process with its own executor, and the files given to it."""
 
     def __init__(self, job: RunContext, log_file: Path) -> None:
         self.job = job
@@ -168,7 +168,7 @@ class LocalWorker:
                 flight.begun_s = time.monotonic()
 
     def next_future(self) -> Future[Any] | None:
-        """Return the future that will be done first: the self-test's or the first file's."""
+        """Return the future of the self-test, or else of the first file."""
         return self.test or (self.flights[0].future if self.flights else None)
 
     def has_passed_its_test(self) -> bool:
@@ -215,11 +215,11 @@ class LocalWorker:
     # -- the end of a process -----------------------------------------------------------------------------------------
 
     def is_broken(self) -> bool:
-        """Return whether the executor knows that its process died at the first file or earlier."""
+        """Return whether the executor has noticed that its process died."""
         return bool(self.flights) and (self.flights[0].future is None or _is_broken(self.flights[0].future))
 
     def is_lost(self) -> bool:
-        """Return whether the process will finish no more files; kill it if it takes too long."""
+        """Return whether no more results will come; kill a process that takes too long."""
         if not self.flights:
             return False
         head, is_broken, now_s = self.flights[0], self.is_broken(), time.monotonic()
@@ -245,7 +245,7 @@ class LocalWorker:
         return process is not None and bool(multiprocessing.connection.wait([process.sentinel], within_s))
 
     def _is_stuck(self) -> bool:
-        """Return whether a killed process still runs, waiting in the kernel for a drive."""
+        """Return whether a killed process still waits in the kernel for a drive."""
         return self.killed_s is not None and time.monotonic() - self.killed_s > KILL_S and not self._has_ended()
 
     def kill(self) -> None:
@@ -264,9 +264,9 @@ class LocalWorker:
         return [flight.future for flight in self.flights if flight.future is not None]
 
     def take_death(self) -> Death | None:
-        """Shut down a lost worker, and remove the file that it had begun from `flights`.
+        """Shut down a lost worker; return the death of the file it had begun.
 
-        Returns None if it had begun none.
+        That file is removed from `flights`. Returns None if it had begun none.
         """
         is_stuck, exit_code = self._is_stuck(), self.shut_down()
         if self.flights[0].future is None:
@@ -286,9 +286,10 @@ class LocalWorker:
         return Death(head.found, error)
 
     def shut_down(self) -> int | None:
-        """Shut the executor down, and return the exit code, or None if the process still runs.
+        """Shut the executor down, and return the exit code of the process.
 
-        If the process is stuck, the executor's thread is left behind, and `leave` does not wait for it.
+        Returns None if the process still runs. Then the executor's thread is left behind, and `leave` does not wait for
+        it.
         """
         process, queue = self.context.process, self.context.result_queue
         # Otherwise the queue's semaphores would be reported as leaked.
@@ -341,9 +342,9 @@ class LocalBackend:
         return taken
 
     def _number_with_room(self) -> int | None:
-        """Return the number of the worker to get the next file, or None if all are full.
+        """Return the number of the worker to get the next file.
 
-        If all workers are busy and more are allowed, it is the number of a new one.
+        If all workers are busy and more are allowed, it is the number of a new one. Returns None if all are full.
         """
         loads = [len(worker.flights) for worker in self.workers]
         if min(loads) > 0 and len(self.workers) < self.most:
@@ -363,7 +364,7 @@ class LocalBackend:
         return self.workers[number]
 
     def _replace(self, number: int) -> LocalWorker:
-        """Replace a worker that is shut down by one that must pass a self-test first."""
+        """Replace a worker that is shut down; the new one must pass a self-test."""
         former = self.workers[number]
         worker = self.workers[number] = self._new_worker()
         worker.is_replacement = True
@@ -413,7 +414,7 @@ def _is_broken(future: Future[Any]) -> bool:
 
 
 def _allow_descriptors(workers: int) -> None:
-    """Raise this process's limit on open files as far as `workers` need and the system allows."""
+    """Raise the limit on open files as far as needed and allowed."""
     if sys.platform == "win32":
         return
     import resource

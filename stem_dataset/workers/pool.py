@@ -1,4 +1,4 @@
-"""The loop that gives files to workers and yields their reports, over any backend."""
+"""Give files to the workers of any backend, and yield their reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Backend(Protocol):
         ...
 
     def start(self, work: Work, files: Iterator[FoundFile]) -> int:
-        """Take files while there is room for them, and return how many were taken.
+        """Take files while there is room, and return their number.
 
         If no file is in flight, there is room for at least one.
         """
@@ -61,7 +61,7 @@ class Backend(Protocol):
 
 
 class Pool:
-    """Runs work on files in workers that may die, and yields one report per file.
+    """Runs work in workers that may die; yields one report per file.
 
     The first death of a file's worker proves nothing: memory may have run out for another reason. So the file is tried
     again alone, with no other file in flight and nothing being embedded. If its worker dies again, the file is
@@ -79,11 +79,11 @@ class Pool:
         return self.backend.self_test()
 
     def close(self) -> None:
-        """End all workers of this run now; `_process_file` may be killed at any time."""
+        """End all workers of this run now; their work may be killed at any time."""
         self.backend.close()
 
     def reports(self, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport | None]:
-        """Do `work` to each of `files`, and yield the reports as the files finish.
+        """Do `work` to each of `files`, and yield the reports as they come.
 
         While there is nothing to report, None is yielded at least every `TICK_S`, so that the caller can check for
         Ctrl-C.
@@ -107,7 +107,7 @@ class Pool:
                 return
 
     def _retry(self, work: Work, suspects: Sequence[FoundFile]) -> Iterator[TaskReport | None]:
-        """Try each suspect again alone, unless it needs no retry, and yield its report."""
+        """Try each suspect again alone if necessary, and yield its report."""
         log.warning(
             "a worker process died, hung or took too much memory; files that are tried again, one by one: %d",
             len(suspects),
@@ -149,7 +149,7 @@ class Pool:
             yield from self._quarantine(death.found, error)
 
     def _quarantine(self, found: FoundFile, error: BrokenFile) -> Iterator[TaskReport | None]:
-        """Quarantine `found` in a thread, since reading from a hanging drive may never return."""
+        """Quarantine `found` in a thread, since a hanging drive may never answer."""
         moving = ThreadPoolExecutor(1).submit(quarantine_report, found, error, self.job)
         deadline_s = time.monotonic() + time_limit_s(found, self.job)
         while not wait([moving], TICK_S).done:

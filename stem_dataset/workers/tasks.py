@@ -80,7 +80,7 @@ Work = Callable[[FoundFile, RunContext, TaskReport], ProcessedFile | str | None]
 
 
 def as_fault(error: Exception, found: FoundFile) -> MachineFault:
-    """Log an error that is not the file's fault, and return it in a form that can be pickled."""
+    """Log an error that is not the file's fault; return it picklable."""
     text = text_of_error(error)
     if isinstance(error, (ProgramFault, *PROGRAM_ERRORS)):
         text += f"; {REPORT_TEXT}"
@@ -104,7 +104,7 @@ def reports_of(future: Future[list[TaskReport]], files: Sequence[FoundFile]) -> 
 
 
 def time_limit_s(found: FoundFile, job: RunContext) -> float:
-    """Return the time limit of a file: the configured one, plus one second per megabyte."""
+    """Return a file's time limit: the configured one plus 1 s per MB."""
     return job.config.file_timeout_s + found.size_bytes / 1e6
 
 
@@ -124,7 +124,7 @@ def quarantine_report(found: FoundFile, error: Exception, job: RunContext) -> Ta
 
 
 def quarantined_report(found: FoundFile, entry: QuarantineEntry) -> TaskReport:
-    """Log a quarantined file, and report it as the worker that moved it would."""
+    """Log a quarantined file, and report it as its worker would."""
     log_quarantined(entry)
     return TaskReport(found, quarantined=entry)
 

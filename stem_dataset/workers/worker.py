@@ -1,4 +1,4 @@
-"""Code in a worker process: start it, limit it, test it, and run tasks."""
+"""Code in a worker process: its start, its limits, its self-test and its tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from stem_dataset.workers.tasks import RunContext, TaskReport, Work, as_fault, t
 
 
 def hash_file(found: FoundFile, job: RunContext, report: TaskReport | None = None) -> str:
-    """Return the sha256 of a possible copy; raises `MachineFault` if it cannot be read."""
+    """Return the sha256 of a file; raises `MachineFault` if it is unreadable."""
     try:
         with blaming_the_program(), open_regular(found.path) as file:
             digest = sha256_of(file)
@@ -48,7 +48,7 @@ def run_tasks(work: Work, files: Sequence[FoundFile], job: RunContext) -> list[T
 
 
 def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
-    """Do `work` to one file in a worker; the report carries its log lines.
+    """Do `work` to one file, and return the report with its log lines.
 
     A log queue shared by all workers would block for ever if one of them were killed while writing to it.
     """
