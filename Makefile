@@ -20,7 +20,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 test: check $(DEMO)
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder # by file: two load CLAP, which takes seconds and gigabytes
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder # by file: two load CLAP, which takes seconds and gigabytes
 
 # Kills by the dozen, spoilt files by the thousand, hours of audio: minutes. SEED=7 throws other dice than the usual ones.
 chaos: $(INSTALLED)

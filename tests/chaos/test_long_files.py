@@ -65,7 +65,7 @@ def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(wo
     claims_four_gigabytes(workplace.input / "claims.wav")
     hours_of_aac(workplace.input / "hours.aac")
     claims_many_channels_at_a_high_rate(workplace.input / "claims.mka")
-    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 100\nmax_duration_s: 28800\n", encoding="utf-8")
+    (workplace.folder / "config.yaml").write_text("worker_memory_mb: 128\nmax_duration_s: 28800\n", encoding="utf-8")
     result = workplace.execute("--report", "report.json", faults={"measure": True})
     account = json.loads((workplace.folder / "report.json").read_text(encoding="utf-8"))
     assert (result.returncode, account["inserted"]) == (0, 6), result.stderr
@@ -75,6 +75,6 @@ def test_long_wide_and_lying_files_stay_within_a_small_limit_and_are_ingested(wo
     lengths = {"hours.flac": 3_600 * HOURS_OF_SILENCE, "noise.ogg": 60 * MINUTES_OF_NOISE}
     assert duration_s == {**lengths, "wide.wav": 1.5, "claims.wav": 1}
     say(
-        f"Long files within 100 MB a worker, {account['seconds']:.0f} s:",
+        f"Long files within 128 MB per worker, {account['seconds']:.0f} s:",
         *(f"{n} {s:g} s" for n, s in duration_s.items()),
     )
