@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -296,9 +297,15 @@ def flag_options(name: str) -> dict[str, Any]:
     return {**options, "type": path_if_given if kind is Path else kind, "metavar": METAVARS.get(name, metavars[kind])}
 
 
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """Return the types of all settings; Python evaluates each annotation anew at every call."""
+    return get_type_hints(Config)
+
+
 def _types_of(name: str) -> list[Any]:
     """Return the types of a setting's values, without their ranges and without None."""
-    hint = get_type_hints(Config)[name]
+    hint = _hints()[name]
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return [kind for kind in kinds if kind is not type(None)]
 
