@@ -151,12 +151,17 @@ class Duplicates:
                     self._waiting[digest] = (found, [])
                 # The file's new row must be found when the rows are looked up again.
                 self._rows.pop(digest, None)
-        self._note_moves({decision.row_id: decision.found for decision in decisions if decision.action == "move"})
+        self._note_moves([decision for decision in decisions if decision.action == "move"], digests)
         return decisions
 
-    def _note_moves(self, moved: Mapping[str, FoundFile]) -> None:
-        """Update the remembered rows after they have moved to other files."""
-        for rows in self._rows.values() if moved else ():
+    def _note_moves(self, decisions: Sequence[Decision], digests: Mapping[str, str]) -> None:
+        """Update the remembered rows after they have moved to other files.
+
+        Only the hashes of the moved files are looked at: a run may remember the rows of a whole library.
+        """
+        moved = {decision.row_id: decision.found for decision in decisions}
+        for digest in {digests[found.path] for found in moved.values()}:
+            rows = self._rows.get(digest, [])
             for place, row in enumerate(rows):
                 if row.id in moved:
                     rows[place] = KnownRow(row.id, moved[row.id].path, is_gone=False, can_serve=row.can_serve)
@@ -186,7 +191,7 @@ class Duplicates:
     def row_of(self, decision: Decision) -> StemRecord:
         """Return the row of a file that needs no decoding."""
         source = self.database.stem_of(decision.row_id)
-        assert source is not None, "rows are not deleted in a run but by this function's caller"
+        assert source is not None, "no row is deleted between its decision and this call"
         return self._row_of(source, decision.found, is_own=decision.action != "copy")
 
     def _row_of(self, source: StemRecord, found: FoundFile, is_own: bool) -> StemRecord:
