@@ -20,7 +20,9 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 test: check $(DEMO)
-	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder # by file: two load CLAP, which takes seconds and gigabytes
+	# By file: two load CLAP, which takes seconds and gigabytes. When a process of pytest-xdist crashes, the run ends:
+	# one started in its place begins with the test that crashed, and the run may not come to an end.
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Kills by the dozen, spoilt files by the thousand, hours of audio: minutes. SEED=7 throws other dice than the usual ones.
 chaos: $(INSTALLED)

@@ -17,6 +17,10 @@ import make_stems
 import patching
 from workplace import REPOSITORY, Workplace, run_program
 
+# Each of pytest-xdist's processes has a cache of its own for what librosa compiles. When two processes fill one cache at
+# the same time, numba stores a function under the types of another, and the next process to call it crashes.
+os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+
 patching.refuse_patches_that_reach_nothing()
 pytest_plugins = ("ingest", "sounds", "records")  # fixtures that several files share
 
