@@ -17,7 +17,7 @@ import make_stems
 import patching
 from workplace import REPOSITORY, Workplace, run_program
 
-# Each of pytest-xdist's processes has a cache of its own for what librosa compiles. When two processes fill one cache at
+# Each process of pytest-xdist has its own cache for what librosa compiles. When two processes fill one cache at
 # the same time, numba stores a function under the types of another, and the next process to call it crashes.
 os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 

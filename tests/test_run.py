@@ -221,6 +221,13 @@ def test_self_test_tells_what_is_broken_in_the_analysis(
     assert self_test(job) == "WAV: RuntimeError: cannot cache"
 
 
+def test_self_test_tells_that_ffmpeg_decodes_nothing(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a library of .m4a would go to quarantine."""
+    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    replace_name(monkeypatch, "DECODERS", frozenset({"flac"}))
+    assert str(self_test(job)).startswith("AAC: ")
+
+
 def list_left(iterator: Any, files: list[FoundFile]) -> list[FoundFile]:
     """Return what a list iterator has not given out yet, without taking it."""
     return files[len(files) - iterator.__length_hint__() :]

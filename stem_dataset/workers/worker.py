@@ -20,13 +20,14 @@ import soundfile
 
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import StandardisedAudio
-from stem_dataset.datatypes import FoundFile
+from stem_dataset.datatypes import Float64, FoundFile
 from stem_dataset.errors import MachineFault, blaming_the_program, text_of_error
 from stem_dataset.files import check_unchanged, open_regular, sha256_of
 from stem_dataset.logs import log
 from stem_dataset.music.features import analyse
 from stem_dataset.music.tempo import MIN_RHYTHM_S
 from stem_dataset.output_folders import scratch_folder
+from stem_dataset.resources import beyond_the_memory_limit
 from stem_dataset.signals import STOP_SIGNALS
 from stem_dataset.workers.tasks import RunContext, TaskReport, Work, as_fault, time_limit_s
 
@@ -79,15 +80,19 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
 def self_test(job: RunContext) -> str | None:
     """Return what is broken in this installation, or None.
 
-    A tone is written as WAV, FLAC, Ogg and MP3, read back and analysed. One of the tones is long enough for the rhythm
-    analysis. Without this test, a broken decoder would send a whole library to quarantine.
+    A tone is written as WAV, FLAC, Ogg and MP3 (libsndfile) and as AAC (FFmpeg), read back and analysed. One of the
+    tones is long enough for the rhythm analysis. Without this test, a broken decoder would send a whole library to
+    quarantine.
     """
     rate_hz = 44_100
-    for container, duration_s in {"WAV": MIN_RHYTHM_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1}.items():
+    for container, duration_s in {"WAV": MIN_RHYTHM_S, "FLAC": 0.1, "OGG": 0.1, "MP3": 0.1, "AAC": 0.1}.items():
         tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(int(duration_s * rate_hz)) / rate_hz)
         try:
             file = io.BytesIO()
-            soundfile.write(file, tone, rate_hz, format=container)
+            if container == "AAC":
+                _write_aac(file, tone, rate_hz)
+            else:
+                soundfile.write(file, tone, rate_hz, format=container)
             with StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
                 standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
                 analyse(audio)
@@ -96,6 +101,18 @@ def self_test(job: RunContext) -> str | None:
         if not 0.4 < audio.peak < 0.6:
             return f"{container}: a tone with a peak of 0.5 came back with {audio.peak:.3f}"
     return None
+
+
+def _write_aac(file: io.BytesIO, samples: Float64, rate_hz: int) -> None:
+    """Write `samples`, shape (n,), as an .m4a file, which only FFmpeg's libraries read."""
+    with beyond_the_memory_limit():
+        import av
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[np.newaxis], "fltp", "mono")
+        frame.sample_rate = rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def start_worker(log_file: str, memory_bytes: int | None) -> None:
