@@ -1,4 +1,9 @@
-"""Drives that hang, that are gone, or that are on a network."""
+"""Drives that hang, that are gone, or that are on a network.
+
+A call to a drive that hangs (a dead network share, a failing disk) blocks in the kernel, where no exception reaches it.
+A worker makes such calls under its time limit. The parent process makes them with `start_call`, and goes on without the
+result after a while.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +11,27 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import ParamSpec
 
+from stem_dataset.datatypes import T
 from stem_dataset.errors import UsageError
 from stem_dataset.files import is_inside
 from stem_dataset.logs import log, printable
 
+P = ParamSpec("P")
 # A drive that takes longer than this to answer a `stat` counts as hanging.
 STAT_S = 5.0
 DEAD_DRIVE_TEXT = f"its drive hangs: no answer within {STAT_S:g} s"
 
 
 def is_gone(path: str) -> bool:
-    """Whether nothing exists at `path`; raises TimeoutError if the drive hangs.
-
-    The call runs in a thread, because a call to a hanging drive blocks in the kernel.
-    """
-    asked = ThreadPoolExecutor(1).submit(os.lstat, path)
+    """Whether nothing exists at `path`; raises TimeoutError if the drive hangs."""
     try:
-        asked.result(STAT_S)
+        start_call(os.lstat, path).result(STAT_S)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except TimeoutError:
@@ -39,18 +45,31 @@ def is_gone(path: str) -> bool:
 def answers(path: str) -> bool:
     """Whether the file system answers a `stat` of `path` in time.
 
-    The limit is `STAT_S`. An error is an answer too. A dead network share does not answer. The caller then blocks in
-    the kernel, where even SIGKILL may not end it. The call therefore runs in a process that can be left behind; a
-    thread would keep this process from ending.
+    The limit is `STAT_S`. An error is an answer too.
     """
-    command = [sys.executable, "-SIc", "import os, sys; os.path.exists(sys.argv[1])", path]
-    asked = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        asked.wait(STAT_S)
-    except subprocess.TimeoutExpired:
-        asked.kill()
+        start_call(os.path.exists, path).result(STAT_S)
+    except TimeoutError:
         return False
     return True
+
+
+def start_call(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Run `call` in a thread that may hang, and return the future of its result.
+
+    The thread is a daemon: Python waits for those of a `ThreadPoolExecutor` when the program ends, so a drive that
+    hangs would keep it from ending.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 # The names that Linux's /proc/self/mountinfo and macOS's `mount` use. File systems that only one machine sees are not

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
@@ -17,6 +17,7 @@ from stem_dataset.clap.session import ClapSession
 from stem_dataset.config import Config
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import Float32, FoundFile, Int16, NewVector, ReadStem, StoredStem, utc_now
+from stem_dataset.drives import start_call
 from stem_dataset.errors import (
     PROGRAM_ERRORS,
     REPORT_TEXT,
@@ -147,24 +148,20 @@ class StoredStems:
     ) -> Iterator[ReadStem]:
         """Yield `stems` with their windows.
 
-        They are read in a thread, so that Ctrl-C works while a drive hangs.
+        Ctrl-C works while a drive hangs.
         """
-        reader = ThreadPoolExecutor(1)
-        try:
-            for stem in stems:
-                reading = reader.submit(read_windows, stem, self.config)
-                while not wait([reading], TICK_S).done:
-                    tick()
+        for stem in stems:
+            reading = start_call(read_windows, stem, self.config)
+            while not wait([reading], TICK_S).done:
                 tick()
-                try:
-                    windows = reading.result()
-                except MachineFault as fault:
-                    fail(stem, fault)
-                    continue
-                self.progress.decoded += 1
-                yield ReadStem(stem, windows)
-        finally:
-            reader.shutdown(wait=False, cancel_futures=True)
+            tick()
+            try:
+                windows = reading.result()
+            except MachineFault as fault:
+                fail(stem, fault)
+                continue
+            self.progress.decoded += 1
+            yield ReadStem(stem, windows)
 
     def write_vectors(self, vectors: Sequence[tuple[StoredStem, bytes]]) -> None:
         """Write new vectors, and the labels that CLAP derives, to their rows.

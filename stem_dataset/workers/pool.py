@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Protocol
 
 from stem_dataset.datatypes import FoundFile
-from stem_dataset.drives import DEAD_DRIVE_TEXT, answers
+from stem_dataset.drives import DEAD_DRIVE_TEXT, answers, start_call
 from stem_dataset.errors import BrokenFile, MachineFault, Timeout
 from stem_dataset.logs import log
 from stem_dataset.quarantine import finish_move
@@ -149,8 +149,8 @@ class Pool:
             yield from self._quarantine(death.found, error)
 
     def _quarantine(self, found: FoundFile, error: BrokenFile) -> Iterator[TaskReport | None]:
-        """Quarantine `found` in a thread, since a hanging drive may never answer."""
-        moving = ThreadPoolExecutor(1).submit(quarantine_report, found, error, self.job)
+        """Quarantine `found`; a drive that hangs may never answer."""
+        moving = start_call(quarantine_report, found, error, self.job)
         deadline_s = time.monotonic() + time_limit_s(found, self.job)
         while not wait([moving], TICK_S).done:
             if time.monotonic() > deadline_s:
