@@ -28,7 +28,7 @@ from stem_dataset.datatypes import (
     utc_now,
 )
 from stem_dataset.drives import is_gone
-from stem_dataset.files import sync_folder
+from stem_dataset.files import put_in_place, sync_folder
 from stem_dataset.music.describe import describe
 from stem_dataset.music.filenames import read_name
 from stem_dataset.output_folders import scratch_folder, wav_path
@@ -284,7 +284,6 @@ def link_wav(source: str, target: str, scratch_folder: Path) -> None:
         scratch_folder.mkdir(exist_ok=True)
         scratch = scratch_folder / os.path.basename(target)
         shutil.copyfile(source, scratch)
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(scratch, target)
-    sync_folder(Path(target).parent)
+        put_in_place(scratch, Path(target))
+    else:
+        sync_folder(Path(target).parent)

@@ -1,11 +1,13 @@
-"""Open, hash and compare files, and make renames durable."""
+"""Open, hash and compare files, write them whole, and find free names."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +24,38 @@ def size_and_mtime_ns(status: os.stat_result) -> tuple[int, int]:
 def is_inside(path: str, folder: str) -> bool:
     """Whether the real path `path` is `folder` or is inside it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+# ext4, APFS and NTFS allow no longer file names.
+NAME_BYTES = 255
+
+
+def numbered_names(stem: str, suffix: str = "", max_bytes: int = NAME_BYTES) -> Iterator[str]:
+    """Yield the names to try until one is free: <stem><suffix>, <stem>~2<suffix>, <stem>~3<suffix> and so on.
+
+    `stem` is shortened where a name would be longer than `max_bytes`.
+    """
+    for number in itertools.count(1):
+        tail = (f"~{number}" if number > 1 else "") + suffix
+        yield _cut(stem, max_bytes - len(os.fsencode(tail))) + tail
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Shorten `text` to `max_bytes` in the file system's encoding, without splitting a character."""
+    while len(os.fsencode(text)) > max_bytes:
+        text = text[:-1]
+    return text
+
+
+def put_in_place(scratch: Path, target: Path) -> None:
+    """Rename `scratch` to `target` when its content is on the disk.
+
+    `target` is then the old file or the whole new one, even after a power cut. Both are on one file system.
+    """
+    with open(scratch, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

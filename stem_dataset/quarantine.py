@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import dataclasses
 import errno
@@ -16,11 +15,18 @@ from typing import IO
 
 from stem_dataset.datatypes import FormerRow, FoundFile, QuarantineEntry, utc_now
 from stem_dataset.errors import with_remedy
-from stem_dataset.files import check_unchanged, open_regular, sha256_of, sha256_of_path, size_and_mtime_ns, sync_folder
+from stem_dataset.files import (
+    NAME_BYTES,
+    check_unchanged,
+    numbered_names,
+    open_regular,
+    put_in_place,
+    sha256_of,
+    sha256_of_path,
+    size_and_mtime_ns,
+    sync_folder,
+)
 from stem_dataset.logs import log, printable
-
-# ext4, APFS and NTFS allow no longer file names.
-NAME_BYTES = 255
 
 
 def quarantine_file(found: FoundFile, error: Exception, folder: Path, run_id: str) -> QuarantineEntry:
@@ -73,43 +79,15 @@ def json_path_of(quarantined: Path) -> Path:
 def _claim_name(folder: Path, prefix: str, name: str) -> tuple[Path, IO[str]]:
     """Return a free path in `folder`, and its JSON opened for writing.
 
-    Creating the JSON exclusively claims the name.
+    The path is `prefix` and `name`, or numbered if that or its JSON is taken. Creating the JSON exclusively claims the
+    name.
     """
-    while True:
-        path = free_path(folder, prefix, name)
-        with contextlib.suppress(FileExistsError):  # another worker claimed it first
-            return path, open(json_path_of(path), "x", encoding="ascii")
-
-
-def free_path(folder: Path, prefix: str, name: str) -> Path:
-    """Return a path in `folder` that is free, as is its JSON's.
-
-    The path is `prefix` and `name`, or numbered with ~2, ~3 and so on if that is taken. The numbers that are taken
-    rarely have gaps, so doubling and bisection find a free one. For 50,000 broken files of the same name, a search one
-    by one would test 1.25 billion paths.
-    """
-    stem, suffix = os.path.splitext(name)
-
-    def numbered(number: int) -> Path:
-        tail = (f"~{number}" if number > 1 else "") + suffix
-        budget = NAME_BYTES - len(os.fsencode(prefix + tail + ".json"))
-        return folder / (prefix + _cut(stem, budget) + tail)
-
-    def is_free(number: int) -> bool:
-        path = numbered(number)
-        return not os.path.lexists(path) and not os.path.lexists(json_path_of(path))
-
-    free = 1
-    while not is_free(free):
-        free *= 2
-    return numbered(1 + bisect.bisect_left(range(1, free), True, key=is_free))
-
-
-def _cut(text: str, max_bytes: int) -> str:
-    """Shorten `text` to `max_bytes` in the file system's encoding, without splitting a character."""
-    while len(os.fsencode(text)) > max_bytes:
-        text = text[:-1]
-    return text
+    stem, suffix = os.path.splitext(prefix + name)
+    for path in map(folder.joinpath, numbered_names(stem, suffix, NAME_BYTES - len(".json"))):
+        if not os.path.lexists(path):
+            with contextlib.suppress(FileExistsError):
+                return path, open(json_path_of(path), "x", encoding="ascii")
+    raise AssertionError("the numbers do not end")
 
 
 def _move(source: Path, target: Path, entry: QuarantineEntry) -> None:
@@ -136,13 +114,11 @@ def _copy_across(source: Path, target: Path, sha256: str) -> None:
     scratch.unlink(missing_ok=True)
     try:
         shutil.copyfile(source, scratch)
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        # This comes after the sync, because a read-only file cannot be opened for it.
-        shutil.copystat(source, scratch)
         if sha256_of_path(scratch) != sha256:
             raise OSError(errno.EIO, "the copy in quarantine differs from its source", str(source))
-        os.replace(scratch, target)
+        put_in_place(scratch, target)
+        # Last, because a read-only file could not be opened to sync it.
+        shutil.copystat(source, target)
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import audio_files
 from audio_files import copy_with_times, file_names, tree, write_cut_flac, write_nan, write_text, write_tone
 from fake_clap import FakeClap
-from patching import replace_name, value_of
+from patching import replace_name
 from prepare_dataset_sql import DatasetPreparer, main
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import FormerRow, FoundFile, QuarantineEntry
@@ -125,29 +125,6 @@ def test_a_hundred_broken_files_of_one_name_are_a_hundred_files(workplace: Workp
     assert len(noted(workplace)) == 100
 
 
-def test_a_name_taken_2000_times_needs_few_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One by one it were two million, and half an hour for 50,000 files of one name."""
-    looks: list[Path] = []
-
-    def looking(path: Path) -> bool:
-        looks.append(path)
-        return os.path.exists(path)
-
-    def opening(path: Path, mode: str, **options: Any) -> Any:
-        looks.append(path)
-        return open(path, mode, **options)
-
-    monkeypatch.setattr(os.path, "lexists", looking)
-    monkeypatch.setattr("stem_dataset.quarantine.open", opening, raising=False)
-    claimed = []
-    for _ in range(2_000):
-        path, json_file = _claim_name(tmp_path, "ERROR_X_", "untitled.wav")
-        json_file.close()
-        claimed.append(path.name)
-    assert claimed == ["ERROR_X_untitled.wav", *(f"ERROR_X_untitled~{n}.wav" for n in range(2, 2_001))]
-    assert len(looks) < 2_000 * 2 * 2 * 11  # 2**11 > 2,000, up and down again, two files a number
-
-
 def test_gaps_among_the_taken_names_harm_nothing(tmp_path: Path) -> None:
     taken = {number for number in range(1, 200) if number % 3}
     for number in taken:
@@ -164,15 +141,14 @@ def test_gaps_among_the_taken_names_harm_nothing(tmp_path: Path) -> None:
 def test_a_name_that_another_worker_takes_meanwhile_is_not_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_path: Callable[[Path, str, str], Path] = value_of("free_path")
+    lexists = os.path.lexists
 
-    def then_it_is_taken(folder: Path, prefix: str, name: str) -> Path:
-        replace_name(monkeypatch, "free_path", free_path)
-        path = free_path(folder, prefix, name)
+    def then_it_is_taken(path: Path) -> bool:
+        monkeypatch.setattr(os.path, "lexists", lexists)
         json_path_of(path).write_text("the other worker's")
-        return path
+        return lexists(path)
 
-    replace_name(monkeypatch, "free_path", then_it_is_taken)
+    monkeypatch.setattr(os.path, "lexists", then_it_is_taken)
     entry = quarantine(broken(tmp_path / "kick.wav"), tmp_path / "q")
     assert Path(entry.path).name == "ERROR_BrokenFile_kick~2.wav"
     assert (tmp_path / "q" / "ERROR_BrokenFile_kick.wav.json").read_text() == "the other worker's"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32
 from stem_dataset.errors import blaming_the_program
-from stem_dataset.files import sync_folder
+from stem_dataset.files import put_in_place
 
 SAMPLE_STEPS = 2**23  # 24-bit PCM
 SAMPLE_BYTES = 3
@@ -115,11 +115,8 @@ class StandardisedAudio(StoredAudio):
     def publish(self, path: Path) -> None:
         """Sync the WAV and rename it to `path`; it never appears in part."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file.flush()
-        os.fsync(self.file.fileno())
         self.file.close()
-        os.replace(self.scratch, path)
-        sync_folder(path.parent)
+        put_in_place(self.scratch, path)
 
 
 def _packed(steps: npt.NDArray[np.int32]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import os
 import uuid
 import zipfile
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from stem_dataset.audio.windowing import window_rule
 from stem_dataset.datatypes import storable
 from stem_dataset.errors import UsageError, WeightsMissing
-from stem_dataset.files import sha256_of_path
+from stem_dataset.files import put_in_place, sha256_of_path
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import write_readme
 
@@ -127,7 +126,7 @@ class ModelCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_readme(self.folder, CACHE_README)
             scratch.write_bytes(content)
-            os.replace(scratch, path)
+            put_in_place(scratch, path)
         except OSError as error:
             # ENOTDIR where a file is in the folder's place.
             with contextlib.suppress(OSError):

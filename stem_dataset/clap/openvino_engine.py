@@ -31,6 +31,7 @@ from stem_dataset.clap.torch_engine import load_module, stock_reference, warn_of
 from stem_dataset.config import Config
 from stem_dataset.datatypes import Float32
 from stem_dataset.errors import UsageError
+from stem_dataset.files import put_in_place
 from stem_dataset.logs import log, printable, prints_to_log
 from stem_dataset.resources import inference_threads
 
@@ -265,7 +266,7 @@ def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None
                     import_openvino().save_model(part, scratch / f"{name}.xml", compress_to_fp16=False)
                 (scratch / TOWER_CARD).write_text(json.dumps(card), encoding="utf-8")
                 for name in (*TOWER_FILES, TOWER_CARD):
-                    os.replace(scratch / name, folder / name)
+                    put_in_place(scratch / name, folder / name)
             finally:
                 # Before the lock is released: afterwards the folder may belong to another process.
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sqlite3
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 from stem_dataset.database.schema import SCHEMA_VERSION
 from stem_dataset.datatypes import text_of
 from stem_dataset.errors import RunStopped, UsageError
-from stem_dataset.files import sync_folder
+from stem_dataset.files import numbered_names, put_in_place
 from stem_dataset.logs import printable
 
 # A copy goes on by this many pages (16 MB) between two checks for Ctrl-C.
@@ -86,12 +85,10 @@ def copy_database(database: Path, name: str, on_wait: Callable[[], None]) -> Pat
             source.backup(copy, pages=COPIED_PAGES, progress=lambda *_: on_wait())
             # Otherwise whoever opens the copy would get three files.
             copy.execute("PRAGMA journal_mode = DELETE")
-        names = (name if counter == 1 else f"{name}~{counter}" for counter in itertools.count(1))
-        path = next(path for path in map(database.with_name, names) if not os.path.lexists(path))
-        os.replace(scratch, path)
+        path = next(path for path in map(database.with_name, numbered_names(name)) if not os.path.lexists(path))
+        put_in_place(scratch, path)
     finally:
         remove_database(scratch)
-    sync_folder(path.parent)
     return path
 
 
