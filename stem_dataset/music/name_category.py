@@ -69,8 +69,8 @@ def category_of(
     """Return the category that the names give; `parts` are the file's own name and its folders, nearest first.
 
     The category 'loop' is of a file whose names say nothing more specific. `is_loop` is what the names say of that: a
-    one-shot is no drum loop. A file whose own name has a key is none by its folder: 'Beats' may be whole songs. A folder
-    of voices has no folder of drums below it, but one of a speaker (`voices/tom`).
+    one-shot is no drum loop. A file whose own name has a key is no drum loop by its folder: 'Beats' may hold songs. A
+    folder of voices has no folder of drums below it, but one of a speaker (`voices/tom`).
     """
     lexicon = _lexicon(tuple((category, *words) for category, words in categories.items()))
     excluded = {DRUM_LOOP, LOOP_CATEGORY} if is_loop is False else set()
