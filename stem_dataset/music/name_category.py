@@ -54,11 +54,13 @@ class Lexicon:
     """The words of all categories, in the order of use.
 
     ranked: (rank, category, keyword between blanks)
+    places: where in `ranked` the keywords with this first word are
     phrases: the category of each keyword
     words: each word of a keyword
     """
 
-    ranked: tuple[tuple[int, str, str], ...]
+    ranked: Sequence[tuple[int, str, str]]
+    places: Mapping[str, Sequence[int]]
     phrases: Mapping[str, str]
     words: frozenset[str]
 
@@ -129,7 +131,8 @@ def _categories_in(text: str, lexicon: Lexicon, has_codes: bool = True) -> list[
     ('future bass' is a style), and codes beside them are ignored ('CH1 recording')."""
     found: dict[str, None] = {}
     has_unknown = False
-    for rank, category, keyword in lexicon.ranked:
+    for place in sorted({place for word in text.split() for place in lexicon.places.get(word, ())}):
+        rank, category, keyword = lexicon.ranked[place]
         if keyword not in text or (rank == CODE_RANK and (has_unknown or not (has_codes or keyword[1:-1].isdigit()))):
             continue
         if category != UNKNOWN_CATEGORY:
@@ -155,7 +158,12 @@ def _lexicon(categories: tuple[tuple[str, ...], ...]) -> Lexicon:
                 ranked += [(rank, category, f" {phrase} "), (rank, category, f" {phrase}s ")]
     ranked.sort(key=lambda entry: -entry[0])
     phrases = {phrase.strip(): category for _, category, phrase in reversed(ranked) if category != UNKNOWN_CATEGORY}
-    return Lexicon(tuple(ranked), phrases, frozenset(word for _, _, phrase in ranked for word in phrase.split()))
+    places: dict[str, list[int]] = {}
+    for place, (_, _, phrase) in enumerate(ranked):
+        # A keyword of signs alone has no word, and is never found.
+        for word in phrase.split()[:1]:
+            places.setdefault(word, []).append(place)
+    return Lexicon(ranked, places, phrases, frozenset(word for _, _, phrase in ranked for word in phrase.split()))
 
 
 def _without_negated(words: Sequence[str], lexicon: Lexicon) -> tuple[list[str], set[str]]:

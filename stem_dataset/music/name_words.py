@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Set
@@ -43,9 +44,10 @@ TITLE_WORDS = frozenset("of in on at to no we me is it by de da di do du el en l
 LONGEST_CODE = 4
 
 
-def words_of(name: str) -> list[str]:
-    """Split 'HiHat_open02' into ['hi', 'hat', 'open', '02']."""
-    return [part for word in _parts_of(name) for part in GLUED_LOOP.sub(r"\1 \2", word.lower()).split()]
+@functools.lru_cache(maxsize=256)
+def words_of(name: str) -> tuple[str, ...]:
+    """Split 'HiHat_open02' into ('hi', 'hat', 'open', '02')."""
+    return tuple(part for word in _parts_of(name) for part in GLUED_LOOP.sub(r"\1 \2", word.lower()).split())
 
 
 def _parts_of(name: str) -> list[str]:
