@@ -129,8 +129,10 @@ class Rhythm:
 class NameFacts:
     """What the names of a file and its folders say.
 
-    stated_bpm: a tempo with its unit, as in '128bpm'
+    stated_bpm: a tempo with its unit, as in '128bpm', or the only number that may be one in the name of a loop
     numbers: bare numbers that may be a tempo, as in '_128_'
+    is_loop: True for a loop, False for a one-shot, None if no name says so
+    is_loop_if_long: the same without the words 'hit', 'single' and 'shot', which may be of a title
     """
 
     stated_bpm: float | None = None
@@ -138,6 +140,7 @@ class NameFacts:
     key: str | None = None
     category: str | None = None
     is_loop: bool | None = None
+    is_loop_if_long: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from stem_dataset.config import Config
 from stem_dataset.datatypes import UNKNOWN_CATEGORY, Description, Measurements, NameFacts, SourceFormat, Tempo
 from stem_dataset.music.features import decibels
-from stem_dataset.music.filenames import first_known
+from stem_dataset.music.filenames import at_duration, first_known
 from stem_dataset.music.key import decide_key, estimate_keys, single_pitch_hz
 from stem_dataset.music.tempo import MIN_RHYTHM_S, decide_tempo, estimate_rhythm, regularity_at, tempo_candidates
 
@@ -39,6 +39,7 @@ def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) ->
 
     The features are those of `features_of_audio`.
     """
+    name = at_duration(name, duration_s)
     rhythm = estimate_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
     bpm, bpm_source = decide_tempo(name, rhythm)
     key, key_confidence, key_source = decide_key(name, features["key_confidences"], features["pitch_hz"], duration_s)

@@ -2,147 +2,100 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import itertools
 import os
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
-from stem_dataset.datatypes import LOOP_CATEGORY, UNKNOWN_CATEGORY, NameFacts, T
-
-# Sample packs state a tempo as '120bpm', '87.5 BPM' or 'bpm_174'. Any other number from 30 to 300 may be a tempo. If
-# 'bpm' has a number on both sides, the one that can be a tempo counts: 'Drums 01 BPM 120'. '120-130bpm' states two.
-TEMPO = r"((?:0?[3-9]\d|[12]\d\d)(?:[.,]\d{1,3})?|300)"
-STATED_BPM = re.compile(rf"(?:(?<![\d.,-]){TEMPO}-)?(?<![\d.,]){TEMPO}[ _-]*bpm|(?<![a-z])bpm[ _-]*{TEMPO}(?!\d)")
-BARE_NUMBER = re.compile(rf"(?<![a-z\d.,#-]){TEMPO}(?![a-z\d#])")
-MODE = r"(?:(?P<minor>(?i:min|minor))|(?i:maj|major))"
-# Keys are 'Am', 'F#m', 'Bbmin', 'C# minor', 'Eb_maj' and 'gmin'. 'FM' (the synthesis), 'am' (the word) and the notes
-# 'C3' and 'F#' are not. A small letter needs a word for the mode after it ('gmin', 'c_minor'). 'a minor' is no key,
-# since it may be English.
-ACCIDENTAL = r"(?P<accidental>#|b|s|♯|♭|[ _-]?(?i:sharp|flat))"
-KEY_PATTERNS = (
-    re.compile(rf"(?<![A-Za-z0-9#])(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)(?!#|[^\W_])"),
-    re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G]){ACCIDENTAL}?[ _-]?{MODE}(?!#|[^\W_])"),
-    re.compile(rf"(?<![A-Za-z0-9#])(?!a[ _-]m)(?P<note>[a-g]){ACCIDENTAL}?[ _-]?{MODE}(?!#|[^\W_])"),
+from stem_dataset.datatypes import LOOP_CATEGORY, NameFacts, T
+from stem_dataset.music.name_category import DRUM_LOOP, DRUMS, category_of, words_of_categories
+from stem_dataset.music.name_key import key_in
+from stem_dataset.music.name_tempo import lone_bpm, numbers_in, stated_bpm
+from stem_dataset.music.name_words import (
+    LOOP_WORDS,
+    ONE_SHOT_PAIRS,
+    ONE_SHOT_WORDS,
+    WEAK_ONE_SHOT_WORDS,
+    are_plain,
+    codes_in,
+    words_of,
 )
-KEY_OF = re.compile(rf"(?<![A-Za-z])(?i:key)[ _-]?(?i:of[ _-]?)?(?P<note>[A-G]){ACCIDENTAL}?(?P<minor>m)?(?!#|[^\W_])")
-WORDS_AROUND_AM = re.compile(r"(?i:\bi|\bwho|\bwhat|\bwhere) $|^ (?i:i|here|not|the|so|a)\b")
-NOTE_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-# A word that ends in "loop", as in "drumloop".
-GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
-LOOP_WORDS = frozenset("loop loops break breaks breakbeat breakbeats".split())
-ONE_SHOT_WORDS = frozenset("oneshot oneshots shot shots hit hits single singles".split())
+
+# A longer file is a song.
+LONGEST_DRUM_S = 60.0
+# 'Greatest Hits' and 'The Singles' make no one-shot of a longer file.
+LONGEST_HIT_S = 10.0
 
 
 def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> NameFacts:
     """Return what the names in `path` say about the file.
 
-    The file's own name comes first, then the nearest folder's. Folders above `root` do not count.
+    The file's own name comes first, then the nearest folder's. Folders above `root` do not count. What depends on the
+    file's duration is decided by `at_duration`.
     """
     parts = os.path.splitext(os.path.relpath(path, root))[0].split(os.sep)[::-1]
+    with_unit = [stated_bpm(part) for part in parts]
+    keys = [key_in(part) for part in parts]
+    has_own_key = keys[0] is not None
+    known = words_of_categories(categories)
+    is_loop = first_known(_is_loop_in(parts, place, known) for place in range(len(parts)))
+    has_tempo = any(tempo is not None for tempo in with_unit)
+    category = category_of(parts, categories, is_loop if is_loop is not None else has_tempo or None, has_own_key)
+    own = with_unit[0]
+    if own is None and is_loop is not False:
+        own_category = category_of(parts[:1], categories, is_loop, has_own_key)
+        if is_loop or has_own_key or own_category in (LOOP_CATEGORY, DRUM_LOOP):
+            own = lone_bpm(parts[0], _loop_words(categories), known, has_tempo)
     return NameFacts(
-        stated_bpm=first_known(map(_stated_bpm, parts)),
-        numbers=tuple(itertools.chain.from_iterable(map(_numbers, parts))),
-        key=first_known(map(_key_in, parts)),
-        category=first_known(_category_in(part, categories) for part in parts),
-        is_loop=first_known(map(_is_loop_in, parts)),
+        stated_bpm=first_known([own, *with_unit[1:]]),
+        numbers=tuple(itertools.chain.from_iterable(map(numbers_in, parts))),
+        key=first_known(keys),
+        category=category,
+        is_loop=is_loop,
+        is_loop_if_long=first_known(_is_loop_by(words_of(part), frozenset()) for part in parts),
     )
+
+
+def _loop_words(categories: Mapping[str, Sequence[str]]) -> Set[str]:
+    loops = {category: words for category, words in categories.items() if category in (LOOP_CATEGORY, DRUM_LOOP)}
+    return LOOP_WORDS | words_of_categories(loops)
+
+
+def _is_loop_in(parts: Sequence[str], place: int, known: Set[str]) -> bool | None:
+    """Return whether one of the names of a short file says that it is a loop.
+
+    'Greatest Hits' is a title and says nothing; 'Drum Hits' consists of words in `known`. Nor does a hit or a shot
+    beside a tempo with its unit say anything: 'SingleNote_105bpm' may be a riff.
+    """
+    words = words_of(parts[place])
+    pack_name = {word for part in parts[place + 1 :] for word in words_of(part)}
+    is_title = place > 0 and not are_plain(words, known | codes_in(parts[place]) | pack_name)
+    is_weak_believed = not is_title and stated_bpm(parts[place]) is None
+    return _is_loop_by(words, WEAK_ONE_SHOT_WORDS if is_weak_believed else frozenset())
+
+
+def _is_loop_by(words: Sequence[str], weak: Set[str]) -> bool | None:
+    has_one_shot = bool((ONE_SHOT_WORDS | weak) & set(words)) or any(
+        pair in ONE_SHOT_PAIRS for pair in itertools.pairwise(words)
+    )
+    is_loop = bool(LOOP_WORDS & set(words))
+    # 'Loops and One Shots' says neither.
+    return is_loop if is_loop != has_one_shot else None
+
+
+def at_duration(name: NameFacts, duration_s: float) -> NameFacts:
+    """Return what the names say of a file of this duration.
+
+    A file longer than a minute is a song, and no drum: 'Ride' is its title. The words 'hits', 'singles' and 'shots'
+    make no one-shot of a file longer than ten seconds.
+    """
+    if duration_s > LONGEST_HIT_S:
+        name = dataclasses.replace(name, is_loop=name.is_loop_if_long)
+    if duration_s > LONGEST_DRUM_S and name.category in DRUMS:
+        name = dataclasses.replace(name, category=None)
+    return name
 
 
 def first_known(values: Iterable[T | None]) -> T | None:
     """Return the first value that is not None; None if all are."""
     return next((value for value in values if value is not None), None)
-
-
-def _stated_bpm(name: str) -> float | None:
-    found = itertools.chain.from_iterable(STATED_BPM.findall(name.lower()))
-    tempi = {float(number.replace(",", ".")) for number in found if number}
-    return tempi.pop() if len(tempi) == 1 else None
-
-
-def _numbers(name: str) -> list[float]:
-    return [float(number.replace(",", ".")) for number in BARE_NUMBER.findall(name.lower())]
-
-
-def _key_in(name: str) -> str | None:
-    """Return the one key in `name`, a flat as its sharp.
-
-    It is None if there is no key or more than one.
-    """
-    keys = set()
-    found = [match for pattern in KEY_PATTERNS for match in pattern.finditer(name)]
-    for match in found or KEY_OF.finditer(name):
-        words_around = name[: match.start()], name[match.end() :]
-        if match[0] == "Am" and any(WORDS_AROUND_AM.search(words) for words in words_around):
-            continue
-        step = NOTE_STEPS[match["note"].upper()] + _accidental_steps(match["accidental"] or "")
-        keys.add(NOTE_NAMES[step % 12] + ("m" if match["minor"] else ""))
-    return keys.pop() if len(keys) == 1 else None
-
-
-def _accidental_steps(accidental: str) -> int:
-    if not accidental:
-        return 0
-    return -1 if accidental in "b♭" or accidental.lower().endswith("flat") else 1
-
-
-def _is_loop_in(name: str) -> bool | None:
-    words = set(_words(name))
-    is_loop, is_one_shot = bool(words & LOOP_WORDS), bool(words & ONE_SHOT_WORDS)
-    # 'Loops and One Shots' says neither.
-    return is_loop if is_loop != is_one_shot else None
-
-
-def _category_in(name: str, categories: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the category that has a word in `name`.
-
-    'Kicks', 'BD_02' and 'kickDrum' contain a word for a kick, 'sidekick' does not. Phrases are tried before words
-    ('bass drum' is not a bass), then numbers and codes of two letters ('808 snare' is not a bass, 'OH_Perc' not an open
-    hat), and the word loop last. Among equals the first category wins. Keywords of 'unknown' are removed from the name
-    ('future bass' is a style), and codes beside them are ignored ('CH1 recording').
-    """
-    text = f" {' '.join(_words(name))} "
-    has_unknown = False
-    for rank, category, keyword in _ranked_keywords(
-        tuple((category, *words) for category, words in categories.items())
-    ):
-        if keyword not in text or (has_unknown and rank == CODE_RANK):
-            continue
-        if category != UNKNOWN_CATEGORY:
-            return category
-        text = text.replace(keyword, " ")
-        has_unknown = True
-    return None
-
-
-CODE_RANK, LOOP_RANK = 0, -1
-
-
-@functools.lru_cache(maxsize=2)
-def _ranked_keywords(categories: tuple[tuple[str, ...], ...]) -> list[tuple[int, str, str]]:
-    """Return (rank, category, keyword between blanks) in the order of use.
-
-    Words also appear as plurals.
-    """
-    ranked = []
-    for category, *keywords in categories:
-        for keyword in keywords:
-            words = _words(keyword)
-            phrase = " ".join(words)
-            if len(phrase) <= 2 or phrase.isdigit():
-                ranked.append((CODE_RANK, category, f" {phrase} "))
-            else:
-                rank = LOOP_RANK if category == LOOP_CATEGORY else len(words)
-                ranked += [(rank, category, f" {phrase} "), (rank, category, f" {phrase}s ")]
-    return sorted(ranked, key=lambda entry: -entry[0])
-
-
-def _words(name: str) -> list[str]:
-    """Split 'HiHat_open02' into ['hi', 'hat', 'open', '02']."""
-    # macOS may write ö as two characters.
-    name = unicodedata.normalize("NFC", name)
-    kinds = "".join("A" if c.isupper() else "a" if c.isalpha() else "9" if c.isdigit() else " " for c in name)
-    words = [name[slice(*match.span())].lower() for match in re.finditer(r"A+(?!a)|(?<!a)aAa+|A?a+|9+", kinds)]
-    return [part for word in words for part in GLUED_LOOP.sub(r"\1 \2", word).split()]

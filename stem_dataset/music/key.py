@@ -9,7 +9,8 @@ import numpy as np
 
 from stem_dataset.datatypes import Float64, Measurements, NameFacts
 from stem_dataset.music.features import NO_ENERGY, PITCH_BIN_HZ, PITCH_CLASS_STEPS
-from stem_dataset.music.filenames import NOTE_NAMES
+from stem_dataset.music.name_category import DRUMS
+from stem_dataset.music.name_key import NOTE_NAMES
 
 # How often each degree of the scale occurs in major and in minor, from the tonic upwards, in the Kostka-Payne corpus
 # (Temperley, "Music and Probability", MIT Press 2007). On the benchmark's progressions these profiles do better than
@@ -28,8 +29,6 @@ MIN_KEY_CONFIDENCE = 0.45
 MIN_CLARITY = 0.8
 MIN_STEADY_SHARE = 0.75
 MIN_NOTE_SHARE = 0.01
-# These get no key, even if a resonance looks like one.
-DRUMS = frozenset("kick snare clap hat cymbal tom percussion drum_loop".split())
 
 
 def estimate_keys(pitch_classes: Float64) -> Float64:

@@ -10,7 +10,8 @@ import pytest
 
 from rhythms import C_MAJOR, ROOT, chords, config, described, read
 from stem_dataset.datatypes import NameFacts
-from stem_dataset.music.filenames import NOTE_NAMES, read_name
+from stem_dataset.music.filenames import at_duration, read_name
+from stem_dataset.music.name_key import NOTE_NAMES
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,44 @@ def test_word_of_the_nearest_name_tells_a_loop_from_a_one_shot(path: str, is_loo
         ("loop-d-min", "Dm"),
         ("a flat major", "G#"),
         ("ebmin", "D#m"),
+        # in slugs
+        ("slow-bed-a-minor-70bpm-loop", "Am"),
+        ("up-down-a-minor-3n", "Am"),
+        ("bed_a_min", "Am"),
+        ("piano_in_a_minor_sad", "Am"),
+        # German
+        ("Pad Fis-Moll", "F#m"),
+        ("Pad H-Moll", "Bm"),
+        ("Pad B-Dur", "A#"),
+        ("Pad Es-Dur", "D#"),
+        ("pad cis moll", "C#m"),
+        ("Pad_As_Dur", "G#"),
+        ("Amoll", "Am"),
+        ("Pad Esmin", "D#m"),
+        ("Pad Hmin", "Bm"),
+        # French, Italian, Spanish
+        ("Nappe Do majeur", "C"),
+        ("Nappe La mineur", "Am"),
+        ("Nappe Si bémol mineur", "A#m"),
+        ("Nappe fa dièse mineur", "F#m"),
+        ("Pad La minore", "Am"),
+        ("Pad Sol# minore", "G#m"),
+        ("Pad Mi bemolle maggiore", "D#"),
+        ("Pad Re menor", "Dm"),
+        # Camelot and Open Key
+        ("8A - 128 - Night Drive", "Am"),
+        ("12B_126_Night", "E"),
+        ("Night Drive 128bpm 5A", "Cm"),
+        ("Night Drive - 8B - Final", "C"),
+        ("Night Drive [1A]", "G#m"),
+        ("Night_11B_Drive", "A"),
+        ("1m - 124 - Night Drive", "Am"),
+        ("Night Drive (6d)", "B"),
+        # written together
+        ("K02Lead120Am", "Am"),
+        ("bed_120Am_2", "Am"),
+        ("inFMajor", "F"),
+        ("120Bbmin", "A#m"),
         ("Am/Bell Gm", "Gm"),
         ("Em/Bell", "Em"),
     ],
@@ -96,6 +135,11 @@ def test_key_in_a_name_is_spelt_with_sharps(name: str, key: str) -> None:
             "Keyboard C3",
         ),
         *("A", "Em9", "Cmaj7", "a minor threat"),
+        *("a-minor-threat", "a_minor_issue", "a-major-label", "a min"),
+        *("Mollusk", "Durch", "Das Moll", "a dur", "Hm", "Es", "H", "Bdurch", "Asminute"),
+        *("la mineure", "la mayor parte", "mi menor", "do", "La", "Domajeure", "Sol", "si minorenne"),
+        *("Kick 8A", "Take 12B", "Snare_3B_02", "Arp1A-004", "13A - 128", "0A - 128", "8A", "room 6m", "1m", "bed_6d"),
+        *("7Am", "10Am", "120Amp", "44100Am", "120A", "Amor120Ama"),
     ],
 )
 def test_word_or_note_is_no_key(name: str) -> None:
@@ -148,11 +192,214 @@ def test_category_is_of_the_file_else_of_the_nearest_folder(path: str, expected:
     assert read(path).category == expected
 
 
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("Kicks", "kick"),
+        ("01 Snares", "snare"),
+        ("Deep House Claps", "clap"),
+        ("FM_bass_one_shots", "bass"),
+        ("Cello Section", "strings"),
+        ("Drum Loops - 120 BPM", "drum_loop"),
+        ("Loops/Drums", "drum_loop"),
+        ("OLIVER pack/OLIVER_drums/OLIVER_hats", "hat"),
+        ("Vocals/Loops", "vocal"),
+        ("PX Vol 2 Digital Voices 43 patches", None),
+        ("Ocean of Strings Bundle", None),
+        ("Planet Strings", None),
+        ("The Bass Collection", None),
+        ("Kicks & Snares", None),
+        ("Drums and Percussion", None),
+        ("Drums", None),
+        ("Drums/One Shots", None),
+        ("Drum Loops/One Shots", None),
+    ],
+)
+def test_folder_gives_a_category_only_if_its_name_is_no_title(folder: str, expected: str | None) -> None:
+    assert read(f"{folder}/001.wav").category == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("Drums/BD/01.wav", "kick"),
+        ("My Drum Kit/SN/01.wav", "snare"),
+        ("TR 909/HH/01.wav", "hat"),
+        ("Kit/SN 02.wav", "snare"),
+        ("CH_04.wav", "hat"),
+        ("sounds/lt/moon_rocket.wav", None),
+        ("sounds/sn/river.wav", None),
+        ("CH/Basel tram.wav", None),
+        ("Drums/Casio MT-100/04.wav", None),
+    ],
+)
+def test_code_of_two_letters_in_a_folder_needs_a_folder_of_drums_above(path: str, expected: str | None) -> None:
+    assert read(path).category == expected
+
+
+def test_file_in_a_folder_of_voices_has_no_drum_by_a_persons_name() -> None:
+    assert read("voices/tom/1.wav").category == "vocal"
+    assert read("drums/tom/1.wav").category == "tom"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("no_vocals", None),
+        ("NoKick", None),
+        ("novocals", None),
+        ("Song without drums", None),
+        ("Song minus drums", None),
+        ("My Song (Instrumental)", None),
+        ("My Song_(Instrumental)_Voc_FT", None),
+        ("Vocals/no_vocals", None),
+        ("No Vocals/01", None),
+        ("no lead vocals", None),
+        ("ohne Gesang", None),
+        ("senza la voce", None),
+        ("drum_loop_touchdown_no_kick", "drum_loop"),
+        ("Bass no drums", "bass"),
+        ("NoKick Bass", "bass"),
+        ("Kick No 3", "kick"),
+        ("No. 3 Kick", "kick"),
+        ("Nokia Kick", "kick"),
+        ("Note Bass", "bass"),
+        ("Instrument Vocals", "vocal"),
+        ("vocals", "vocal"),
+    ],
+)
+def test_name_that_denies_a_category_does_not_give_it(path: str, expected: str | None) -> None:
+    assert read(f"{path}.wav").category == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bassslap02", "bass"),
+        ("bbvoice", "vocal"),
+        ("brushsnare", "snare"),
+        ("snareghost", "snare"),
+        ("guitarwah", "guitar"),
+        ("Tomhi", "tom"),
+        ("crashedge1", "cymbal"),
+        *((name, None) for name in ("sidekick", "kickstarter", "invoice", "basset", "tomorrow", "claptrap", "notes")),
+    ],
+)
+def test_clear_word_counts_within_a_longer_one(name: str, expected: str | None) -> None:
+    assert read(f"{name}.wav").category == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gong", "percussion"),
+        ("Pauke", "percussion"),
+        ("redoblante", "snare"),
+        ("hit-hat", "hat"),
+        ("breakcore", "drum_loop"),
+        ("Geige", "strings"),
+        ("violín", "strings"),
+        ("zither", "strings"),
+        ("HighNylon", "guitar"),
+        ("балалайка", "guitar"),
+        ("жалейка", "woodwind"),
+        ("flauta", "woodwind"),
+        ("малая труба", "brass"),
+        ("trompeta", "brass"),
+        ("Glocken", "bell"),
+        ("campana", "bell"),
+        ("fisarmonica", "keys"),
+        ("bajo", "bass"),
+        ("women singing", "vocal"),
+        ("Griselda Type Beat", None),
+        ("Dark Vibes", None),
+        ("Heartbeat", None),
+    ],
+)
+def test_words_of_several_languages_give_a_category(name: str, expected: str | None) -> None:
+    assert read(f"{name}.wav").category == expected
+
+
+@pytest.mark.parametrize("path", ["01 Tom Sawyer", "Ride", "Kicks/04", "drums"])
+def test_file_longer_than_a_minute_is_no_drum_by_its_name(path: str) -> None:
+    name = read(f"{path}.wav")
+    assert at_duration(name, 60.1).category is None
+    assert at_duration(name, 60.0).category == name.category
+
+
+def test_file_longer_than_a_minute_keeps_another_category() -> None:
+    assert at_duration(read("Vocals.wav"), 200).category == "vocal"
+
+
+@pytest.mark.parametrize("path", ["Drum Hits/3", "Single Notes/Deep 1", "Synth Shot"])
+def test_hit_or_shot_is_no_one_shot_beyond_ten_seconds(path: str) -> None:
+    name = read(f"{path}.wav")
+    assert at_duration(name, 10).is_loop is False
+    assert at_duration(name, 10.1).is_loop is None
+
+
+def test_word_one_shot_is_believed_of_any_length() -> None:
+    assert at_duration(read("Pad One Shot.wav"), 30).is_loop is False
+    assert at_duration(read("Loops/Chord Hits.wav"), 30).is_loop is True
+
+
+@pytest.mark.parametrize("path", ["Greatest Hits/3", "The Singles/3", "Guitar_SingleNote_105bpm"])
+def test_title_or_a_hit_with_a_tempo_makes_no_one_shot(path: str) -> None:
+    assert read(f"{path}.wav").is_loop is None
+
+
+@pytest.mark.parametrize(
+    ("path", "bpm"),
+    [
+        ("Loop BPM=96", 96),
+        ("Loop bpm.128", 128),
+        ("Loop bpm: 128", 128),
+        ("Loop 112 b.p.m.", 112),
+        ("Loop 112 b.p.m", 112),
+        ("bpm = 90 Loop", 90),
+        ("SO_128_drum_loop_dense", 128),
+        ("Jackin_128_Am", 128),
+        ("break01_[168]", 168),
+        ("loop_140_-3db", 140),
+        ("drum_loops/ms2_drm123_dire", 123),
+        ("K02Beat120-01", 120),
+        ("Loops/130BPM/Chill03_85_Em_Chords", 85),
+        ("Loops/130BPM/NM_Mux_Kick_124_BANDLAB", 124),
+        ("Loops 128 BPM/Am_Bell", 128),
+        # These are counters, models, years, or not alone; the audio decides.
+        ("BPM=9600", None),
+        ("bpm.1280", None),
+        ("112 b.p.mix", None),
+        ("Bass Loop 101", None),
+        ("Bass Loop 85 Am", None),
+        ("VEC1 128 BPM Perc Loops/VEC1 Perc Loop 121", 128),
+        ("drum_loop_48_128", None),
+        ("Drum Loop 045 Am", None),
+        ("drum_loop_2018_Am", None),
+        ("Drum Loop 250 Am", None),
+        ("SH-101 Loop Am", None),
+        ("juno106 loop", None),
+        ("sfx_90", None),
+        ("VFH Synth Shot 120 Am", None),
+    ],
+)
+def test_tempo_is_stated_by_its_unit_or_as_the_only_number_of_a_loop(path: str, bpm: float | None) -> None:
+    assert read(f"{path}.wav").stated_bpm == bpm
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("halftime-drum-loop-174", (174,)), ("Bass-128", (128,)), ("MT-100", ()), ("Rec 2021-03-14", ()), ("-120", ())],
+)
+def test_bare_number_after_a_hyphen_may_be_a_tempo(name: str, numbers: tuple[float, ...]) -> None:
+    assert read(f"{name}.wav").numbers == numbers
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_umlaut_matches_however_the_file_system_writes_it(form: Any) -> None:
     assert read(unicodedata.normalize(form, "Querflöte 3.wav")).category == "woodwind"
     assert category("Querflöte.wav", {"own": [unicodedata.normalize(form, "querflöte")]}) == "own"
-    assert read(unicodedata.normalize(form, "Flötenkick.wav")).category is None
+    assert read(unicodedata.normalize(form, "Flötenhat.wav")).category is None
 
 
 def test_names_above_the_root_are_not_asked() -> None:

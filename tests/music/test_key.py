@@ -17,7 +17,6 @@ from rhythms import C_MAJOR, chords, measured, read
 from sounds import RATE_HZ, SECOND_S, Float64, analysed, clicks, sine
 from stem_dataset.datatypes import NameFacts
 from stem_dataset.music.features import PITCH_CLASS_STEPS
-from stem_dataset.music.filenames import NOTE_NAMES
 from stem_dataset.music.key import (
     KEY_NAMES,
     MIN_KEY_CONFIDENCE,
@@ -26,6 +25,7 @@ from stem_dataset.music.key import (
     single_pitch_hz,
     tuned_chroma,
 )
+from stem_dataset.music.name_key import NOTE_NAMES
 
 PARTIALS = 8
 
