@@ -5,17 +5,21 @@ The chunks are made here from their published layouts, and the text tags by FFmp
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Mapping, Sequence
+
+import av
 
 from audio_files import Float32, encode
 from av_files import Form, encode_with_ffmpeg
 
 ONE_SHOT, ROOT_NOTE_SET, STRETCH = 1, 2, 4
 LOOP_UUID = bytes.fromhex("29819273b5bf4aefb78d62d1ef90bb2c")
-FLAC, VORBIS, MP3, M4A, WMA, AIFF = (
+FLAC, OGG_FLAC, OPUS, MP3, M4A, WMA, AIFF = (
     Form("flac", "flac", "flac"),
-    Form("ogg", "ogg", "libvorbis"),
+    Form("ogg", "ogg", "flac"),
+    Form("opus", "ogg", "libopus", rate_hz=48_000),
     Form("mp3", "mp3", "libmp3lame"),
     Form("m4a", "ipod", "aac"),
     Form("wma", "asf", "wmav2"),
@@ -115,6 +119,22 @@ def padded(content: bytes) -> bytes:
 def tagged(form: Form, samples: Float32, **tags: str) -> bytes:
     """Return a file with text tags, as FFmpeg writes them."""
     return encode_with_ffmpeg(form, samples, tags)
+
+
+def tagged_vorbis(samples: Float32, rate_hz: int, **tags: str) -> bytes:
+    """Return an Ogg Vorbis file, of which libsndfile writes the audio and FFmpeg the comments."""
+    file = io.BytesIO()
+    with (
+        av.open(io.BytesIO(encode(samples, rate_hz, "OGG", "VORBIS")), "r") as source,
+        av.open(file, "w", "ogg") as output,
+    ):
+        stream = output.add_stream_from_template(source.streams.audio[0])
+        stream.metadata.update(tags)
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    return file.getvalue()
 
 
 def m4a_with(plain: bytes, *items: bytes) -> bytes:
