@@ -47,7 +47,7 @@ def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) ->
     tempi = [Tempo(*values) for values in features["tempo_candidates"]]
     rhythm = estimate_rhythm(evidence, tempi, duration_s)
     bpm, bpm_source = decide_tempo(name, rhythm)
-    stated_bpm = tempo_in_tags(tags, [tempo.bpm for tempo in tempi], duration_s)
+    stated_bpm = tempo_in_tags(tags, tempi, duration_s)
     if bpm_source != "name" and rhythm.is_loop is not False and stated_bpm is not None:
         bpm, bpm_source = stated_bpm, "tag"
     key, key_confidence, key_source = decide_key(name, features["key_confidences"], features["pitch_hz"], duration_s)

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stem_dataset.datatypes import FileTags, NameFacts
+from stem_dataset.datatypes import FileTags, NameFacts, Tempo
 from stem_dataset.music.filenames import NOTE_NAMES, NOTE_STEPS
 from stem_dataset.music.tempo import (
     LONGEST_LOOP_S,
+    MIN_REGULARITY,
     SAME_TEMPO,
     WHOLE_NUMBER_TOLERANCE,
     is_whole_bars,
@@ -21,6 +22,10 @@ from stem_dataset.music.tempo import (
 
 # The tempi that a count of beats may give. Any other means that the count is wrong.
 LEAST_BPM, MOST_BPM = 30.0, 300.0
+
+# A tempo of the audio supports a stated one if it is at least this regular, as a share of the most regular one. If every
+# candidate could, three of four wrong tempi would find one that is near by chance (`benchmarks/bench_tags.py`).
+AGREEING_REGULARITY = 2 / 3
 
 # 'Am', 'F#m', 'Bbmaj', 'a minor', 'E♭ Major', and 'C' and 'F#', which are major by the rules of ID3's TKEY. 'CM' may
 # mean either mode, and 'a' alone is German for A minor.
@@ -69,11 +74,11 @@ def loop_in_tags(name: NameFacts, tags: FileTags, duration_s: float, is_note: bo
     return True if tags.is_loop and tags.beats is None and not is_note else None
 
 
-def tempo_in_tags(tags: FileTags, candidates_bpm: Sequence[float], duration_s: float) -> float | None:
+def tempo_in_tags(tags: FileTags, tempi: Sequence[Tempo], duration_s: float) -> float | None:
     """Return the tempo in the tags if something supports it, else None.
 
-    A count of beats needs no support. A stated tempo needs a length in whole bars, or a tempo of the audio that is the
-    same, half or double.
+    A count of beats needs no support. A stated tempo needs a length in whole bars, or one of the audio's more regular
+    tempi (`tempi`) that is the same, half or double.
     """
     of_beats = _tempo_of_beats(tags, duration_s)
     if of_beats is not None:
@@ -82,10 +87,16 @@ def tempo_in_tags(tags: FileTags, candidates_bpm: Sequence[float], duration_s: f
         return tags.bpm if is_stated else round(of_beats, 3)
     if tags.bpm is None:
         return None
-    in_audio = any(
-        abs(octave * candidate / tags.bpm - 1) <= SAME_TEMPO for candidate in candidates_bpm for octave in (0.5, 1, 2)
+    return tags.bpm if _fills_bars(tags, duration_s) or _is_in_audio(tags.bpm, tempi) else None
+
+
+def _is_in_audio(bpm: float, tempi: Sequence[Tempo]) -> bool:
+    least = max([MIN_REGULARITY, *(AGREEING_REGULARITY * tempo.regularity for tempo in tempi)])
+    return any(
+        tempo.regularity >= least and abs(octave * tempo.bpm / bpm - 1) <= SAME_TEMPO
+        for tempo in tempi
+        for octave in (0.5, 1, 2)
     )
-    return tags.bpm if in_audio or _fills_bars(tags, duration_s) else None
 
 
 def _tempo_of_beats(tags: FileTags, duration_s: float) -> float | None:

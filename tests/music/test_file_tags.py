@@ -73,6 +73,14 @@ def test_a_stated_tempo_that_nothing_supports_is_not_believed(candidate: float) 
     assert (bpm, source) == (candidate, "audio")
 
 
+def test_the_audio_agrees_only_with_tempi_at_which_it_is_regular() -> None:
+    """Among many candidates, one is near any tempo by chance."""
+    tempi = [[80.0, 0.9, 5.0], [92.0, 0.5, 3.0], [117.0, 0.7, 2.0]]
+    assert tempo(FileTags(bpm=92), 20.3, tempi=tempi) == (80, "audio")
+    assert tempo(FileTags(bpm=117), 20.3, tempi=tempi) == (117, "tag")
+    assert tempo(FileTags(bpm=92), 20.3, tempi=[[92.0, 0.09, 3.0]]) == (None, None)
+
+
 def test_a_tempo_in_the_name_comes_first_and_whole_bars_last() -> None:
     tags = FileTags(bpm=60)
     assert tempo(tags, FOUR_BARS_S, NameFacts(stated_bpm=100), STEADY) == (100, "name")
