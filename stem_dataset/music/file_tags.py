@@ -23,8 +23,8 @@ from stem_dataset.music.tempo import (
 # The tempi that a count of beats may give. Any other means that the count is wrong.
 LEAST_BPM, MOST_BPM = 30.0, 300.0
 
-# A tempo of the audio supports a stated one if it is at least this regular, as a share of the most regular one. If every
-# candidate could, three of four wrong tempi would find one that is near by chance (`benchmarks/bench_tags.py`).
+# A tempo of the audio supports a stated one if it is at least this regular, as a share of the most regular one. If all
+# candidates did, a third of wrong tempi or more would find support by chance (`benchmarks/bench_tags.py`).
 AGREEING_REGULARITY = 2 / 3
 
 # 'Am', 'F#m', 'Bbmaj', 'a minor', 'E♭ Major', and 'C' and 'F#', which are major by the rules of ID3's TKEY. 'CM' may
