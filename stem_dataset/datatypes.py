@@ -60,8 +60,26 @@ class FoundFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FileTags:
+    """What a file says about its own music.
+
+    bpm: a stated tempo, 30 to 300
+    beats: how many quarter notes the file is long
+    key: as it is stated, such as 'Am', 'B flat minor' or '8A'
+    is_loop: True for a loop, False for a one-shot
+    root_note: the MIDI number of the note that sounds if the file is played at its own speed, 0 to 127
+    """
+
+    bpm: float | None = None
+    beats: float | None = None
+    key: str | None = None
+    is_loop: bool | None = None
+    root_note: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFormat:
-    """The format of a decoded file, and the levels of its source."""
+    """The format of a decoded file, the levels of its source, and its tags."""
 
     sample_rate_hz: int
     channels: int
@@ -74,6 +92,7 @@ class SourceFormat:
     # Of stereo: one channel is silent, the other is not.
     dead_channel: bool = False
     decoder: DecoderName = "libsndfile"
+    tags: FileTags = FileTags()
 
     @property
     def duration_s(self) -> float:

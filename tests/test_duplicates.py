@@ -25,6 +25,7 @@ from stem_dataset.clap.checkpoints import Weights
 from stem_dataset.datatypes import FoundFile, KnownRow
 from stem_dataset.duplicates import plan
 from stem_dataset.summary import Summary
+from tagged_files import ROOT_NOTE_SET, acid, id3
 from workplace import Workplace
 
 NAME_INDEPENDENT = ("sha256", "samples_sha256", "duration_s", "sample_rate_hz", "channels", "tags", "clap_embedding")
@@ -105,6 +106,25 @@ def test_copies_are_embedded_once_and_each_has_a_row_judged_by_its_own_name(plac
         if row["sha256"] == first["sha256"]:
             assert [row[column] for column in NAME_INDEPENDENT] == [first[column] for column in NAME_INDEPENDENT]
     assert len({row["id"] for row in rows.values()}) == 4
+
+
+def test_the_tags_in_a_file_decide_under_each_name_that_says_nothing(place: Workplace) -> None:
+    """The loop has two bars at 120 BPM, and its tags say that these are four beats in D minor."""
+    loop = place.input / "Loops" / "Bass Loop 120bpm Am.wav"
+    content = loop.read_bytes()
+    chunks = b"acid" + struct.pack("<I", 24) + acid(ROOT_NOTE_SET, root_note=50, beats=4)
+    tag = id3({"TKEY": "7A"})
+    loop.write_bytes(content + chunks + b"id3 " + struct.pack("<I", len(tag)) + tag)
+    copy(loop, place.input / "first.wav")
+    place.run()
+    copy(loop, place.input / "second.wav")
+    assert place.run().copied == 1
+    rows = by_name(place)
+    assert (rows["Loops/Bass Loop 120bpm Am.wav"]["bpm"], rows["Loops/Bass Loop 120bpm Am.wav"]["key"]) == (120, "Am")
+    for name in ("first.wav", "second.wav"):
+        features = json.loads(rows[name]["features"])
+        assert (rows[name]["bpm"], rows[name]["key"], features["root_note"]) == (60, "Dm", 50)
+        assert (features["bpm_source"], features["key_source"]) == ("tag", "tag")
 
 
 def test_a_copys_row_is_that_of_a_file_that_was_decoded(place: Workplace, tmp_path: Path) -> None:

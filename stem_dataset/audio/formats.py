@@ -64,7 +64,7 @@ KNOWN_SUBTYPES = (
     bytes.fromhex("00001000800000aa00389b71"),  # KSDATAFORMAT_SUBTYPE
     bytes.fromhex("2107d3118644c8c1ca000000"),  # Ambisonics B-Format
 )
-MOST_CHUNKS = 200  # before a WAV's data
+MOST_CHUNKS = 200  # of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +163,18 @@ def _chain(watched: WatchedFile, start: int, stop: int, is_part: bool) -> AudioF
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A RIFF chunk: its name, its content's start, and its stated size."""
+    """A chunk of RIFF, IFF or CAF: its name, its content's start, and its stated size."""
 
     name: bytes
     start: int
     size: int
 
 
-def riff_chunks(watched: WatchedFile, start: int, byte_order: str = "<") -> list[Chunk]:
-    """Return the chunks of a WAV up to and including `data`."""
+def riff_chunks(watched: WatchedFile, start: int, byte_order: str = "<", last: bytes | None = b"data") -> list[Chunk]:
+    """Return the chunks of a WAV or AIFF up to and including `last`.
+
+    If `last` is None, all chunks are returned.
+    """
     chunks: list[Chunk] = []
     position = start + 12
     wide_size = None
@@ -185,7 +188,7 @@ def riff_chunks(watched: WatchedFile, start: int, byte_order: str = "<") -> list
         if name == b"data" and size == 0xFFFF_FFFF and wide_size is not None:
             size = wide_size
         chunks.append(Chunk(name, position + 8, size))
-        if name == b"data":
+        if name == last:
             break
         position += 8 + size + size % 2
     return chunks

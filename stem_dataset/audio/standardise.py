@@ -1,11 +1,12 @@
 """Make any audio file 48 kHz, mono and 24 bit.
 
-The levels of its channels are measured on the way.
+The levels of its channels are measured on the way, and its tags are read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from stem_dataset.audio.formats import READ_BY_LIBSNDFILE, AudioFormat, identify
 from stem_dataset.audio.libsndfile_decoder import LibsndfileDecoder, may_be_read_by_ffmpeg
 from stem_dataset.audio.pyav_decoder import NotDecoded, PyAVDecoder
 from stem_dataset.audio.source import BLOCK_S, Block, Clock, Decoder, WatchedFile
+from stem_dataset.audio.tags import read_tags
 from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, SourceFormat
 from stem_dataset.errors import NoSamples, NotFinite, blaming_the_program
@@ -87,6 +89,12 @@ def standardise(file: IO[bytes], audio: StandardisedAudio, max_duration_s: float
     """
     watched = WatchedFile(file)
     found = identify(watched)
+    source = _decode(watched, found, audio, max_duration_s)
+    return dataclasses.replace(source, tags=read_tags(watched, found, source.frames))
+
+
+def _decode(watched: WatchedFile, found: AudioFormat, audio: StandardisedAudio, max_duration_s: float) -> SourceFormat:
+    """Decode with libsndfile, or with FFmpeg what libsndfile cannot read."""
     if found.kind not in READ_BY_LIBSNDFILE:
         return _standardise_with_ffmpeg(
             watched, found, audio, max_duration_s, soundfile.LibsndfileError(NOT_RECOGNISED)

@@ -1,6 +1,6 @@
 """Combine all evidence about a file into one description.
 
-The evidence is names, rhythm, key and levels. The description includes quality issues.
+The evidence is names, tags, rhythm, key and levels. The description includes quality issues.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 from stem_dataset.config import Config
 from stem_dataset.datatypes import UNKNOWN_CATEGORY, Description, Measurements, NameFacts, SourceFormat, Tempo
 from stem_dataset.music.features import decibels
+from stem_dataset.music.file_tags import loop_in_tags, stored_tags, tag_features, tempo_in_tags
 from stem_dataset.music.filenames import at_duration, first_known
-from stem_dataset.music.key import decide_key, estimate_keys, single_pitch_hz
+from stem_dataset.music.key import KEY_NAMES, decide_key, estimate_keys, single_pitch_hz
 from stem_dataset.music.tempo import MIN_RHYTHM_S, decide_tempo, estimate_rhythm, regularity_at, tempo_candidates
 
 
@@ -30,6 +31,7 @@ def features_of_audio(measured: Measurements, source: SourceFormat, config: Conf
         "key_confidences": [round(float(confidence), 4) for confidence in estimate_keys(measured.pitch_classes)],
         "pitch_hz": single_pitch_hz(measured),
         "quality_issues": quality_issues(source, measured.features, config),
+        **tag_features(source.tags),
         "decoder": source.decoder,
     }
 
@@ -40,9 +42,19 @@ def describe(name: NameFacts, features: Mapping[str, Any], duration_s: float) ->
     The features are those of `features_of_audio`.
     """
     name = at_duration(name, duration_s)
-    rhythm = estimate_rhythm(name, [Tempo(*values) for values in features["tempo_candidates"]], duration_s)
+    tags = stored_tags(features)
+    is_loop = loop_in_tags(name, tags, duration_s, is_note=features["pitch_hz"] is not None)
+    evidence = name if is_loop is None else dataclasses.replace(name, is_loop=is_loop)
+    tempi = [Tempo(*values) for values in features["tempo_candidates"]]
+    rhythm = estimate_rhythm(evidence, tempi, duration_s)
     bpm, bpm_source = decide_tempo(name, rhythm)
+    stated_bpm = tempo_in_tags(tags, tempi, duration_s)
+    if bpm_source != "name" and rhythm.is_loop is not False and stated_bpm is not None:
+        bpm, bpm_source = stated_bpm, "tag"
     key, key_confidence, key_source = decide_key(name, features["key_confidences"], features["pitch_hz"], duration_s)
+    if key_source != "name" and tags.key is not None:
+        key, key_source = tags.key, "tag"
+        key_confidence = features["key_confidences"][KEY_NAMES.index(key)]
     decisions = {
         "is_loop": rhythm.is_loop,
         "bpm_source": bpm_source,

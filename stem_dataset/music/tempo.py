@@ -54,7 +54,7 @@ def estimate_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> R
 def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None:
     if name.is_loop is not None and (duration_s >= MIN_LOOP_S or not name.is_loop):
         return name.is_loop
-    if name.stated_bpm is not None and _is_whole_bars(name.stated_bpm, duration_s):
+    if name.stated_bpm is not None and is_whole_bars(name.stated_bpm, duration_s):
         return True
     if has_pulse:
         return True if duration_s <= LONGEST_LOOP_S else None
@@ -202,10 +202,11 @@ def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
 
 def _is_confirmed(bpm: float, rhythm: Rhythm) -> bool:
     in_audio = [octave * tempo.bpm for tempo in rhythm.tempi[:1] for octave in (0.5, 1, 2)]
-    return any(_is_near(bpm, tempo) for tempo in in_audio) or _is_whole_bars(bpm, rhythm.duration_s)
+    return any(_is_near(bpm, tempo) for tempo in in_audio) or is_whole_bars(bpm, rhythm.duration_s)
 
 
-def _is_whole_bars(bpm: float, duration_s: float) -> bool:
+def is_whole_bars(bpm: float, duration_s: float) -> bool:
+    """Whether a loop of this length is 1, 2, 4, … bars of 4/4 at `bpm`."""
     bars = duration_s * bpm / 240
     return duration_s <= LONGEST_LOOP_S and any(abs(bars / whole - 1) <= BAR_TOLERANCE for whole in BARS)
 

@@ -60,7 +60,7 @@ def program_versions() -> tuple[tuple[str, str], ...]:
     This program's own entry includes a hash of its source.
     """
     source = hashlib.sha256(b"".join(path.read_bytes() for path in program_files())).hexdigest()
-    libraries = library_versions("soundfile", "av", "librosa", "soxr", "numpy")
+    libraries = library_versions("soundfile", "av", "tinytag", "librosa", "soxr", "numpy")
     decoder = {"libsndfile": soundfile.__libsndfile_version__}
     return (("prepare_dataset_sql", f"{__version__} ({source[:12]})"), *{**libraries, **decoder}.items())
 

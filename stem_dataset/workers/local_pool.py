@@ -57,6 +57,7 @@ WORKER_IMPORTS = [
     "annotated_types",
     "threadpoolctl",
     "soxr",
+    "tinytag",
     "scipy.fft",
     "pyloudnorm",
     "librosa.filters",
