@@ -221,6 +221,7 @@ def _metadata(
         tags="[]",
         features=json.dumps(description.features),
         quality_ok=int(description.quality_ok),
+        inode=found.inode,
     )
 
 

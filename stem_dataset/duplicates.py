@@ -261,6 +261,7 @@ def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetad
         original_file=found.path,
         size_bytes=found.size_bytes,
         mtime_ns=found.mtime_ns,
+        inode=found.inode,
         bpm=description.bpm,
         key=description.key,
         category=category,
