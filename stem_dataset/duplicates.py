@@ -104,7 +104,7 @@ def plan_moves(
     file at the path of a row no longer has the row's bytes.
     """
     own = {digest: {path for _, path in found} for digest, found in rows.items()}
-    free = {digest: (stem_id for stem_id, path in found if is_free(path, digest)) for digest, found in rows.items()}
+    free = {digest: _free_rows(digest, found, is_free) for digest, found in rows.items()}
     moves = {}
     for found in files:
         digest = digests.get(found.path)
