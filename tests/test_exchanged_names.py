@@ -214,7 +214,7 @@ def test_killed_after_rows_have_moved_the_next_run_finishes(step: str, place: Wo
     check_rows(place)
 
 
-# -- the plan -----------------------------------------------------------------------------------------------------------
+# -- the plan ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ WHERE {IN_RANGE}
   AND NOT EXISTS (SELECT 1 FROM stems AS other WHERE other.original_file = {NEW_NAME.format(table="stems")})"""
 END_OF_STEP = f"""
 SELECT original_file FROM stems WHERE {IN_RANGE}
-ORDER BY original_file LIMIT 1 OFFSET {ROWS_PER_STEP}"""
+ORDER BY original_file LIMIT 1 OFFSET :rows"""
 
 
 def rebase_rows(database: Database, old: str, new: str) -> int:
@@ -76,7 +76,7 @@ def rebase_rows(database: Database, old: str, new: str) -> int:
     Neither folder is inside the other. A row whose new name another row has stays. Nothing is read but the database.
     If the program is killed between two steps, the rows that are left are as they were, and the next run goes on.
     """
-    values = _values_of(old, new)
+    values = {**_values_of(old, new), "rows": ROWS_PER_STEP}
     last, rows = values["stop"], 0
     while True:
         with database.transaction() as connection:
