@@ -453,8 +453,8 @@ class DatasetPreparer:
         with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.known.shared_sizes for found in files))
             try:
-                first = self.duplicates.to_hash_first(files, self.known)
-                self.duplicates.follow_bytes(files, self._hash(pool, first), self.known)
+                first = self.duplicates.to_hash_first(self.known)
+                self.duplicates.follow_bytes(self._hash(pool, first), self.known)
                 self._import_part(pool, files[:TRIAL_FILES])
                 self._refuse_a_broken_library(len(files))
                 for start in range(TRIAL_FILES, len(files), FILES_PER_PART):

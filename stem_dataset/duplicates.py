@@ -166,34 +166,32 @@ class Duplicates:
         self.digests: dict[str, str] = {}  # of the files that were hashed before any was decoded, by path
         self._moved: set[str] = set()  # the paths among those to which rows have moved
 
-    def to_hash_first(self, files: Sequence[FoundFile], known: ResumeFilter) -> list[FoundFile]:
+    def to_hash_first(self, known: ResumeFilter) -> list[FoundFile]:
         """Return the files that may take part in an exchange of names.
 
         These are the files that have changed since their import, and those with the sizes that they had. They must all
         be hashed before one is decoded: a row that is written anew no longer shows whose bytes it described.
         """
         sizes = set(known.changed.values())
-        return [found for found in files if found.path in known.changed or found.size_bytes in sizes]
+        return [found for found in known.new_files if found.path in known.changed or found.size_bytes in sizes]
 
-    def follow_bytes(self, files: Sequence[FoundFile], digests: dict[str, str], known: ResumeFilter) -> None:
-        """Move each row to the file of `files` that has its bytes now, even if its own path still exists.
+    def follow_bytes(self, digests: dict[str, str], known: ResumeFilter) -> None:
+        """Move each row to the new file that has its bytes now, even if its own path still exists.
 
-        `digests` are the hashes of `files`, by path. A row is free to move if its file is gone, or holds other bytes
+        `digests` are the hashes of the files to hash first, by path. A row is free to move if its file is gone, or holds other bytes
         now. A file whose bytes no row describes keeps its row.
         """
         self.digests = digests
         # No row describes a file of such a size.
-        edited = {found.path for found in files if found.size_bytes not in known.shared_sizes}
-        rows = {digest: self.database.rows_of(digest) for digest in set(digests.values())}
+        edited = {found.path for found in known.new_files if found.size_bytes not in known.shared_sizes}
+        rows = {digest: [row[:2] for row in self.database.rows_of(digest)] for digest in set(digests.values())}
 
         def is_free(path: str, digest: str) -> bool:
             if path in digests:
                 return digests[path] != digest
             return path in edited or self._is_gone(path)
 
-        moves = plan_moves(
-            files, digests, {digest: [row[:2] for row in found] for digest, found in rows.items()}, is_free
-        )
+        moves = plan_moves(known.new_files, digests, rows, is_free)
         if moves:
             move_rows(self.database, moves)
             self._moved = set(moves.values())

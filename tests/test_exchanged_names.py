@@ -193,6 +193,14 @@ def test_names_exchanged_across_the_parts_of_a_run(place: Workplace, monkeypatch
     check_rows(place)
 
 
+def test_a_limit_takes_no_row_from_a_file_that_it_leaves_for_the_next_run(place: Workplace) -> None:
+    rename(place, kick_01="kick_02", kick_02="kick_03", kick_03="kick_04", kick_04="kick_05", kick_05="kick_01")
+    assert place.run(limit=1).inserted == 1
+    assert place.run().inserted == 4
+    assert told(place) == by_number(kick_02=1, kick_03=2, kick_04=3, kick_05=4, kick_01=5)
+    check_rows(place)
+
+
 def test_a_broken_file_in_the_place_of_a_renamed_one(place: Workplace) -> None:
     size = (place.input / "kick_01.wav").stat().st_size
     rename(place, kick_01="kick_02", kick_02="kick_03", kick_03="kick_06")

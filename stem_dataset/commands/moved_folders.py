@@ -48,6 +48,8 @@ def find_move(known: ResumeFilter, files: Sequence[FoundFile], root: str) -> Mov
     same relative paths, sizes and times as these files: at least half of the rows there. It must be gone, or be the
     same folder under another name, such as a second mount point. A copy of a library that is still there is no move.
     """
+    if not files:
+        return None
     for old, _ in _former_roots(known, files[:: max(1, len(files) // SAMPLE_FILES)], root).most_common():
         rows = sum(is_inside(path, old) for path in known.unfound)
         folder, tail = old.rstrip(os.sep), len(root.rstrip(os.sep))

@@ -30,6 +30,7 @@ class ResumeFilter:
         self.unfound = known.imported
         self.quarantined = known.quarantined
         self.row_sizes = {size_bytes for size_bytes, _ in self.unfound.values()}
+        self.new_files: Sequence[FoundFile] = ()  # with those that --limit leaves for the next run
         # Sizes that a new file shares with another new file or a row: only such files can be copies.
         self.shared_sizes: set[int] = set()
         # By path: the size in the row of a file that has changed since, or may have.
@@ -65,7 +66,8 @@ class ResumeFilter:
         return self._inodes.get(found.path, found.inode) == found.inode
 
     def take(self, files: Sequence[FoundFile]) -> None:
-        """Note which sizes the files that are not done share with each other or with a row."""
+        """Note the files that are not done, and which sizes they share with each other or with a row."""
+        self.new_files = files
         sizes = Counter(found.size_bytes for found in files)
         self.shared_sizes = {size for size, count in sizes.items() if count > 1 or size in self.row_sizes}
 
