@@ -178,8 +178,8 @@ class Duplicates:
     def follow_bytes(self, digests: dict[str, str], known: ResumeFilter) -> None:
         """Move each row to the new file that has its bytes now, even if its own path still exists.
 
-        `digests` are the hashes of the files to hash first, by path. A row is free to move if its file is gone, or holds other bytes
-        now. A file whose bytes no row describes keeps its row.
+        `digests` are the hashes of the files to hash first, by path. A row is free to move if its file is gone, or
+        holds other bytes now. A file whose bytes no row describes keeps its row.
         """
         self.digests = digests
         # No row describes a file of such a size.
