@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from audio_files import use_inline_workers, write_tone
+from audio_files import use_inline_workers, write_text, write_tone
+from prepare_dataset_sql import main
 from records import PROVENANCE, record
 from stem_dataset.database.stems import Database
 from workplace import Workplace, use_quick_analysis
@@ -105,6 +106,18 @@ def test_corrections_survive_whatever_happens_to_the_file(place: Workplace) -> N
     place.run()
     place.re_embed(max_windows=3)
     check()
+
+
+def test_corrections_survive_quarantine(place: Workplace) -> None:
+    correct(place, "key", "Am")
+    path = place.input / "kick.wav"
+    write_text(path)
+    assert place.run().quarantined == 1
+    assert plain_rows(place.database, "SELECT * FROM library") == []
+    assert main([*place.flags(), "--restore-quarantine"]) == 0
+    write_tone(path, hz=300)
+    place.run()
+    assert held(place)["key"] == "Am"
 
 
 def test_queries_find_the_corrected_values_alone(place: Workplace) -> None:
