@@ -58,12 +58,11 @@ import logging
 import math
 import os
 import signal
-import sqlite3
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -76,6 +75,7 @@ from stem_dataset.clap.embed import BatchEmbedder, embed_windows
 from stem_dataset.clap.engine import ClapModel, ModelLoader
 from stem_dataset.clap.session import ClapSession, load_clap
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT
+from stem_dataset.commands.moved_folders import Move, announce, find_move, rebase
 from stem_dataset.commands.re_embed import ReEmbed
 from stem_dataset.commands.restore import clean_up, restore_quarantine
 from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VerifyVectors
@@ -90,7 +90,9 @@ from stem_dataset.config import (
     path_if_given,
     refuse_nothing,
 )
-from stem_dataset.database.connection import KnownFiles, check_database, known_files, open_read_only, require_database
+from stem_dataset.database.connection import check_database, require_database
+from stem_dataset.database.moves import note_inodes
+from stem_dataset.database.resume import ResumeFilter, read_known
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import (
     Description,
@@ -221,6 +223,7 @@ def _metadata(
         tags="[]",
         features=json.dumps(description.features),
         quality_ok=int(description.quality_ok),
+        inode=found.inode,
     )
 
 
@@ -253,8 +256,7 @@ class DatasetPreparer:
         )
         self.database: Database
         self.duplicates: Duplicates
-        # Sizes of new files that another new file or a row also has: only these files can be copies.
-        self.shared_sizes: Set[int] = frozenset()
+        self.known: ResumeFilter
         self.embedded: list[tuple[ProcessedFile, bytes | None]] = []  # files that workers have embedded
         self.ready: list[StemRecord] = []  # rows that need no embedding
         self.faults_in_a_row: Counter[FaultKind] = Counter()
@@ -275,14 +277,8 @@ class DatasetPreparer:
 
     def dry_run(self) -> list[FoundFile]:
         """Return what `run` would process, in order, and write nothing."""
-        if not check_database(self.config.database):
-            return self._new_files(KnownFiles({}, set()))[: self.config.limit]
-        try:
-            with contextlib.closing(open_read_only(self.config.database)) as connection:
-                known = known_files(connection)
-        except sqlite3.Error as error:
-            raise RunStopped(f"{printable(self.config.database)}: cannot be read: {error}") from None
-        return self._new_files(known)[: self.config.limit]
+        self.known = read_known(self.config.database)
+        return self._new_files(announce)[: self.config.limit]
 
     def restore_quarantine(self) -> Counter[str]:
         """Move quarantined files back without overwriting any; count the outcomes."""
@@ -395,11 +391,9 @@ class DatasetPreparer:
     def _filter_processed(self, root: str) -> list[FoundFile]:
         """Return the files that are new or have changed since their import."""
         with self.database.errors():
-            known = known_files(self.database.connection)
-        row_sizes = {size_bytes for size_bytes, _ in known.imported.values()}
-        files = self._new_files(known)
-        sizes = Counter(found.size_bytes for found in files)
-        self.shared_sizes = {size for size, count in sizes.items() if count > 1 or size in row_sizes}
+            self.known = ResumeFilter(self.database.connection)
+        files = self._new_files(functools.partial(rebase, config=self.config, database=self.database))
+        note_inodes(self.database, self.known.new_inodes)
         summary = self.summary
         if not summary.found:
             log.info("%s holds no files: nothing to do", printable(root))
@@ -411,22 +405,27 @@ class DatasetPreparer:
             log.info("%d already processed, %d new", summary.already_done, len(files))
         return files[: self.config.limit]
 
-    def _new_files(self, known: KnownFiles) -> list[FoundFile]:
-        """Return new and changed files, and count the imported files that have vanished."""
+    def _new_files(self, follow: Callable[[Move], None]) -> list[FoundFile]:
+        """Return new and changed files, and count the imported files that have vanished.
+
+        If the library was moved as a whole, `follow` is called first.
+        """
         files = []
         for found in discover(self._walk_rules, self.summary):
-            status = (found.size_bytes, found.mtime_ns)
-            if known.imported.pop(found.path, None) == status or (found.path, *status) in known.quarantined:
+            if self.known.is_done(found):
                 self.summary.already_done += 1
             else:
                 self.unsettled.add(found.path)
                 files.append(found)
             # The check comes after the count; otherwise the sum would lack this file.
             self.signals.check()
-        vanished = [path for path in known.imported if is_inside(path, self.root)]
-        if unseen := set(self.summary.unseen):
-            vanished = [path for path in vanished if unseen.isdisjoint([path, *map(str, Path(path).parents)])]
-        self.summary.vanished = len(vanished)
+        if (move := find_move(self.known, files, self.root)) is not None:
+            follow(move)
+            files = self.known.rebase(move.old, move.new, files)
+            self.summary.moved = self.summary.inserted = len(self.unsettled) - len(files)
+            self.unsettled = {found.path for found in files}
+        self.known.take(files)
+        self.summary.vanished = self.known.vanished(self.root, self.summary.unseen)
         return files
 
     def _refuse_to_forget(self, files: Sequence[FoundFile]) -> None:
@@ -452,8 +451,10 @@ class DatasetPreparer:
             self._need_clap()  # its reference vector checks the workers'
         self.duplicates = Duplicates(self.config, self.root, self.database, self.session, self._need_clap)
         with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
-            self._begin(pool, will_embed=any(found.size_bytes not in self.shared_sizes for found in files))
+            self._begin(pool, will_embed=any(found.size_bytes not in self.known.shared_sizes for found in files))
             try:
+                first = self.duplicates.to_hash_first(self.known)
+                self.duplicates.follow_bytes(self._hash(pool, first), self.known)
                 self._import_part(pool, files[:TRIAL_FILES])
                 self._refuse_a_broken_library(len(files))
                 for start in range(TRIAL_FILES, len(files), FILES_PER_PART):
@@ -477,8 +478,10 @@ class DatasetPreparer:
 
     def _hash(self, pool: Pool, files: Sequence[FoundFile]) -> dict[str, str]:
         """Return the sha256 of possible copies, by path; settle unreadable files."""
-        digests = {}
-        candidates = [found for found in files if found.size_bytes in self.shared_sizes]
+        hashed = self.duplicates.digests
+        digests = {found.path: hashed[found.path] for found in files if found.path in hashed}
+        files = [found for found in files if found.path in self.unsettled and found.path not in hashed]
+        candidates = [found for found in files if found.size_bytes in self.known.shared_sizes]
         if candidates:
             self.progress.say(f"hashing {len(candidates)} files that may be copies")
             for report in self._reports(pool, hash_file, map(self.database.with_former_row, candidates)):

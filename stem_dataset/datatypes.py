@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar
@@ -57,6 +58,8 @@ class FoundFile:
     mtime_ns: int
     # The row of an earlier version of this file.
     former: FormerRow | None = None
+    # None where the file system has no such numbers.
+    inode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ class StemMetadata:
     tags: str
     features: str
     quality_ok: int
+    inode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +334,13 @@ def text_of(raw: bytes) -> str:
     It may be a file name. With Python's default decoder, one such name makes the whole query fail.
     """
     return raw.decode("utf-8", "surrogateescape")
+
+
+def path_text_of(path: str) -> str | None:
+    """Return `path` as valid UTF-8, with the other bytes escaped; None if it is valid already."""
+    raw = os.fsencode(path)
+    text = raw.decode("utf-8", "backslashreplace")
+    return None if text.encode() == raw else text
 
 
 def storable(text: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from stem_dataset.datatypes import FoundFile
 from stem_dataset.errors import with_remedy
-from stem_dataset.files import is_inside, size_and_mtime_ns
+from stem_dataset.files import inode_of, is_inside, size_and_mtime_ns
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import LOCK_NAME
 from stem_dataset.summary import Summary
@@ -164,7 +164,7 @@ def _examine(entry: os.DirEntry[str], rules: WalkRules, summary: Summary) -> Fou
         reason = _reason_to_ignore(entry, rules)
         if reason is None:
             status = entry.stat()
-            return FoundFile(entry.path, *size_and_mtime_ns(status))
+            return FoundFile(entry.path, *size_and_mtime_ns(status), inode=inode_of(status))
         summary.ignored[reason] += 1
     except OSError as error:
         log.warning("%s: vanished or unreadable: %s", printable(entry.path), printable(with_remedy(error)))

@@ -9,13 +9,15 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from stem_dataset.clap.session import ClapSession
 from stem_dataset.config import Config
+from stem_dataset.database.moves import move_rows
+from stem_dataset.database.resume import ResumeFilter
 from stem_dataset.database.stems import MOVED_MTIME_NS, Database
 from stem_dataset.datatypes import (
     UNKNOWN_CATEGORY,
@@ -90,6 +92,34 @@ def plan(
     return decisions
 
 
+def plan_moves(
+    files: Sequence[FoundFile],
+    digests: Mapping[str, str],
+    rows: Mapping[str, Sequence[tuple[str, str]]],
+    is_free: Callable[[str, str], bool],
+) -> dict[str, str]:
+    """Return the paths of `files` to which rows move, by the rows' ids.
+
+    `rows` maps each sha256 to the ids and paths of its rows, oldest first. `is_free(path, sha256)` says whether the
+    file at the path of a row no longer has the row's bytes.
+    """
+    own = {digest: {path for _, path in found} for digest, found in rows.items()}
+    free = {digest: _free_rows(digest, found, is_free) for digest, found in rows.items()}
+    moves = {}
+    for found in files:
+        digest = digests.get(found.path)
+        if digest is not None and found.path not in own[digest]:
+            stem_id = next(free[digest], None)
+            if stem_id is not None:
+                moves[stem_id] = found.path
+    return moves
+
+
+def _free_rows(digest: str, rows: Sequence[tuple[str, str]], is_free: Callable[[str, str], bool]) -> Iterator[str]:
+    """Yield the ids of the rows that may move; there may be thousands, so each is asked about only if needed."""
+    yield from (stem_id for stem_id, path in rows if is_free(path, digest))
+
+
 class _Sources:
     """The rows that share one hash, prepared for decisions in constant time.
 
@@ -133,6 +163,38 @@ class Duplicates:
         # By hash: the file that is decoded, and the files that wait for it.
         self._waiting: dict[str, tuple[FoundFile, list[FoundFile]]] = {}
         self._silent_folders: set[str] = set()  # folders on drives that hang
+        self.digests: dict[str, str] = {}  # of the files that were hashed before any was decoded, by path
+        self._moved: set[str] = set()  # the paths among those to which rows have moved
+
+    def to_hash_first(self, known: ResumeFilter) -> list[FoundFile]:
+        """Return the files that may take part in an exchange of names.
+
+        These are the files that have changed since their import, and those with the sizes that they had. They must all
+        be hashed before one is decoded: a row that is written anew no longer shows whose bytes it described.
+        """
+        sizes = set(known.changed.values())
+        return [found for found in known.new_files if found.path in known.changed or found.size_bytes in sizes]
+
+    def follow_bytes(self, digests: dict[str, str], known: ResumeFilter) -> None:
+        """Move each row to the new file that has its bytes now, even if its own path still exists.
+
+        `digests` are the hashes of the files to hash first, by path. A row is free to move if its file is gone, or
+        holds other bytes now. A file whose bytes no row describes keeps its row.
+        """
+        self.digests = digests
+        # No row describes a file of such a size.
+        edited = {found.path for found in known.new_files if found.size_bytes not in known.shared_sizes}
+        rows = {digest: [row[:2] for row in self.database.rows_of(digest)] for digest in set(digests.values())}
+
+        def is_free(path: str, digest: str) -> bool:
+            if path in digests:
+                return digests[path] != digest
+            return path in edited or self._is_gone(path)
+
+        moves = plan_moves(known.new_files, digests, rows, is_free)
+        if moves:
+            move_rows(self.database, moves)
+            self._moved = set(moves.values())
 
     def decide(self, files: Sequence[FoundFile], digests: Mapping[str, str]) -> list[Decision]:
         """Decide what to do with each of `files`; see `plan`.
@@ -151,8 +213,14 @@ class Duplicates:
                     self._waiting[digest] = (found, [])
                 # The file's new row must be found when the rows are looked up again.
                 self._rows.pop(digest, None)
+        decisions = [self._as_move(decision) for decision in decisions]
         self._note_moves([decision for decision in decisions if decision.action == "move"], digests)
         return decisions
+
+    def _as_move(self, decision: Decision) -> Decision:
+        """Return the decision for a file to which its row has just moved."""
+        is_moved = decision.action == "keep" and decision.found.path in self._moved
+        return dataclasses.replace(decision, action="move") if is_moved else decision
 
     def _note_moves(self, decisions: Sequence[Decision], digests: Mapping[str, str]) -> None:
         """Update the remembered rows after they have moved to other files.
@@ -261,6 +329,7 @@ def renamed(stem: StemMetadata, found: FoundFile, names: NameFacts) -> StemMetad
         original_file=found.path,
         size_bytes=found.size_bytes,
         mtime_ns=found.mtime_ns,
+        inode=found.inode,
         bpm=description.bpm,
         key=description.key,
         category=category,

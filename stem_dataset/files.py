@@ -21,6 +21,12 @@ def size_and_mtime_ns(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, min(status.st_mtime_ns, 2**63 - 1)
 
 
+def inode_of(status: os.stat_result) -> int | None:
+    """Return the number by which a file system knows a file, whatever its name; None if it has none."""
+    # Some file systems use all 64 bits; an integer of SQLite has 63.
+    return status.st_ino & (2**63 - 1) or None
+
+
 def is_inside(path: str, folder: str) -> bool:
     """Whether the real path `path` is `folder` or is inside it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -182,6 +182,21 @@ def read_entry(json_path: str | Path) -> QuarantineEntry | None:
         return None
 
 
+def relocate_entry(path: Path, entry: QuarantineEntry, original_file: str) -> None:
+    """Rewrite the JSON of the quarantined file `path`: it came from `original_file`, as its folder is called now."""
+    json_path = json_path_of(path)
+    scratch = half_copy_of(json_path)
+    with open(scratch, "w", encoding="ascii") as file:
+        file.write(
+            json.dumps(
+                dataclasses.asdict(dataclasses.replace(entry, path=str(path), original_file=original_file)), indent=1
+            )
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, json_path)
+
+
 def log_quarantined(entry: QuarantineEntry) -> None:
     log.error(
         "%s: quarantined as %s: %s",

@@ -134,10 +134,23 @@ def test_the_queries_for_kicks_leave_out_a_clipped_one(fixtures: Workplace, tmp_
         assert ask(place, query) == []
 
 
-def test_the_queries_ask_for_keys_of_features_alone() -> None:
-    keys = [key for query in QUERIES for key in re.findall(r"\$\.(\w+)", query)]
-    assert len(keys) > 10
-    assert set(keys) <= set(first_cells(FEATURES))  # json_extract gives NULL for any other, and no error
+def test_the_queries_show_what_holds() -> None:
+    assert [query for query in QUERIES if "FROM library" not in query or "FROM stems" in query] == []
+
+
+def test_the_table_of_the_view_has_its_columns(workplace: Workplace) -> None:
+    workplace.run()
+    columns = [row["name"] for row in workplace.rows("PRAGMA table_info(library)")]
+    assert first_cells(section(DATABASE, "The view `library`")) == columns
+
+
+def test_the_insert_that_the_page_shows_corrects_a_stem(fixtures: Workplace, tmp_path: Path) -> None:
+    place = Workplace(Path(shutil.copytree(fixtures.folder, tmp_path / "copy")))
+    shown = re.search(r"\"(INSERT[^\"]+)\"", section(DATABASE, "Your corrections"))
+    assert shown
+    name = place.rows("SELECT file_name FROM library WHERE bpm IS NOT NULL")[0]["file_name"]
+    place.change(shown[1].replace("groove.wav", name))
+    assert {"file_name": name, "bpm": 87.0} in place.rows("SELECT file_name, bpm FROM library WHERE bpm = 87")
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:

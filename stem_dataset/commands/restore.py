@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from stem_dataset.commands.moved_folders import follow_quarantined_file, follow_stems
 from stem_dataset.config import Config
 from stem_dataset.database.stems import Database
 from stem_dataset.logs import log, printable
@@ -71,12 +72,14 @@ def clean_up(config: Config, database: Database) -> None:
             token.unlink(missing_ok=True)
     for partial_copy in config.quarantine.glob(".*.tmp"):
         partial_copy.unlink(missing_ok=True)
+    follow_stems(config.stems, database)
     known = database.quarantined_paths()
     quarantine = Path(os.path.realpath(config.quarantine))
     for json_path in sorted(quarantine.glob("ERROR_*.json")):
         path = json_path.with_suffix("")
         if str(path) not in known:
             try:
+                follow_quarantined_file(path, database)
                 _repair(path, json_path, database)
             except OSError as error:
                 # One file that cannot be read must not end every run.

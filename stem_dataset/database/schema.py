@@ -5,13 +5,25 @@ from __future__ import annotations
 import dataclasses
 import operator
 import os
+import sqlite3
 from typing import Any
 
 from stem_dataset.database.migrations import MIGRATIONS
-from stem_dataset.datatypes import EMBEDDING_BYTES, NewVector, Provenance, StemMetadata, StemRecord, StoredStem
+from stem_dataset.datatypes import (
+    EMBEDDING_BYTES,
+    NewVector,
+    Provenance,
+    StemMetadata,
+    StemRecord,
+    StoredStem,
+    path_text_of,
+)
 
 # The suffix of `embedding_model` in rows whose engine made other vectors than the present one.
 OUTDATED = "/outdated"
+
+# The tables and views of the newest migration. A later one that changes them must be copied here instead.
+CORRECTIONS_AND_LIBRARY = MIGRATIONS[3][MIGRATIONS[3].index("-- What the owner") :]
 
 SCHEMA = f"""
 CREATE TABLE stems (
@@ -34,10 +46,12 @@ CREATE TABLE stems (
   user_rating     INTEGER,
   imported_at     TEXT NOT NULL,              -- ISO 8601, UTC; the last time the row was written
   clap_embedding  BLOB NOT NULL CHECK (length(clap_embedding) = {EMBEDDING_BYTES}),  -- little-endian float32
-  embedding_model TEXT NOT NULL               -- '<checkpoint>@<sha256, 12 digits>/<precision>/<window rule>'
+  embedding_model TEXT NOT NULL,              -- '<checkpoint>@<sha256, 12 digits>/<precision>/<window rule>'
+  path_text       TEXT,                       -- original_file as valid UTF-8; NULL where it is valid already
+  inode           INTEGER                     -- of the original; NULL where it is not known
 ) STRICT;
 -- The resume query reads this index alone; without it, it reads every row with its vector (4 kB a stem).
-CREATE INDEX stems_resume ON stems (original_file, size_bytes, mtime_ns);
+CREATE INDEX stems_resume ON stems (original_file, size_bytes, mtime_ns, inode);
 -- Whose bytes a new file has: asked for each that shares its size with another; else it reads every row, of 4 kB.
 CREATE INDEX stems_sha256 ON stems (sha256);
 -- Of the README's questions: those for a category's stems, at a tempo or at any,
@@ -63,7 +77,7 @@ CREATE TABLE provenance (                     -- each engine and set of versions
   first_used_at     TEXT NOT NULL,            -- ISO 8601, UTC
   PRIMARY KEY (embedding_model, engine, versions)
 ) STRICT;
-"""
+{CORRECTIONS_AND_LIBRARY}"""
 SCHEMA_VERSION = max(MIGRATIONS) + 1
 PATH_COLUMNS = frozenset({"original_file", "path"})
 
@@ -73,6 +87,7 @@ PROVENANCE_COLUMNS = [c.name for c in dataclasses.fields(Provenance)]
 METADATA_COLUMNS = [c.name for c in dataclasses.fields(StemMetadata)]
 RECORD_COLUMNS = [c.name for c in dataclasses.fields(StemRecord)[1:]]
 STEM_COLUMNS = [*METADATA_COLUMNS, *RECORD_COLUMNS]
+INSERTED_COLUMNS = [*STEM_COLUMNS, "path_text"]
 PATH_PLACES = [STEM_COLUMNS.index(column) for column in PATH_COLUMNS]
 METADATA_OF, RECORD_OF = operator.attrgetter(*METADATA_COLUMNS), operator.attrgetter(*RECORD_COLUMNS)
 
@@ -82,10 +97,11 @@ def _placeholder(column: str) -> str:
 
 
 INSERT_STEM = (
-    f"INSERT INTO stems ({', '.join(STEM_COLUMNS)}) VALUES ({', '.join(map(_placeholder, STEM_COLUMNS))}) "
+    f"INSERT INTO stems ({', '.join(INSERTED_COLUMNS)}) VALUES ({', '.join(map(_placeholder, INSERTED_COLUMNS))}) "
     "ON CONFLICT (original_file) DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in STEM_COLUMNS if column not in ("id", "original_file"))
+    + ", ".join(f"{column} = excluded.{column}" for column in INSERTED_COLUMNS if column not in ("id", "original_file"))
 )
+MOVE_ROW = "UPDATE stems SET original_file = CAST(? AS TEXT), path_text = ?, mtime_ns = ? WHERE id = ?"
 ENTER_PROVENANCE = (
     f"INSERT INTO provenance VALUES ({', '.join(f':{column}' for column in PROVENANCE_COLUMNS)}) "
     "ON CONFLICT (embedding_model, engine, versions) DO NOTHING"
@@ -103,6 +119,13 @@ WHERE original_file = CAST(? AS TEXT) AND original_file IN (SELECT original_file
 ENTER_QUARANTINED = "INSERT OR REPLACE INTO quarantined VALUES (CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?, ?)"
 
 
+def enter_path_texts(connection: sqlite3.Connection) -> None:
+    """Fill `path_text` after a migration, where a name is not UTF-8."""
+    not_ascii = connection.execute("SELECT original_file, id FROM stems WHERE original_file GLOB '*[^ -~]*'")
+    texts = [(path_text_of(path), stem_id) for path, stem_id in not_ascii if path_text_of(path) is not None]
+    connection.executemany("UPDATE stems SET path_text = ? WHERE id = ?", texts)
+
+
 def parameters_of(record: StemRecord) -> list[Any]:
     """Return the values of `INSERT_STEM`, paths as the bytes of the file system."""
     # dataclasses.asdict copies deeply, which takes 0.1 ms per row.
@@ -110,4 +133,4 @@ def parameters_of(record: StemRecord) -> list[Any]:
     for place in PATH_PLACES:
         if values[place] is not None:
             values[place] = os.fsencode(values[place])
-    return values
+    return [*values, path_text_of(record.metadata.original_file)]

@@ -24,6 +24,7 @@ from stem_dataset.database.schema import (
     GIVE_BACK_FORMER_ROW,
     INSERT_STEM,
     MODELS_AT_A_GLANCE,
+    MOVE_ROW,
     OUTDATED,
     PROVENANCE_COLUMNS,
     REPLACE_VECTOR,
@@ -31,6 +32,7 @@ from stem_dataset.database.schema import (
     SCHEMA_VERSION,
     STEM_COLUMNS,
     STORED_COLUMNS,
+    enter_path_texts,
     parameters_of,
 )
 from stem_dataset.datatypes import (
@@ -42,6 +44,7 @@ from stem_dataset.datatypes import (
     StemMetadata,
     StemRecord,
     StoredStem,
+    path_text_of,
     storable,
     text_of,
 )
@@ -98,7 +101,7 @@ class Database:
 
         All is done in one transaction.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == SCHEMA_VERSION:
                 return
@@ -109,6 +112,8 @@ class Database:
             steps = [MIGRATIONS[step] for step in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
             for statement in itertools.chain.from_iterable(map(sql_statements, steps)):
                 connection.execute(statement)
+            if 0 < version < 4:
+                enter_path_texts(connection)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -127,7 +132,8 @@ class Database:
             ) from error
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what the `with` block writes, or nothing of it if it raises."""
         with self.errors():
             self._begin()
             try:
@@ -175,7 +181,7 @@ class Database:
         Returns the number of rows of each of the others.
         """
         used = self._rows_by_model()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             names = json.dumps(list(used))
             connection.execute(
                 "DELETE FROM provenance WHERE embedding_model NOT IN (SELECT value FROM json_each(?))", (names,)
@@ -248,14 +254,14 @@ class Database:
         """
         outdated = embedding_model + OUTDATED
         # This comes first, so that no run takes the first renamed rows for all of them.
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(COPY_PROVENANCE, (outdated, embedding_model))
         for page in self._pages("embedding_model"):
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 rowids = [(outdated, rowid) for rowid, model in page if model == embedding_model]
                 connection.executemany("UPDATE stems SET embedding_model = ? WHERE rowid = ?", rowids)
         # This comes last, so that a run that comes before it still finds the conflict between the two engines.
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM provenance WHERE embedding_model = ?", (embedding_model,))
 
     def replace_vectors(self, vectors: Sequence[NewVector], provenance: Provenance) -> None:
@@ -263,7 +269,7 @@ class Database:
 
         All is one transaction. `provenance` made the vectors.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             connection.executemany(REPLACE_VECTOR, map(dataclasses.asdict, vectors))
 
@@ -339,11 +345,9 @@ class Database:
         Until a row's name-based columns are updated, its mtime is one that no file has. If the run is killed before
         that, the next run finishes the row.
         """
-        values = [(os.fsencode(original_file), MOVED_MTIME_NS, stem_id) for stem_id, original_file in moves]
-        with self._transaction() as connection:
-            connection.executemany(
-                "UPDATE stems SET original_file = CAST(? AS TEXT), mtime_ns = ? WHERE id = ?", values
-            )
+        values = [(os.fsencode(path), path_text_of(path), MOVED_MTIME_NS, stem_id) for stem_id, path in moves]
+        with self.transaction() as connection:
+            connection.executemany(MOVE_ROW, values)
 
     def insert(self, records: Sequence[StemRecord], provenance: Provenance | None) -> list[Path]:
         """Write `records`, and return the WAVs that no row names any more.
@@ -353,7 +357,7 @@ class Database:
         and restored gets them back.
         """
         names = [os.fsencode(record.metadata.original_file) for record in records]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if provenance is not None:
                 connection.execute(ENTER_PROVENANCE, dataclasses.asdict(provenance))
             old_wavs = self._wavs_of(names)
@@ -378,7 +382,7 @@ class Database:
             storable(entry.error_text),
             entry.quarantined_at,
         )
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             wav = self._wav_of(name)
             connection.execute(ENTER_QUARANTINED, (name, *status))
             connection.execute("DELETE FROM stems WHERE original_file = CAST(? AS TEXT)", (name,))
@@ -405,7 +409,7 @@ class Database:
         Its former id and rating wait for its next import.
         """
         name = os.fsencode(entry.original_file)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "DELETE FROM quarantined WHERE quarantine_path = CAST(? AS TEXT)", (os.fsencode(entry.path),)
             )

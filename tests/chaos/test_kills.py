@@ -86,3 +86,18 @@ def test_restore_that_is_killed_again_and_again_leaves_the_input_as_it_was(
     assert place.execute(*kills.RUN).returncode == 0
     assert kills.outcome_of(place) == unbroken
     say(f"Kills of --restore-quarantine of {broken} files, {type(place).__name__}, seed {SEED}:", *toll.table())
+
+
+def test_re_basing_that_is_killed_again_and_again_ends_as_if_nothing_was_moved(
+    place: Workplace, unbroken: dict[str, object]
+) -> None:
+    assert place.execute(*kills.RUN).returncode == 0
+    toll = kills.kill_re_basing(place, place.folder / "elsewhere", RESTORE_KILLS, random.Random(SEED))
+    last = place.execute(*kills.RUN)
+    assert last.returncode == 0, last.stderr
+    outcome = kills.outcome_of(place)
+    for part, expected in unbroken.items():
+        assert outcome[part] == expected, part
+    assert kills.leftovers(place) == []
+    assert "nothing new" in place.execute(*kills.RUN).stderr
+    say(f"Kills of re-basing, {type(place).__name__}, seed {SEED}:", *toll.table())

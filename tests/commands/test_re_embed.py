@@ -80,7 +80,8 @@ def filled_without_wavs(workplace: Workplace) -> Workplace:
 
 
 def timeless(place: Workplace) -> list[dict[str, Any]]:
-    return [{**row, "imported_at": ""} for row in place.rows()]
+    """Return the rows without times, and without the stems folder, which a copy of a workplace has elsewhere."""
+    return [{**row, "imported_at": "", "path": row["path"] and Path(row["path"]).name} for row in place.rows()]
 
 
 def unbroken(place: Workplace, model: Any = None, **settings: Any) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import pytest
 import audio_files
 from audio_files import write_tone
 from prepare_dataset_sql import main
+from records import STEMS
 from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, identify_weights
 from stem_dataset.database import migrations
 from stem_dataset.database.migrations import MIGRATIONS, sql_statements
@@ -67,10 +68,18 @@ def make_schema_1(path: Path, originals: list[Path], in_wal: bool = False) -> No
     connection.close()
 
 
+# Of `stems` up to version 3; version 4 adds two columns behind them.
+COLUMNS_OF_VERSION_3 = ", ".join(name for name, *_ in STEMS[:20])
+
+
 def content(path: Path, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of tables, of stems in the columns that every version has."""
+    columns = {"stems": COLUMNS_OF_VERSION_3}
     connection = sqlite3.connect(path)
     try:
-        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+        return {
+            table: connection.execute(f"SELECT {columns.get(table, '*')} FROM {table}").fetchall() for table in tables
+        }
     finally:
         connection.close()
 
@@ -109,8 +118,8 @@ def test_a_migrated_database_has_the_schema_of_a_new_one(
     Database(workplace.database).close()
     Database(tmp_path / "new.db").close()
     migrated, new = (content(path, SCHEMA_QUERY)[SCHEMA_QUERY] for path in (workplace.database, tmp_path / "new.db"))
-    assert [(kind, name, sql) for kind, name, _, _, sql in migrated] == [
-        (kind, name, sql) for kind, name, _, _, sql in new
+    assert [(kind, name, bare(sql)) for kind, name, _, _, sql in migrated] == [
+        (kind, name, bare(sql)) for kind, name, _, _, sql in new
     ]
     assert version(workplace.database) == version(tmp_path / "new.db") == SCHEMA_VERSION
 
@@ -123,7 +132,8 @@ def test_what_version_2_wrote_stays_and_is_only_indexed(workplace: Workplace) ->
     assert content(workplace.database, *tables) == before
     added = {row[1] for row in content(workplace.database, SCHEMA_QUERY)[SCHEMA_QUERY]}
     added -= {row[1] for row in before_schema[SCHEMA_QUERY]}
-    assert added == {"stems_sha256", "stems_category_bpm", "stems_key_bpm"}
+    indexes = {"stems_sha256", "stems_category_bpm", "stems_key_bpm"}
+    assert added == {*indexes, "corrections", "stems_corrected", "corrected_stems", "library", "folders"}
     copy = workplace.database.with_name("stems.db.bak-2")
     assert version(copy) == 2
     assert content(copy, *tables) == before
@@ -276,7 +286,7 @@ def test_a_run_on_schema_1_goes_on_where_the_old_program_stopped(
     (before,) = workplace.rows()
     summary = workplace.run()
     assert (summary.already_done, summary.inserted) == (1, 1)
-    assert workplace.rows()[0] == before
+    assert workplace.rows()[0] == {**before, "path_text": None, "inode": None}
     engines = workplace.rows("SELECT engine, embedding_model FROM provenance ORDER BY rowid")
     assert engines == [
         {"engine": "torch", "embedding_model": MODEL},
@@ -293,7 +303,8 @@ STRING_OR_COMMENT = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL
 
 def bare(sql: str) -> str:
     """Return SQL text without its comments, and with one blank for any number of them."""
-    return " ".join(STRING_OR_COMMENT.sub(lambda match: match[1] or " ", sql).split())
+    text = " ".join(STRING_OR_COMMENT.sub(lambda match: match[1] or " ", sql).split())
+    return re.sub(r" (?=[,)])", "", text)  # ALTER TABLE puts a blank before the comma
 
 
 def shape(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -401,7 +412,10 @@ def test_a_released_database_becomes_todays_with_its_rows(number: int, workplace
     Database(tmp_path / "new.db").close()
     assert shape_at(workplace.database) == shape_at(tmp_path / "new.db")
     assert version(workplace.database) == SCHEMA_VERSION
-    assert {table: raw_rows(workplace.database, f"SELECT * FROM {table}") for table in tables} == before
+    now = {table: raw_rows(workplace.database, f"SELECT * FROM {table}") for table in tables}
+    if number < 4:
+        now["stems"] = [row[: len(STEMS) - 2] for row in now["stems"]]
+    assert now == before
     assert raw_rows(workplace.database, "SELECT embedding_model, first_used_at FROM provenance") == [
         (MODEL.encode(), b"2026-01-01")
     ]
@@ -457,7 +471,7 @@ def test_a_migration_may_hold_a_trigger_and_comments_with_semicolons(
     more = "-- a comment;\nCREATE TRIGGER t AFTER DELETE ON stems BEGIN\n  DELETE FROM restored;\n  SELECT 1;\nEND;\n"
     monkeypatch.setitem(MIGRATIONS, 1, MIGRATIONS[1] + more)
     Database(old.database).close()
-    assert old.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'") == [{"name": "t"}]
+    assert {"name": "t"} in old.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'")
 
 
 def test_a_migration_that_lacks_its_end_leaves_schema_1_whole(old: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from records import STEMS, column, refused
-from stem_dataset.database.schema import SCHEMA_VERSION, STEM_COLUMNS
+from stem_dataset.database.schema import INSERTED_COLUMNS, SCHEMA_VERSION
 from stem_dataset.database.stems import Database
 from workplace import Workplace
 
@@ -19,8 +19,8 @@ def test_the_file_carries_the_schema_s_version_and_is_in_wal_mode(database: Data
 
 
 def test_the_statement_fills_every_column_but_the_user_s_own() -> None:
-    assert [*STEM_COLUMNS, "user_rating"] == sorted(
-        (name for name, *_ in STEMS), key=[*STEM_COLUMNS, "user_rating"].index
+    assert [*INSERTED_COLUMNS, "user_rating"] == sorted(
+        (name for name, *_ in STEMS), key=[*INSERTED_COLUMNS, "user_rating"].index
     )
 
 

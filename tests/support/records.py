@@ -93,6 +93,8 @@ STEMS = [
     ("imported_at", "TEXT", 1, 0),
     ("clap_embedding", "BLOB", 1, 0),
     ("embedding_model", "TEXT", 1, 0),
+    ("path_text", "TEXT", 0, 0),
+    ("inode", "INTEGER", 0, 0),
 ]
 
 
