@@ -443,6 +443,7 @@ class DatasetPreparer:
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Import `files` in batches; workers decode one while the model embeds another."""
         self.session.choose()
+        self.database.prepare_to_write()
         self._refuse_to_mix_models()
         if self.config.embed_on == "workers":
             if self.config.scheduler is None:
@@ -550,6 +551,7 @@ class DatasetPreparer:
         """
         for report in pool.reports(work, files):
             self.embedder.tick()
+            self.database.journal.checkpoint_if_due()
             if pool.is_retrying:
                 self.embedder.finish()
             if report is not None:

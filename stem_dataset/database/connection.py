@@ -16,6 +16,11 @@ from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import sync_folder
 from stem_dataset.logs import printable
 
+# What to do about a damaged database, for messages. SQLite would play a `-wal` that is left back into the backup.
+RESTORE_TEXT = (
+    "put a backup in its place, and first remove the files beside it whose names end with -wal and -shm, which belong "
+    "to the damaged one and would spoil the backup; or move all three away"
+)
 # A copy goes on by this many pages (16 MB) between two checks for Ctrl-C.
 COPIED_PAGES = 4_096
 
@@ -36,7 +41,12 @@ def check_database(path: Path) -> bool:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
             raise RunStopped(f"{printable(path)}: cannot be read: {error}; no file was touched") from None
-        raise UsageError(f"{printable(path)}: not a SQLite database ({error}); choose another --database") from None
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
+            raise RunStopped(f"{printable(path)}: is damaged: {error}; no file was touched: {RESTORE_TEXT}") from None
+        raise UsageError(
+            f"{printable(path)}: not a SQLite database ({error}); choose another --database. If it was one, it is "
+            f"damaged: {RESTORE_TEXT}"
+        ) from None
     if version > SCHEMA_VERSION:
         text = f"has schema {version}, and this program supports schemas up to {SCHEMA_VERSION}: update the program"
         raise UsageError(f"{printable(path)}: {text}")
