@@ -221,6 +221,16 @@ class StoredStem:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What --forget-missing reads of a row."""
+
+    id: str
+    original_file: str
+    path: str | None
+    is_rated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KnownRow:
     """A row that has the bytes of a new file."""
 

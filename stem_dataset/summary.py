@@ -79,6 +79,7 @@ class ReEmbedding:
     failed: int = 0
     left: int = 0
     seconds: float = 0.0
+    next_step = ""
 
     @property
     def sum_closes(self) -> bool:
@@ -103,6 +104,7 @@ class Verification:
 
     Each row is checked, unreadable, of another model, or left.
 
+    percent: the share of the rows to check
     replaces: whether wrong vectors are replaced (with --re-embed)
     differ: rows among `checked` whose vector is wrong; `replaced` are those among them that were replaced
     unreadable: neither WAV nor original can be used, or CLAP gives no vector for them
@@ -110,6 +112,7 @@ class Verification:
     """
 
     run_id: str
+    percent: float
     replaces: bool = False
     rows: int = 0
     checked: int = 0
@@ -155,4 +158,42 @@ class Verification:
         )
 
 
-Account = Summary | ReEmbedding | Verification
+@dataclass
+class Forgetting:
+    """The account of --forget-missing.
+
+    gone: rows whose files are gone; `rated` are those among them that have the user's rating
+    out_of_reach: rows whose files are missing, perhaps with their drives; they are kept
+    left: of those that are gone, not forgotten: the user said no, or the run was stopped, or the file came back
+    """
+
+    run_id: str
+    is_sure: bool = False
+    rows: int = 0
+    gone: int = 0
+    rated: int = 0
+    out_of_reach: int = 0
+    forgotten: int = 0
+    left: int = 0
+    seconds: float = 0.0
+    failed = 0
+    next_step = ""
+
+    @property
+    def what_is_missing(self) -> str:
+        """The counts of missing files, for a person."""
+        return (
+            f"the files of {self.gone} are gone ({self.rated} of these rows have your rating), "
+            f"those of {self.out_of_reach} are out of reach"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows: {self.what_is_missing}; {self.forgotten} forgotten; {self.seconds:.1f} s"
+
+
+StoredAccount = ReEmbedding | Verification | Forgetting
+Account = Summary | StoredAccount

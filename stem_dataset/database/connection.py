@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stem_dataset.database.schema import SCHEMA_VERSION
-from stem_dataset.datatypes import text_of
+from stem_dataset.datatypes import StoredFile, text_of
 from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import sync_folder
 from stem_dataset.logs import printable
@@ -123,3 +123,9 @@ def known_files(connection: sqlite3.Connection) -> KnownFiles:
     imported = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
     broken = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
     return KnownFiles({path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in imported}, {*broken})
+
+
+def stored_files(connection: sqlite3.Connection) -> Iterator[StoredFile]:
+    """Yield the file and the WAV of each row, and whether the user has rated it, folder by folder."""
+    rows = connection.execute("SELECT id, original_file, path, user_rating FROM stems ORDER BY original_file")
+    return (StoredFile(stem_id, name, wav, rating is not None) for stem_id, name, wav, rating in rows)

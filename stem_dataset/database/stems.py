@@ -399,6 +399,11 @@ class Database:
             connection.execute("DELETE FROM stems WHERE original_file = CAST(? AS TEXT)", (name,))
         return wav
 
+    def forget(self, stem_ids: Sequence[str]) -> None:
+        """Delete the rows with these ids, in one transaction."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM stems WHERE id = ?", zip(stem_ids))
+
     def quarantined_paths(self) -> set[str]:
         """Return the paths of all quarantined files that the database knows."""
         with self.errors():

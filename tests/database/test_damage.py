@@ -138,11 +138,12 @@ def test_what_a_wait_raises_comes_through_the_start_of_a_run(
 
 def texts_of(path: Path) -> list[str]:
     """Return the source of each expression in a file that is a text, but for docstrings."""
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    texts = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr | ast.Constant) and id(n) not in docstrings]
-    return [ast.get_source_segment(source, text) or "" for text in texts]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    # The parts of an f-string.
+    left_out |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    texts = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr | ast.Constant) and id(n) not in left_out]
+    return [ast.unparse(text) for text in texts]
 
 
 def test_each_message_that_recommends_a_backup_says_that_wal_and_shm_must_go() -> None:
@@ -150,7 +151,7 @@ def test_each_message_that_recommends_a_backup_says_that_wal_and_shm_must_go() -
         text
         for path in [REPOSITORY / "prepare_dataset_sql.py", *(REPOSITORY / "stem_dataset").rglob("*.py")]
         for text in texts_of(path)
-        if "backup" in text and '"' in text
+        if "backup" in text
     ]
     assert texts
     for text in texts:
