@@ -75,6 +75,7 @@ from stem_dataset.clap.embed import BatchEmbedder, embed_windows
 from stem_dataset.clap.engine import ClapModel, ModelLoader
 from stem_dataset.clap.session import ClapSession, load_clap
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT
+from stem_dataset.commands.check_library import CheckLibrary
 from stem_dataset.commands.missing import ForgetMissing, list_missing, refuse_without_terminal
 from stem_dataset.commands.re_embed import ReEmbed
 from stem_dataset.commands.restore import clean_up, restore_quarantine
@@ -141,7 +142,7 @@ from stem_dataset.quarantine import (
 )
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import StopSignals
-from stem_dataset.summary import Account, Forgetting, ReEmbedding, StoredAccount, Summary, Verification
+from stem_dataset.summary import Account, Forgetting, LibraryCheck, ReEmbedding, StoredAccount, Summary, Verification
 from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.workers.local_pool import LocalBackend
@@ -708,6 +709,7 @@ MODES = {
     "dry-run": "list what would be processed, touch nothing",
     "restore-quarantine": "move quarantined files back to where they were",
     "re-embed": "replace the vectors that another model or engine made; rerun to resume",
+    "verify": "check the database, all rows, WAVs and quarantined files, and a sample of the vectors; touch nothing",
     "list-missing": "list the rows whose files are missing, touch nothing",
     "forget-missing": "remove the rows whose files are gone, with their WAVs and ratings; asks first",
 }
@@ -834,6 +836,8 @@ def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) ->
         command, account = ReEmbed, ReEmbedding(run_id)
     elif options.forget_missing:
         command, account = ForgetMissing, Forgetting(run_id, options.yes)
+    elif options.verify:
+        command, account = CheckLibrary, LibraryCheck(run_id)
     else:
         return preparer.summary, preparer.run
     return account, functools.partial(preparer.tend, command, account)

@@ -231,6 +231,23 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RowToCheck:
+    """What --verify reads of a row.
+
+    has_json: whether tags and features are JSON
+    """
+
+    rowid: int
+    id: str
+    original_file: str
+    path: str | None
+    samples_sha256: str
+    size_bytes: int
+    clap_embedding: bytes
+    has_json: int
+
+
+@dataclass(frozen=True, slots=True)
 class KnownRow:
     """A row that has the bytes of a new file."""
 

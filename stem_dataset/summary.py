@@ -108,6 +108,7 @@ class Verification:
     replaces: whether wrong vectors are replaced (with --re-embed)
     differ: rows among `checked` whose vector is wrong; `replaced` are those among them that were replaced
     unreadable: neither WAV nor original can be used, or CLAP gives no vector for them
+    findings: a line for each row that differs or is unreadable
     left: not in the sample, or not reached because of --limit, Ctrl-C or a stopped run
     """
 
@@ -121,6 +122,7 @@ class Verification:
     unreadable: int = 0
     other_models: int = 0
     left: int = 0
+    findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -195,5 +197,39 @@ class Forgetting:
         return f"{self.rows} rows: {self.what_is_missing}; {self.forgotten} forgotten; {self.seconds:.1f} s"
 
 
-StoredAccount = ReEmbedding | Verification | Forgetting
+@dataclass
+class LibraryCheck:
+    """The account of --verify.
+
+    rows, wavs, quarantined: how many were checked
+    vectors: how many were computed again
+    findings: a line for each thing that is wrong
+    """
+
+    run_id: str
+    rows: int = 0
+    wavs: int = 0
+    quarantined: int = 0
+    vectors: int = 0
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    next_step: str = ""
+
+    @property
+    def failed(self) -> int:
+        """The number of findings."""
+        return len(self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows, {self.wavs} WAVs and {self.quarantined} quarantined files checked, {self.vectors} "
+            f"vectors computed again: {self.failed or 'no'} findings; {self.seconds:.1f} s"
+        )
+
+
+StoredAccount = ReEmbedding | Verification | Forgetting | LibraryCheck
 Account = Summary | StoredAccount

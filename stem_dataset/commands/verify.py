@@ -48,6 +48,8 @@ class VerifyVectors(StoredStems):
 
     flag = "--verify-vectors"
     account: Verification
+    # The rowids of rows that are not to be checked.
+    left_out: frozenset[int] = frozenset()
 
     def run(self, account: Verification) -> None:
         """Compute stored vectors again, and log the rows whose vectors differ.
@@ -97,7 +99,7 @@ class VerifyVectors(StoredStems):
             if not own:
                 raise UsageError(text)
             log.warning("%s", text)
-        return own
+        return array("q", (rowid for rowid in own if rowid not in self.left_out)) if self.left_out else own
 
     def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
         """Check the rows outside the sample.
@@ -128,13 +130,12 @@ class VerifyVectors(StoredStems):
             self.write_vectors([(stem, new) for stem, new, _ in wrong])
             account.replaced += len(wrong)
         for stem, _, cosine in wrong:
-            log.warning(
-                "%s (id %s): its stored vector is wrong: cosine %.6f with the one computed now%s",
-                printable(stem.original_file),
-                stem.id,
-                cosine,
-                "; replaced" if account.replaces else "",
+            finding = (
+                f"{printable(stem.original_file)} (id {stem.id}): its stored vector is wrong: cosine {cosine:.6f} with "
+                f"the one computed now{'; replaced' if account.replaces else ''}"
             )
+            log.warning("%s", finding)
+            account.findings.append(finding)
         account.differ += len(wrong)
         account.checked += len(compared)
         self._count(len(compared))
@@ -146,7 +147,9 @@ class VerifyVectors(StoredStems):
         self._cannot_check(stem, f"unreadable: {fault}; {advice_for(fault, '--verify-vectors')}")
 
     def _cannot_check(self, stem: StoredStem, reason: str) -> None:
-        log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
+        finding = f"{printable(stem.original_file)} (id {stem.id}): not checked: {printable(reason)}"
+        log.error("%s", finding)
+        self.account.findings.append(finding)
         self.account.unreadable += 1
         self._count(1)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Literal
 
 from stem_dataset.database.connection import RESTORE_TEXT
+from stem_dataset.datatypes import RowToCheck
 from stem_dataset.errors import RunStopped
 from stem_dataset.logs import log, printable
 from stem_dataset.signals import TICK_S
+
+ROW_TO_CHECK = """
+SELECT rowid, id, original_file, path, samples_sha256, size_bytes, clap_embedding,
+       json_valid(tags) AND json_valid(features)
+FROM stems WHERE rowid = ?"""
 
 
 def refuse_damaged_after_kill(path: Path, on_wait: Callable[[], None]) -> None:
@@ -66,3 +72,22 @@ def _lines_of(connection: sqlite3.Connection, check: str) -> list[str]:
     # A row may hold many lines, with a title above them.
     lines = [line for (text,) in rows for line in text.splitlines() if not line.startswith("***")]
     return [line for line in lines if line != "ok"]
+
+
+def readable_rows(connection: sqlite3.Connection) -> Iterator[RowToCheck | str]:
+    """Yield each row of `stems`, or a text where a row cannot be read.
+
+    One query for all rows would end at the first damaged page.
+    """
+    try:
+        rowids = connection.execute("SELECT rowid FROM stems").fetchall()
+    except sqlite3.DatabaseError as error:
+        yield f"the rows cannot be listed: {error}"
+        return
+    for (rowid,) in rowids:
+        try:
+            row = connection.execute(ROW_TO_CHECK, (rowid,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            yield f"row {rowid} of stems cannot be read: {error}"
+            continue
+        yield RowToCheck(*row) if row else f"row {rowid} of stems is in an index, and not in the table"
