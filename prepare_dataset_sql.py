@@ -20,10 +20,12 @@ These guarantees hold whatever the folder contains and whenever the run is stopp
 - A file's vector depends only on its samples. It does not depend on the path, the batch or the number of workers, nor
   on whether they are local processes or on a Dask cluster (--scheduler).
 - Files with the same bytes are decoded and embedded once, and a file that was moved keeps its row. Rows whose files are
-  gone are counted and kept.
+  gone are counted and kept, until --forget-missing removes them.
 - Vectors that do not compare are never mixed unnoticed: each row names its model. A run with another model, or on an
   engine that computes other vectors, is refused until --re-embed has replaced them all. --verify-vectors computes
   stored vectors again and lists those that differ.
+- After each batch its rows are in the database's main file. A run's end leaves one file, of which a plain copy is
+  complete. --verify checks the file, each row, its WAV, and the quarantine.
 
 Exit codes: 0 done · 1 done, but some files failed through no fault of theirs, or stored vectors are wrong · 2 usage or
 configuration · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the

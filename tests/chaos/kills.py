@@ -30,7 +30,9 @@ from workplace import Workplace, wait_for_no_process_of
 
 RUN = ("--batch-windows", "3")
 RESTORE = ("--restore-quarantine",)
-FAULTS = {"slow_s": 0.03, "slow_file_s": 0.01}  # real CLAP takes longer still: kills fall into its calls, too
+FORGET = ("--forget-missing", "--yes")
+# Real CLAP takes longer still: kills fall into its calls, too. Rows are forgotten in many small transactions.
+FAULTS = {"slow_s": 0.03, "slow_file_s": 0.01, "constants": {"ROWS_PER_BATCH": 3}}
 POLL_S = 0.0005
 END_S = 10.0  # within which no process may be left after a kill
 
@@ -263,6 +265,20 @@ def kill_restores(place: Workplace, kills: int, dice: random.Random) -> Toll:
         phase = dice.choice(("quarantining", "quarantined", "committing"))  # their signs are those of the way back
         kill = Kill(phase, dice.randint(1, 2), dice.choice((0, 0, 0.002)))
         toll.take(run_and_kill(place, kill, RESTORE, most_batches=1), kill, place)
+    return toll
+
+
+def kill_forgetting(place: Workplace, kills: int, dice: random.Random) -> Toll:
+    """Start and kill --forget-missing; each time a few more rows are gone, and none whose file is there."""
+    toll = Toll()
+    for _ in range(kills):
+        rows, _ = committed(place)
+        phase = dice.choice(("WAV written", "committing"))  # WAVs that are removed change the same sign
+        kill = Kill(phase, dice.randint(1, 3), dice.choice((0, 0, 0.002)))
+        toll.take(run_and_kill(place, kill, FORGET, most_batches=1), kill, place)
+        rows_now, _ = committed(place)
+        assert rows_now.items() <= rows.items(), kill
+        assert all(name in rows_now for name in rows if os.path.exists(name)), kill
     return toll
 
 
