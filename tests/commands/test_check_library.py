@@ -220,6 +220,18 @@ def test_damage_of_each_kind_is_one_finding(
     assert state_of(filled) == before
 
 
+def test_touching_the_file_of_a_wav_that_was_removed_writes_it_anew_and_keeps_the_vector(
+    filled: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, vector = wav_of(filled, 3).read_bytes(), filled.rows()[3]["clap_embedding"]
+    remove_the_wav(filled)
+    (filled.input / "03.wav").touch()
+    assert filled.run().vectors_kept == 1
+    assert wav_of(filled, 3).read_bytes() == whole
+    assert filled.rows()[3]["clap_embedding"] == vector
+    assert verify(filled, capsys)[:2] == (0, [])
+
+
 def test_many_findings_are_all_named(filled: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     for damage in (remove_the_wav, flip_a_byte_of_the_vector, remove_the_file, remove_a_quarantined_file):
         damage(filled)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 import audio_files
+import demo
 from audio_files import write_tone
 from fake_clap import FakeClap
 from patching import replace_name
@@ -21,7 +24,7 @@ from records import PROVENANCE, record
 from stem_dataset.database import journal
 from stem_dataset.database.journal import Journal
 from stem_dataset.database.stems import Database
-from workplace import Workplace, wait_for_log
+from workplace import Workplace, obey_modes, wait_for_log
 
 BATCHES = 5
 
@@ -107,6 +110,49 @@ def test_a_run_s_end_leaves_one_file_that_a_read_only_disk_can_hold(files: int, 
     assert place.run().inserted == files
     assert is_one_file(place.database)
     assert rows_of_a_plain_copy(place.database) == 2 * BATCHES + files
+
+
+needs_modes = pytest.mark.skipif(sys.platform != "linux", reason="takes from root what lets it pass by modes")
+
+
+@needs_modes
+def test_the_docs_snippet_reads_the_database_from_a_read_only_folder(place: Workplace) -> None:
+    place.run()
+    place.database.with_name("stems.db.lock").unlink(missing_ok=True)
+    command = [sys.executable, "-c", demo.NEIGHBOURS.replace("processed_database/stems.db", str(place.database))]
+    place.database.parent.chmod(0o555)
+    place.database.chmod(0o444)
+    try:
+        result = subprocess.run(command, preexec_fn=obey_modes, capture_output=True, text=True, check=False)
+    finally:
+        place.database.parent.chmod(0o755)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 4
+
+
+class BackingUpClap(CopyingClap):
+    """A model that at each call makes the two backups that the docs recommend."""
+
+    def get_audio_embedding_from_data(self, x: Sequence[Any]) -> Any:
+        if files_of(self.database) != ["stems.db"]:
+            copies = [self.database.with_name(name) for name in ("backup.db", "vacuumed.db")]
+            with closing(sqlite3.connect(self.database)) as source, closing(sqlite3.connect(copies[0])) as target:
+                source.backup(target)
+                source.execute(f"VACUUM INTO '{copies[1]}'")
+            self.noted += [(rows_of(copy), rows_of(self.database)) for copy in copies]
+            for copy in copies:
+                copy.unlink()
+        return FakeClap.get_audio_embedding_from_data(self, x)
+
+
+def test_the_backups_of_the_docs_are_complete_while_a_run_is_at_work(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_name(monkeypatch, "PAUSE_PER_CHECKPOINT", 1_000_000)  # rows stay in the WAL
+    clap = BackingUpClap(place.database)
+    place.run(clap, batch_windows=2)
+    assert max(seen for _, seen in clap.noted) >= 2 * BATCHES - 4
+    assert [copied for copied, _ in clap.noted] == [seen for _, seen in clap.noted]
 
 
 def test_a_run_with_nothing_new_does_not_touch_the_file(place: Workplace) -> None:
