@@ -14,8 +14,8 @@ from collections.abc import Callable
 from stem_dataset.logs import log
 
 # A checkpoint is left out while less than this many times the duration of the last one has passed, so that checkpoints
-# take at most a thirtieth of a run. Rows that come from copies are committed a hundred times per second.
-PAUSE_PER_CHECKPOINT = 30
+# take at most a hundredth of a run. On an SSD one takes 5 to 30 ms: then a batch that takes over 3 s gets its own.
+PAUSE_PER_CHECKPOINT = 100
 # Rows are in the main file after this time, however slow the disk is.
 LONGEST_PAUSE_S = 30.0
 

@@ -232,7 +232,7 @@ class SlowDisk:
         return (0, 3, 3) if self.checkpoints else ("wal",)
 
 
-@pytest.mark.parametrize(("cost_s", "most"), [(0.01, 0.04), (0.1, 0.04), (0.9, 0.04), (3.0, 0.1)])
+@pytest.mark.parametrize(("cost_s", "most"), [(0.01, 0.01), (0.1, 0.01), (0.9, 0.03), (1.5, 0.05)])
 def test_checkpoints_take_a_small_share_of_the_time_and_come_within_30_seconds(
     cost_s: float, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +253,7 @@ def test_a_checkpoint_that_was_left_out_is_made_up_for_without_another_commit(mo
     paced.committed()
     paced.committed()
     assert len(disk.checkpoints) == 1
-    disk.now_s += 3.1
+    disk.now_s += 10.1
     paced.checkpoint_if_due()
     paced.checkpoint_if_due()
     assert len(disk.checkpoints) == 2
