@@ -20,10 +20,12 @@ These guarantees hold whatever the folder contains and whenever the run is stopp
 - A file's vector depends only on its samples. It does not depend on the path, the batch or the number of workers, nor
   on whether they are local processes or on a Dask cluster (--scheduler).
 - Files with the same bytes are decoded and embedded once, and a file that was moved keeps its row. Rows whose files are
-  gone are counted and kept.
+  gone are counted and kept, until --forget-missing removes them.
 - Vectors that do not compare are never mixed unnoticed: each row names its model. A run with another model, or on an
   engine that computes other vectors, is refused until --re-embed has replaced them all. --verify-vectors computes
   stored vectors again and lists those that differ.
+- After each batch its rows are in the database's main file. A run's end leaves one file, of which a plain copy is
+  complete. --verify checks the file, each row, its WAV, and the quarantine.
 
 Exit codes: 0 done · 1 done, but some files failed through no fault of theirs, or stored vectors are wrong · 2 usage or
 configuration · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 5 another run holds the
@@ -55,7 +57,6 @@ import functools
 import importlib
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -75,10 +76,13 @@ from stem_dataset.clap.embed import BatchEmbedder, embed_windows
 from stem_dataset.clap.engine import ClapModel, ModelLoader
 from stem_dataset.clap.session import ClapSession, load_clap
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT
+from stem_dataset.commands.check_library import CheckLibrary
+from stem_dataset.commands.missing import ForgetMissing, list_missing, refuse_without_terminal
 from stem_dataset.commands.moved_folders import Move, announce, find_move, rebase
 from stem_dataset.commands.re_embed import ReEmbed
 from stem_dataset.commands.restore import clean_up, restore_quarantine
-from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VerifyVectors
+from stem_dataset.commands.stored_stems import StoredStems
+from stem_dataset.commands.verify import LEAST_SAMPLE, SAMPLE_PERCENT, VerifyVectors, percent_of_rows
 from stem_dataset.config import (
     CONFIG_FIELDS,
     OUTPUTS,
@@ -123,7 +127,7 @@ from stem_dataset.errors import (
     with_remedy,
 )
 from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of
-from stem_dataset.logs import log, log_to_console, log_to_file, printable
+from stem_dataset.logs import log, log_to_console, log_to_file, print_lines, printable
 from stem_dataset.music.describe import describe, features_of_audio
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
@@ -142,7 +146,7 @@ from stem_dataset.quarantine import (
 )
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import StopSignals
-from stem_dataset.summary import Account, ReEmbedding, Summary, Verification
+from stem_dataset.summary import Account, Forgetting, LibraryCheck, ReEmbedding, StoredAccount, Summary, Verification
 from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.workers.local_pool import LocalBackend
@@ -245,8 +249,6 @@ class DatasetPreparer:
     ) -> None:
         self.config = config
         self.summary = Summary(run_id=uuid.uuid4().hex)
-        self.re_embedding = ReEmbedding(self.summary.run_id)
-        self.verification = Verification(self.summary.run_id)
         self.unsettled: set[str] = set()  # new files without an outcome yet
         self.signals = StopSignals(outer_signals)
         self.progress = Progress(show_progress, self.signals)
@@ -285,38 +287,17 @@ class DatasetPreparer:
         with self.signals, self._outputs():
             return restore_quarantine(self.config, self.database, self.signals)
 
-    def re_embed(self) -> ReEmbedding:
-        """Replace every vector that does not compare with this run's; return the account.
+    def tend(self, command: type[StoredStems], account: StoredAccount) -> StoredAccount:
+        """Run a command on the rows that exist, and return its account.
 
-        Each row names its model, so after an interruption the next call continues with the remaining rows. Raises
-        `UsageError` if there is no database, or another `PrepareError` if it has to stop early.
+        After an interruption, the next call continues with the remaining rows. Raises `UsageError` if there is no
+        database, or another `PrepareError` if it has to stop early.
         """
         started = time.monotonic()
-        require_database(self.config.database, "--re-embed")
-        account = self.re_embedding
+        require_database(self.config.database, command.flag)
         with self.signals, self._outputs():
             try:
-                ReEmbed(self.config, self.database, self.session, self.progress, self._embed_windows).run(account)
-            finally:
-                account.seconds = time.monotonic() - started
-                log.info("%s", account)
-        return account
-
-    def verify_vectors(self, percent: float = SAMPLE_PERCENT, replaces: bool = False) -> Verification:
-        """Compute stored vectors again and log the rows whose vectors differ.
-
-        A random sample of `percent` of the rows of this run's model is checked, but at least 200 rows. With `replaces`,
-        vectors that differ are replaced, and after the first one all rows are checked. Otherwise no row changes. Raises
-        `UsageError` if there is no database or no row of this model, or another `PrepareError` if it has to stop early.
-        """
-        started = time.monotonic()
-        require_database(self.config.database, "--verify-vectors")
-        account = self.verification
-        account.replaces = replaces
-        with self.signals, self._outputs():
-            try:
-                work = VerifyVectors(self.config, self.database, self.session, self.progress, self._embed_windows)
-                work.run(account, percent)
+                command(self.config, self.database, self.session, self.progress, self._embed_windows).run(account)
             finally:
                 account.seconds = time.monotonic() - started
                 log.info("%s", account)
@@ -442,6 +423,7 @@ class DatasetPreparer:
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Import `files` in batches; workers decode one while the model embeds another."""
         self.session.choose()
+        self.database.prepare_to_write()
         self._refuse_to_mix_models()
         if self.config.embed_on == "workers":
             if self.config.scheduler is None:
@@ -553,6 +535,7 @@ class DatasetPreparer:
         """
         for report in pool.reports(work, files):
             self.embedder.tick()
+            self.database.journal.checkpoint_if_due()
             if pool.is_retrying:
                 self.embedder.finish()
             if report is not None:
@@ -727,6 +710,16 @@ class DatasetPreparer:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+MODES = {
+    "dry-run": "list what would be processed, touch nothing",
+    "restore-quarantine": "move quarantined files back to where they were",
+    "re-embed": "replace the vectors that another model or engine made; rerun to resume",
+    "verify": "check the database, all rows, WAVs and quarantined files, and a sample of the vectors; touch nothing",
+    "list-missing": "list the rows whose files are missing, touch nothing",
+    "forget-missing": "remove the rows whose files are gone, with their WAVs and ratings; asks first",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; without its flag, a setting comes from config.yaml."""
     parser = argparse.ArgumentParser(
@@ -757,12 +750,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_modes(parser: argparse.ArgumentParser) -> None:
     """Add the flags that select something other than an import."""
     modes = parser.add_mutually_exclusive_group()
-    for flag, text in {
-        "--dry-run": "list what would be processed, touch nothing",
-        "--restore-quarantine": "move quarantined files back to where they were",
-        "--re-embed": "replace the vectors that another model or engine made; rerun to resume",
-    }.items():
-        modes.add_argument(flag, action="store_true", default=False, help=text)
+    for mode, text in MODES.items():
+        modes.add_argument(f"--{mode}", action="store_true", default=False, help=text)
+    parser.add_argument("--yes", action="store_true", default=False, help="do not ask before --forget-missing")
     parser.add_argument(
         "--verify-vectors",
         nargs="?",
@@ -773,17 +763,6 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
         help=f"compute {SAMPLE_PERCENT:g} %% of the stored vectors again (or PERCENT, or all; at least {LEAST_SAMPLE}) "
         "and list those that differ; with --re-embed, check all rows where one differs, and replace what differs",
     )
-
-
-def percent_of_rows(text: str) -> float:
-    """Parse the value of --verify-vectors: "all", or a percentage up to 100."""
-    try:
-        percent = 100.0 if text == "all" else float(text.removesuffix("%"))
-    except ValueError:
-        percent = math.nan
-    if not 0 < percent <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number over 0 and up to 100 (per cent of the rows), or all")
-    return percent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -824,11 +803,15 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
 
 def _run_options(options: argparse.Namespace, config: Config, signals: StopSignals) -> int:
     preparer = DatasetPreparer(config, show_progress=options.level <= logging.INFO, outer_signals=signals)
-    if options.verify_vectors is not None and (options.dry_run or options.restore_quarantine):
-        other = "--dry-run" if options.dry_run else "--restore-quarantine"
+    other = next((f"--{mode}" for mode in MODES if getattr(options, mode.replace("-", "_"))), "--re-embed")
+    if options.verify_vectors is not None and other != "--re-embed":
         raise UsageError(f"--verify-vectors: not allowed with {other}: give it alone, or with --re-embed")
     if options.dry_run:
         return _print_plan(preparer)
+    if options.list_missing:
+        return list_missing(config, signals.check)
+    if options.forget_missing:
+        refuse_without_terminal(options.yes)
     if options.restore_quarantine:
         outcomes = preparer.restore_quarantine()
         for outcome, count in sorted(outcomes.items()):
@@ -849,12 +832,20 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
 
 def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) -> tuple[Account, Callable[[], Account]]:
     """Return the work and its account, which survives an error."""
+    run_id = preparer.summary.run_id
+    command: type[StoredStems]
+    account: StoredAccount
     if options.verify_vectors is not None:
-        verify = functools.partial(preparer.verify_vectors, options.verify_vectors, replaces=options.re_embed)
-        return preparer.verification, verify
-    if options.re_embed:
-        return preparer.re_embedding, preparer.re_embed
-    return preparer.summary, preparer.run
+        command, account = VerifyVectors, Verification(run_id, options.verify_vectors, options.re_embed)
+    elif options.re_embed:
+        command, account = ReEmbed, ReEmbedding(run_id)
+    elif options.forget_missing:
+        command, account = ForgetMissing, Forgetting(run_id, options.yes)
+    elif options.verify:
+        command, account = CheckLibrary, LibraryCheck(run_id)
+    else:
+        return preparer.summary, preparer.run
+    return account, functools.partial(preparer.tend, command, account)
 
 
 def _write_report(path: Path, account: Account, exit_code: int) -> bool:
@@ -869,12 +860,7 @@ def _write_report(path: Path, account: Account, exit_code: int) -> bool:
 
 def _print_plan(preparer: DatasetPreparer) -> int:
     files = preparer.dry_run()
-    try:
-        for found in files:
-            print(printable(found.path))
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head`; Python flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_lines(printable(found.path) for found in files)
     log.info("%d to process, %d already processed; nothing was touched", len(files), preparer.summary.already_done)
     return 0
 

@@ -247,6 +247,33 @@ class StoredStem:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What --forget-missing reads of a row."""
+
+    id: str
+    original_file: str
+    path: str | None
+    is_rated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RowToCheck:
+    """What --verify reads of a row.
+
+    has_json: whether tags and features are JSON
+    """
+
+    rowid: int
+    id: str
+    original_file: str
+    path: str | None
+    samples_sha256: str
+    size_bytes: int
+    clap_embedding: bytes
+    has_json: int
+
+
+@dataclass(frozen=True, slots=True)
 class KnownRow:
     """A row that has the bytes of a new file."""
 

@@ -10,7 +10,7 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import soundfile
@@ -31,6 +31,16 @@ def printable(path: object) -> str:
     """
     text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print the result of a command; whoever reads it may stop early, as `| head` does."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def versions_block() -> str:

@@ -79,6 +79,7 @@ class ReEmbedding:
     failed: int = 0
     left: int = 0
     seconds: float = 0.0
+    next_step = ""
 
     @property
     def sum_closes(self) -> bool:
@@ -103,13 +104,16 @@ class Verification:
 
     Each row is checked, unreadable, of another model, or left.
 
+    percent: the share of the rows to check
     replaces: whether wrong vectors are replaced (with --re-embed)
     differ: rows among `checked` whose vector is wrong; `replaced` are those among them that were replaced
     unreadable: neither WAV nor original can be used, or CLAP gives no vector for them
+    findings: a line for each row that differs or is unreadable
     left: not in the sample, or not reached because of --limit, Ctrl-C or a stopped run
     """
 
     run_id: str
+    percent: float
     replaces: bool = False
     rows: int = 0
     checked: int = 0
@@ -118,6 +122,7 @@ class Verification:
     unreadable: int = 0
     other_models: int = 0
     left: int = 0
+    findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -155,4 +160,76 @@ class Verification:
         )
 
 
-Account = Summary | ReEmbedding | Verification
+@dataclass
+class Forgetting:
+    """The account of --forget-missing.
+
+    gone: rows whose files are gone; `rated` are those among them that have the user's rating
+    out_of_reach: rows whose files are missing, perhaps with their drives; they are kept
+    left: of those that are gone, not forgotten: the user said no, or the run was stopped, or the file came back
+    """
+
+    run_id: str
+    is_sure: bool = False
+    rows: int = 0
+    gone: int = 0
+    rated: int = 0
+    out_of_reach: int = 0
+    forgotten: int = 0
+    left: int = 0
+    seconds: float = 0.0
+    failed = 0
+    next_step = ""
+
+    @property
+    def what_is_missing(self) -> str:
+        """The counts of missing files, for a person."""
+        return (
+            f"the files of {self.gone} are gone ({self.rated} of these rows have your rating), "
+            f"those of {self.out_of_reach} are out of reach"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows: {self.what_is_missing}; {self.forgotten} forgotten; {self.seconds:.1f} s"
+
+
+@dataclass
+class LibraryCheck:
+    """The account of --verify.
+
+    rows, wavs, quarantined: how many were checked
+    vectors: how many were computed again
+    findings: a line for each thing that is wrong
+    """
+
+    run_id: str
+    rows: int = 0
+    wavs: int = 0
+    quarantined: int = 0
+    vectors: int = 0
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    next_step: str = ""
+
+    @property
+    def failed(self) -> int:
+        """The number of findings."""
+        return len(self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--report` writes."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows, {self.wavs} WAVs and {self.quarantined} quarantined files checked, {self.vectors} "
+            f"vectors computed again: {self.failed or 'no'} findings; {self.seconds:.1f} s"
+        )
+
+
+StoredAccount = ReEmbedding | Verification | Forgetting | LibraryCheck
+Account = Summary | StoredAccount

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
 import uuid
 import wave
 from pathlib import Path
@@ -23,6 +24,15 @@ WAV_HEADER_BYTES = 44  # what Python's `wave` module writes
 
 # Up to this length (44 s, 8 MiB), the samples are also kept in memory. Longer audio is read back from disk.
 KEPT_SAMPLES = 2**21
+
+
+def wav_header(samples: int) -> bytes:
+    """Return the header that a WAV of this many samples has, as Python's `wave` module writes it."""
+    data_bytes = samples * SAMPLE_BYTES
+    form = (16, 1, 1, SAMPLE_RATE_HZ, SAMPLE_RATE_HZ * SAMPLE_BYTES, SAMPLE_BYTES, 8 * SAMPLE_BYTES)
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", WAV_HEADER_BYTES - 8 + data_bytes, b"WAVE", b"fmt ", *form, b"data", data_bytes
+    )
 
 
 class StoredAudio:

@@ -21,6 +21,7 @@ class ReEmbed(StoredStems):
     Each row names the model of its vector. A run may therefore be stopped at any time, and the next one continues.
     """
 
+    flag = "--re-embed"
     account: ReEmbedding
 
     def run(self, account: ReEmbedding) -> None:

@@ -1,4 +1,4 @@
-"""Read and embed stems again whose rows already exist, for --re-embed and --verify-vectors."""
+"""What the commands on existing rows share: they read and embed stems again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
+from typing import Any, ClassVar
 
 from stem_dataset.audio.standardise import standardise
 from stem_dataset.audio.wav import SAMPLE_BYTES, WAV_HEADER_BYTES, StandardisedAudio, StoredAudio
@@ -103,10 +104,12 @@ def advice_for(fault: MachineFault, flag: str) -> str:
 
 
 class StoredStems:
-    """The common part of --re-embed and --verify-vectors.
+    """A command on the rows that exist.
 
-    It reads stems again, embeds them, and writes new vectors.
+    It can read stems again, embed them, and write new vectors.
     """
+
+    flag: ClassVar[str]
 
     def __init__(
         self,
@@ -122,6 +125,10 @@ class StoredStems:
         self.session = session
         self.progress = progress
         self.embed = embed
+
+    def run(self, account: Any) -> None:
+        """Do the command's work, and count it in its `account`."""
+        raise NotImplementedError
 
     def embed_all(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import random
@@ -22,6 +23,17 @@ SAMPLE_PERCENT = 5.0
 LEAST_SAMPLE = 200  # rows
 
 
+def percent_of_rows(text: str) -> float:
+    """Parse the value of --verify-vectors: "all", or a percentage up to 100."""
+    try:
+        percent = 100.0 if text == "all" else float(text.removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number over 0 and up to 100 (per cent of the rows), or all")
+    return percent
+
+
 def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: str) -> Sequence[int]:
     """Return a uniform sample of `percent` of `rowids`.
 
@@ -34,12 +46,17 @@ def sample_of(rowids: Sequence[int], percent: float, limit: int | None, seed: st
 class VerifyVectors(StoredStems):
     """One run of --verify-vectors."""
 
+    flag = "--verify-vectors"
     account: Verification
+    # The rowids of rows that are not to be checked.
+    left_out: frozenset[int] = frozenset()
 
-    def run(self, account: Verification, percent: float) -> None:
-        """Check the vectors of `percent` of the rows.
+    def run(self, account: Verification) -> None:
+        """Compute stored vectors again, and log the rows whose vectors differ.
 
-        They are computed again. Those that differ are reported and counted.
+        A random sample of `account.percent` of the rows of this run's model is checked, but at least 200 rows. With
+        `account.replaces`, vectors that differ are replaced, and after the first one all rows are checked. Otherwise no
+        row changes. Raises `UsageError` if no row is of this model.
         """
         self.account = account
         self.session.choose()
@@ -49,7 +66,7 @@ class VerifyVectors(StoredStems):
         if not rows:
             log.info("nothing to verify: %s has no rows", printable(self.config.database))
             return
-        sample = sample_of(rows, percent, self.config.limit, account.run_id)
+        sample = sample_of(rows, account.percent, self.config.limit, account.run_id)
         drawn = f", a random sample with the run's id, {account.run_id}, as its seed" if len(sample) < len(rows) else ""
         log.info("checking the vectors of %d of %d rows%s", len(sample), len(rows), drawn)
         with self.progress.over(len(sample)):
@@ -82,7 +99,7 @@ class VerifyVectors(StoredStems):
             if not own:
                 raise UsageError(text)
             log.warning("%s", text)
-        return own
+        return array("q", (rowid for rowid in own if rowid not in self.left_out)) if self.left_out else own
 
     def _check_the_rest(self, rows: Sequence[int], sample: Sequence[int]) -> None:
         """Check the rows outside the sample.
@@ -113,13 +130,12 @@ class VerifyVectors(StoredStems):
             self.write_vectors([(stem, new) for stem, new, _ in wrong])
             account.replaced += len(wrong)
         for stem, _, cosine in wrong:
-            log.warning(
-                "%s (id %s): its stored vector is wrong: cosine %.6f with the one computed now%s",
-                printable(stem.original_file),
-                stem.id,
-                cosine,
-                "; replaced" if account.replaces else "",
+            finding = (
+                f"{printable(stem.original_file)} (id {stem.id}): its stored vector is wrong: cosine {cosine:.6f} with "
+                f"the one computed now{'; replaced' if account.replaces else ''}"
             )
+            log.warning("%s", finding)
+            account.findings.append(finding)
         account.differ += len(wrong)
         account.checked += len(compared)
         self._count(len(compared))
@@ -131,7 +147,9 @@ class VerifyVectors(StoredStems):
         self._cannot_check(stem, f"unreadable: {fault}; {advice_for(fault, '--verify-vectors')}")
 
     def _cannot_check(self, stem: StoredStem, reason: str) -> None:
-        log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
+        finding = f"{printable(stem.original_file)} (id {stem.id}): not checked: {printable(reason)}"
+        log.error("%s", finding)
+        self.account.findings.append(finding)
         self.account.unreadable += 1
         self._count(1)
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stem_dataset.database.schema import SCHEMA_VERSION
-from stem_dataset.datatypes import text_of
+from stem_dataset.datatypes import StoredFile, text_of
 from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import numbered_names, put_in_place
 from stem_dataset.logs import printable
 
+# What to do about a damaged database, for messages. SQLite would play a `-wal` that is left back into the backup.
+RESTORE_TEXT = (
+    "put a backup in its place, and first remove the files beside it whose names end with -wal and -shm, which belong "
+    "to the damaged one and would spoil the backup; or move all three away"
+)
 # A copy goes on by this many pages (16 MB) between two checks for Ctrl-C.
 COPIED_PAGES = 4_096
 
@@ -35,7 +40,12 @@ def check_database(path: Path) -> bool:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
             raise RunStopped(f"{printable(path)}: cannot be read: {error}; no file was touched") from None
-        raise UsageError(f"{printable(path)}: not a SQLite database ({error}); choose another --database") from None
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
+            raise RunStopped(f"{printable(path)}: is damaged: {error}; no file was touched: {RESTORE_TEXT}") from None
+        raise UsageError(
+            f"{printable(path)}: not a SQLite database ({error}); choose another --database. If it was one, it is "
+            f"damaged: {RESTORE_TEXT}"
+        ) from None
     if version > SCHEMA_VERSION:
         text = f"has schema {version}, and this program supports schemas up to {SCHEMA_VERSION}: update the program"
         raise UsageError(f"{printable(path)}: {text}")
@@ -110,3 +120,9 @@ def known_files(connection: sqlite3.Connection) -> KnownFiles:
     imported = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
     broken = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
     return KnownFiles({path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in imported}, {*broken})
+
+
+def stored_files(connection: sqlite3.Connection) -> Iterator[StoredFile]:
+    """Yield the file and the WAV of each row, and whether the user has rated it, folder by folder."""
+    rows = connection.execute("SELECT id, original_file, path, user_rating FROM stems ORDER BY original_file")
+    return (StoredFile(stem_id, name, wav, rating is not None) for stem_id, name, wav, rating in rows)

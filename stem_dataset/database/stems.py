@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stem_dataset.database.connection import copy_database
+from stem_dataset.database.connection import RESTORE_TEXT, copy_database
+from stem_dataset.database.damage import refuse_damaged_after_kill
+from stem_dataset.database.journal import Journal
 from stem_dataset.database.migrations import MIGRATIONS, sql_statements
 from stem_dataset.database.schema import (
     COPY_PROVENANCE,
@@ -67,7 +69,8 @@ DATABASE_REMEDIES = {
     sqlite3.SQLITE_READONLY: "make the file and its folder writable",
     sqlite3.SQLITE_CANTOPEN: "check that its folder is there and writable, and the limit of open files (`ulimit -n`)",
     sqlite3.SQLITE_IOERR: "its disk is full, failing or gone: free some space on it, or check it",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: put a copy of it in its place, or move it away",
+    sqlite3.SQLITE_CORRUPT: f"it is damaged: {RESTORE_TEXT}",
+    sqlite3.SQLITE_NOTADB: f"it is damaged: {RESTORE_TEXT}",
 }
 
 
@@ -83,16 +86,15 @@ class Database:
         if sqlite3.sqlite_version_info < (3, 37):
             raise RunStopped(f"SQLite {sqlite3.sqlite_version} is too old: STRICT tables need 3.37; use a newer Python")
         with self.errors():
+            refuse_damaged_after_kill(path, on_wait)
             self.connection = sqlite3.connect(path, timeout=TICK_S, isolation_level=None)
             self.connection.text_factory = text_of
-            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.journal = Journal(self.connection)
             # A commit survives a power cut; it takes 0.6 ms.
             self.connection.execute("PRAGMA synchronous = FULL")
-            # With a million rows, each new row changes four pages of the indexes, since hashes are in random order. A
-            # checkpoint every 1,000 pages would come after every third batch and write most of these pages again. One
-            # every 16,000 pages (a WAL of 64 MB) writes a fifth less. A cache of 16 MB is as fast as one of 256 MB:
-            # the system caches the file too.
+            # A cache of 16 MB is as fast as one of 256 MB: the system caches the file too.
             self.connection.execute("PRAGMA cache_size = -16384")
+            # `Journal` decides when to checkpoint; this bounds the WAL (64 MB) within a large transaction.
             self.connection.execute("PRAGMA wal_autocheckpoint = 16000")
         self._bring_schema_up_to_date()
 
@@ -101,10 +103,11 @@ class Database:
 
         All is done in one transaction.
         """
+        with self.errors():
+            if self.connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+                return
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == SCHEMA_VERSION:
-                return
             if version:
                 copy = copy_database(self.path, f"{self.path.name}.bak-{version}", self.on_wait)
                 text = "%s: its schema %d becomes %d; the database as it was is kept as %s"
@@ -117,7 +120,8 @@ class Database:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
-        """Close the connection; SQLite then writes the WAL into the database file."""
+        """Close the connection, and leave one file."""
+        self.journal.end()
         self.connection.close()
 
     @contextlib.contextmanager
@@ -143,16 +147,27 @@ class Database:
                 # Otherwise the next BEGIN would fail, and with it every later batch.
                 self.connection.rollback()
                 raise
+            self.journal.committed()
+
+    def prepare_to_write(self) -> None:
+        """Wait for a program that holds the database before files are decoded in vain."""
+        with self.errors():
+            self._begin()
+            self.connection.rollback()
 
     def _begin(self) -> None:
-        """Begin a write, and wait for a program that holds the database.
+        self.journal.begin(self._execute_when_free)
+        self._execute_when_free("BEGIN IMMEDIATE")
+
+    def _execute_when_free(self, statement: str) -> None:
+        """Execute `statement`, and wait for a program that holds the database.
 
         Meanwhile `on_wait` moves the bar and checks for Ctrl-C.
         """
         deadline = time.monotonic() + LOCKED_DATABASE_S
         while True:
             try:
-                self.connection.execute("BEGIN IMMEDIATE")
+                self.connection.execute(statement)
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
@@ -387,6 +402,11 @@ class Database:
             connection.execute(ENTER_QUARANTINED, (name, *status))
             connection.execute("DELETE FROM stems WHERE original_file = CAST(? AS TEXT)", (name,))
         return wav
+
+    def forget(self, stem_ids: Sequence[str]) -> None:
+        """Delete the rows with these ids, in one transaction."""
+        with self.transaction() as connection:
+            connection.executemany("DELETE FROM stems WHERE id = ?", zip(stem_ids))
 
     def quarantined_paths(self) -> set[str]:
         """Return the paths of all quarantined files that the database knows."""

@@ -30,8 +30,9 @@ from workplace import Workplace, wait_for_no_process_of
 
 RUN = ("--batch-windows", "3")
 RESTORE = ("--restore-quarantine",)
-# Real CLAP takes longer still: kills fall into its calls, too. A library is re-based in many steps.
-FAULTS = {"slow_s": 0.03, "slow_file_s": 0.01, "constants": {"ROWS_PER_STEP": 3}}
+FORGET = ("--forget-missing", "--yes")
+# Real CLAP takes longer still: kills fall into its calls, too. Rows are re-based and forgotten in many small steps.
+FAULTS = {"slow_s": 0.03, "slow_file_s": 0.01, "constants": {"ROWS_PER_STEP": 3, "ROWS_PER_BATCH": 3}}
 POLL_S = 0.0005
 END_S = 10.0  # within which no process may be left after a kill
 
@@ -279,6 +280,20 @@ def kill_re_basing(place: Workplace, elsewhere: Path, kills: int, dice: random.R
         toll.take(run_and_kill(place, kill, (*RUN, "--input", str(folder)), most_batches=1), kill, place)
     if folder != place.input:
         folder.rename(place.input)
+    return toll
+
+
+def kill_forgetting(place: Workplace, kills: int, dice: random.Random) -> Toll:
+    """Start and kill --forget-missing; each time a few more rows are gone, and none whose file is there."""
+    toll = Toll()
+    for _ in range(kills):
+        rows, _ = committed(place)
+        phase = dice.choice(("WAV written", "committing"))  # WAVs that are removed change the same sign
+        kill = Kill(phase, dice.randint(1, 3), dice.choice((0, 0, 0.002)))
+        toll.take(run_and_kill(place, kill, FORGET, most_batches=1), kill, place)
+        rows_now, _ = committed(place)
+        assert rows_now.items() <= rows.items(), kill
+        assert all(name in rows_now for name in rows if os.path.exists(name)), kill
     return toll
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import kills
 from audio_files import tree
-from extent import KILLED_FILES, KILLS, LONG, RESTORE_KILLS, SEED, say
+from extent import FORGET_KILLS, KILLED_FILES, KILLS, LONG, RESTORE_KILLS, SEED, say
 from killed_library import make_library
 from workplace import Workplace, needs_proc
 
@@ -101,3 +101,28 @@ def test_re_basing_that_is_killed_again_and_again_ends_as_if_nothing_was_moved(
     assert kills.leftovers(place) == []
     assert "nothing new" in place.execute(*kills.RUN).stderr
     say(f"Kills of re-basing, {type(place).__name__}, seed {SEED}:", *toll.table())
+
+
+def test_forgetting_that_is_killed_again_and_again_keeps_what_is_there_and_leaves_no_wav(
+    place: Workplace, unbroken: dict[str, object], pristine: Path
+) -> None:
+    assert place.execute(*kills.RUN).returncode == 0
+    for folder in sorted(place.input.iterdir())[1:]:
+        shutil.rmtree(folder)
+    expected = [row for row in place.rows() if Path(row["original_file"]).exists()]
+    gone = len(place.rows()) - len(expected)
+    assert gone > len(expected) > 0
+    toll = kills.kill_forgetting(place, FORGET_KILLS, random.Random(SEED))
+    last = place.execute(*kills.FORGET)
+    assert last.returncode == 0, last.stderr
+    assert place.rows() == expected
+    assert place.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    assert kills.leftovers(place) == []
+    assert {str(path) for path in place.wavs.glob("??/*.wav")} == {row["path"] for row in expected}
+    # The files that come back are imported anew, as if they had never been forgotten.
+    shutil.copytree(pristine, place.input, dirs_exist_ok=True)
+    for row in place.rows("SELECT * FROM quarantined"):
+        Path(row["original_file"]).unlink()
+    assert place.execute(*kills.RUN).returncode == 0
+    assert kills.outcome_of(place) == unbroken
+    say(f"Kills of --forget-missing of {gone} rows, {type(place).__name__}, seed {SEED}:", *toll.table())

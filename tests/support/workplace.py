@@ -20,7 +20,8 @@ from fake_clap import FakeClap
 from patching import replace_name
 from prepare_dataset_sql import DatasetPreparer
 from quick_analysis import plausible_measurements
-from stem_dataset.commands.verify import SAMPLE_PERCENT
+from stem_dataset.commands.re_embed import ReEmbed
+from stem_dataset.commands.verify import SAMPLE_PERCENT, VerifyVectors
 from stem_dataset.config import Config, load_config
 from stem_dataset.datatypes import text_of
 from stem_dataset.output_folders import README_NAME
@@ -120,21 +121,23 @@ class Workplace:
 
     def re_embed(self, model: Any = None, **settings: Any) -> ReEmbedding:
         """Re-embed in this process with a fake model; the account's sum must close."""
-        preparer = self._preparer(model, settings)
+        account = ReEmbedding("run")
         try:
-            return preparer.re_embed()
+            self._preparer(model, settings).tend(ReEmbed, account)
         finally:
-            assert preparer.re_embedding.sum_closes, preparer.re_embedding
+            assert account.sum_closes, account
+        return account
 
     def verify(
         self, model: Any = None, percent: float = SAMPLE_PERCENT, replaces: bool = False, **settings: Any
     ) -> Verification:
         """Verify the vectors in this process with a fake model; the account's sum must close."""
-        preparer = self._preparer(model, settings)
+        account = Verification("run", percent, replaces)
         try:
-            return preparer.verify_vectors(percent, replaces)
+            self._preparer(model, settings).tend(VerifyVectors, account)
         finally:
-            assert preparer.verification.sum_closes, preparer.verification
+            assert account.sum_closes, account
+        return account
 
     def flags(self) -> list[str]:
         """Return the command line of a run with all outputs in this folder."""
