@@ -13,7 +13,7 @@ from stem_dataset.commands.stored_stems import StoredStems, advice_for
 from stem_dataset.datatypes import ReadStem, StoredStem
 from stem_dataset.errors import MachineFault, RunStopped, UsageError
 from stem_dataset.logs import log, printable
-from stem_dataset.summary import Verification
+from stem_dataset.summary import Problem, Verification
 
 # A stored vector is wrong if its cosine with the one computed now is lower. Engines whose reference vectors agree stay
 # far above this bound, in bf16 too.
@@ -42,7 +42,6 @@ class VerifyVectors(StoredStems):
         They are computed again. Those that differ are reported and counted.
         """
         self.account = account
-        self.session.choose()
         if not account.replaces:
             self.database.forbid_writes()
         rows = self._rows_to_verify()
@@ -133,6 +132,7 @@ class VerifyVectors(StoredStems):
     def _cannot_check(self, stem: StoredStem, reason: str) -> None:
         log.error("%s (id %s): not checked: %s", printable(stem.original_file), stem.id, printable(reason))
         self.account.unreadable += 1
+        self.account.failed_files.append(Problem(stem.original_file, reason))
         self._count(1)
 
     def _count(self, rows: int) -> None:

@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     log.addHandler(handler)
     # A timer in a Python thread cannot fire while C code holds the GIL. This one has a C thread, and ends the process.
     faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
+    begun_s = time.monotonic()
     try:
         result = work(found, job, report)
         if isinstance(result, str):
@@ -71,6 +73,7 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     finally:
         faulthandler.cancel_dump_traceback_later()
         log.removeHandler(handler)
+    report.seconds = time.monotonic() - begun_s
     while not lines.empty():
         report.log_records.append(lines.get())
     return report
