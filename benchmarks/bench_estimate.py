@@ -41,6 +41,7 @@ prepare_dataset_sql.command()
 KINDS = {"one_shots": (0.65, 0.1, 2.0), "loops": (0.25, 2.0, 16.0), "pieces": (0.10, 20.0, 200.0)}
 FORMATS = [("wav", "PCM_16"), ("wav", "PCM_24"), ("flac", "PCM_16"), ("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III")]
 FORMATS += [("aiff", "PCM_24")]
+RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Line:
 
 
 def sources(folder: Path) -> list[tuple[npt.NDArray[np.float32], int]]:
-    """Return the samples, (frames, channels), and the rate of all files that libsndfile reads."""
+    """Return the samples, (frames, channels), and the rate of all files that every format can hold."""
     found = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in READABLE_SUFFIXES:
@@ -61,7 +62,7 @@ def sources(folder: Path) -> list[tuple[npt.NDArray[np.float32], int]]:
                 found.append(soundfile.read(path, dtype="float32", always_2d=True))
             except soundfile.LibsndfileError:
                 continue
-    return [(samples, rate) for samples, rate in found if len(samples) > rate // 10 and 8_000 <= rate <= 48_000]
+    return [(samples, rate) for samples, rate in found if samples.shape[1] <= 2 and rate in RATES_HZ]
 
 
 def fill(source: Path, target: Path, count: int, is_shuffled: bool, seed: int) -> None:

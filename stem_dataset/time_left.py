@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -112,10 +112,11 @@ class FilesToDecode:
         self.workers_embed = config.embed_on == "workers"
         # On a cluster, it is measured how many work at once.
         self.workers = None if config.scheduler else usable_workers(config)
-        self.paths: set[str] = set()
+        # Their sizes, in the order in which they are decoded.
+        self.sizes: dict[str, int] = {}
         self.groups: dict[tuple[str, int], SameSize] = defaultdict(SameSize)
         for found in files:
-            self.paths.add(found.path)
+            self.sizes[found.path] = found.size_bytes
             self._count(found.path, found.size_bytes, 1)
         self.suffixes = {
             suffix: Suffix(START_BYTES_PER_S.get(suffix, START_PCM_BYTES_PER_S)) for suffix, _ in self.groups
@@ -123,7 +124,8 @@ class FilesToDecode:
         self.rate = Rate(remembered=200)
         self.busy_s = 0.0
         self.begun_s: float | None = None
-        self.last_s = clock()
+        # When the files that are being decoded were begun: whenever another one was done.
+        self.begins_s = deque([clock()], maxlen=self.workers)
 
     def _count(self, path: str, size_bytes: int, files: int) -> None:
         # Four groups for each doubling of the size.
@@ -142,14 +144,13 @@ class FilesToDecode:
         self.busy_s += seconds
         if self.begun_s is None:
             self.begun_s = self.clock() - seconds
-        # The last files of all have begun when there were as many of them as workers.
-        if len(self.paths) >= (self.workers or 1):
-            self.last_s = self.clock()
+        # The last file of all is begun while as many are left as there are workers.
+        if len(self.sizes) >= (self.workers or 1):
+            self.begins_s.append(self.clock())
 
     def leave_out(self, path: str, size_bytes: int) -> None:
         """Note that a file is decoded already, or is not decoded at all."""
-        if path in self.paths:
-            self.paths.remove(path)
+        if self.sizes.pop(path, None) is not None:
             self._count(path, size_bytes, -1)
 
     def has_rate(self) -> bool:
@@ -171,19 +172,24 @@ class FilesToDecode:
 
     def decode_s(self) -> float:
         """See `Upcoming`."""
-        groups = [
-            (group.files, group.size_bytes / self.suffixes[suffix].bytes_per_s)
-            for (suffix, _), group in self.groups.items()
-            if group.files
-        ]
-        work_s = self.rate.factor * _predicted_s(len(self.paths), sum(audio_s for _, audio_s in groups))
-        longest_s = self.rate.factor * _predicted_s(1, max((audio_s / files for files, audio_s in groups), default=0))
         now_s = self.clock()
+        if self.workers is not None and len(self.sizes) <= self.workers:
+            # All that are left are being decoded, the last of them since the shortest time.
+            begun = zip(reversed(self.sizes.items()), reversed(self.begins_s), strict=False)
+            return max((self._rest_s(self._file_s(*file), now_s - begun_s) for file, begun_s in begun), default=0.0)
+        audio_s = sum(
+            group.size_bytes / self.suffixes[suffix].bytes_per_s for (suffix, _), group in self.groups.items()
+        )
         workers = self.workers or max(1.0, self.busy_s / max(now_s - (self.begun_s or now_s), 0.1))
-        # No file is decoded by two workers.
-        whole_s = max(work_s / workers, longest_s) if groups else 0.0
-        # The files in flight have been worked on since the last one came back.
-        return max(whole_s - (now_s - self.last_s), 0.1 * whole_s)
+        work_s = self.rate.factor * _predicted_s(len(self.sizes), audio_s) / workers
+        return self._rest_s(work_s, now_s - self.begins_s[-1])
+
+    def _file_s(self, path: str, size_bytes: int) -> float:
+        return self.rate.factor * _predicted_s(1, size_bytes / self.suffixes[_suffix_of(path)].bytes_per_s)
+
+    def _rest_s(self, work_s: float, elapsed_s: float) -> float:
+        """Return what is left of `work_s`; never nothing, as long as it is not done."""
+        return max(work_s - elapsed_s, 0.1 * work_s)
 
     def collect(self, windows: int) -> None:
         """See `Upcoming`; `decode` has noted the file."""

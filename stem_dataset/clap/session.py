@@ -60,7 +60,7 @@ def build_engine(weights: Weights, config: Config) -> Engine:
     """
     cache = ModelCache(config.model_cache)
     device = refuse_unfit_device(config)
-    if device == "cpu" and _has_openvino():
+    if device == "cpu" and has_openvino():
         return load_openvino(weights, config, cache)
     if device == "cpu":
         log.warning("openvino is not installed (not every platform has its wheel): CLAP runs on torch, which is slower")
@@ -87,14 +87,15 @@ def refuse_unfit_device(config: Config) -> Literal["cpu", "cuda"]:
     With `device` auto and `precision` f32, this imports neither torch nor openvino, unless a GPU's driver is installed.
     """
     device = choose_device(config.device)
-    if config.precision == "bf16" and device == "cpu" and _has_openvino():
+    if config.precision == "bf16" and device == "cpu" and has_openvino():
         check_bf16(config.precision)
     elif config.precision == "bf16":
         refuse_imitated_bf16(device)
     return device
 
 
-def _has_openvino() -> bool:
+def has_openvino() -> bool:
+    """Return whether openvino is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
