@@ -618,7 +618,8 @@ class DatasetPreparer:
             return None
         self.faults_in_a_row.clear()
         if report.processed is not None:
-            self.progress.decode(report.found, report.processed.metadata.duration_s, report.seconds)
+            times_s = (report.processed.metadata.duration_s, report.seconds, report.cpu_s)
+            self.progress.decode(report.found, *times_s)
         if report.quarantined is not None:
             self._enter_quarantined(report.found, report.quarantined)
         return report.processed

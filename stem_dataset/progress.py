@@ -184,11 +184,13 @@ class Progress:
         self.activity = "starting"
         self.begun_s = self.shown_s = clock()
         self.display: Display = Nothing()
+        self.shares_cores = False
         self._start(RowsToRead(0))
 
     def _start(self, upcoming: Upcoming) -> None:
         self.upcoming = upcoming
         self.time_left = TimeLeft(upcoming, self.batch_windows, self.clock)
+        self.time_left.shares_cores = self.shares_cores
 
     @contextlib.contextmanager
     def over(self, files: int, upcoming: Upcoming | None = None) -> Iterator[None]:
@@ -224,11 +226,11 @@ class Progress:
         self.activity = activity
         self._show()
 
-    def decode(self, found: FoundFile, duration_s: float, seconds: float) -> None:
-        """Note that a worker has decoded a file in this many seconds."""
+    def decode(self, found: FoundFile, duration_s: float, seconds: float, cpu_s: float) -> None:
+        """Note that a worker has decoded a file in this many seconds, of which it computed `cpu_s`."""
         self.decoded += 1
         if isinstance(self.upcoming, FilesToDecode):
-            self.upcoming.decode(found.path, found.size_bytes, duration_s, seconds)
+            self.upcoming.decode(found, duration_s, seconds, cpu_s)
 
     def settle(self, path: str, size_bytes: int) -> None:
         """Note that a file has its outcome, whether or not it was decoded."""
@@ -254,6 +256,10 @@ class Progress:
         """Note that the batch is embedded."""
         self.time_left.end_batch()
         self.say("decoding")
+
+    def note_engine(self, engine: str) -> None:
+        """Note what CLAP runs on; on a CPU, it shares the cores with the workers."""
+        self.shares_cores = self.time_left.shares_cores = engine.endswith("/cpu")
 
     def restart(self, rows: int) -> None:
         """Begin again at zero, with another total."""

@@ -189,6 +189,7 @@ class ClapSession:
         warn_of_odd_weights(self.weights)
         model, self.tags, self.categories = self.progress.wait_for(self.thread.submit(self._loaded))
         self.model = model
+        self.progress.note_engine(model.engine)
         self.provenance = Provenance(
             embedding_model=self.embedding_model,
             engine=model.engine,
