@@ -131,9 +131,6 @@ class SameSize:
 class Upcoming(Protocol):
     """What has not reached the embedder yet."""
 
-    # The time that workers have computed for it.
-    cpu_used_s: float
-
     def has_rate(self) -> bool:
         """Return whether anything has been measured."""
 
@@ -148,6 +145,9 @@ class Upcoming(Protocol):
 
     def cpu_s(self) -> float:
         """Return the time that workers still have to compute, whatever their number."""
+
+    def cpu_used_s(self) -> float:
+        """Return the time that workers have computed so far."""
 
     def collect(self, windows: int) -> None:
         """Note that a file or row has reached the embedder with this many windows."""
@@ -175,7 +175,7 @@ class FilesToDecode:
             suffix: Suffix(START_BYTES_PER_S.get(suffix, START_PCM_BYTES_PER_S)) for suffix, _ in self.groups
         }
         self.cost, self.cpu_cost = DecodeCost(), DecodeCost()
-        self.busy_s = self.cpu_used_s = 0.0
+        self.busy_s = self.counted_cpu_s = 0.0
         self.begun_s: float | None = None
         # When the files that are being decoded were begun: whenever another one was done.
         self.begins_s = deque([clock()], maxlen=self.workers)
@@ -196,7 +196,7 @@ class FilesToDecode:
         self.cost.add(duration_s, seconds)
         self.cpu_cost.add(duration_s, cpu_s)
         self.busy_s += seconds
-        self.cpu_used_s += cpu_s
+        self.counted_cpu_s += cpu_s
         if self.begun_s is None:
             self.begun_s = self.clock() - seconds
         # The last file of all is begun while as many are left as there are workers.
@@ -239,7 +239,14 @@ class FilesToDecode:
 
     def cpu_s(self) -> float:
         """See `Upcoming`."""
-        return self._work_s(self.cpu_cost, share=self.cpu_used_s / self.busy_s if self.busy_s else 1.0)
+        return self._work_s(self.cpu_cost, self._cpu_share())
+
+    def cpu_used_s(self) -> float:
+        """See `Upcoming`."""
+        return self.counted_cpu_s + self._done_in_flight_s(self.cpu_cost, self._cpu_share())
+
+    def _cpu_share(self) -> float:
+        return self.counted_cpu_s / self.busy_s if self.busy_s else 1.0
 
     def _work_s(self, cost: DecodeCost, share: float) -> float:
         """Return what all files cost together, without what is done of those that are being decoded.
@@ -248,8 +255,10 @@ class FilesToDecode:
         """
         groups = self.groups.items()
         audio_s = sum(group.size_bytes / self.suffixes[suffix].bytes_per_s for (suffix, _), group in groups)
-        done_s = sum(min(share * elapsed_s, 0.9 * file_s) for file_s, elapsed_s in self._in_flight(cost))
-        return cost.of(len(self.sizes), audio_s) - done_s
+        return cost.of(len(self.sizes), audio_s) - self._done_in_flight_s(cost, share)
+
+    def _done_in_flight_s(self, cost: DecodeCost, share: float) -> float:
+        return sum(min(share * elapsed_s, 0.9 * file_s) for file_s, elapsed_s in self._in_flight(cost))
 
     def _tail_s(self, cost: DecodeCost) -> float:
         """Return the seconds until the last files are decoded, all of which are begun."""
@@ -269,8 +278,6 @@ class FilesToDecode:
 
 class RowsToRead:
     """The rows whose audio is read again, which takes far less time than embedding it."""
-
-    cpu_used_s = 0.0
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -294,6 +301,10 @@ class RowsToRead:
         return 0.0
 
     def cpu_s(self) -> float:
+        """See `Upcoming`."""
+        return 0.0
+
+    def cpu_used_s(self) -> float:
         """See `Upcoming`."""
         return 0.0
 
@@ -359,7 +370,7 @@ class TimeLeft:
 
     def _cores_used(self) -> float:
         """Return how many cores' worth the program has computed lately."""
-        now_s, used_s = self.clock(), self.cpu_clock() + self.upcoming.cpu_used_s
+        now_s, used_s = self.clock(), self.cpu_clock() + self.upcoming.cpu_used_s()
         if not self.marks or now_s - self.marks[-1][0] >= 1:
             self.marks.append((now_s, used_s))
         then_s, then_used_s = self.marks[0]
