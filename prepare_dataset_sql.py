@@ -35,6 +35,9 @@ outputs · 130 interrupted.
 from __future__ import annotations
 
 if __name__ == "__main__":
+    from stem_dataset.startup import prepare_process
+
+    prepare_process()
     # The imports below take a quarter of a second. Without these handlers, Ctrl-C in that time prints a traceback.
     import os
     import signal
@@ -74,7 +77,7 @@ from stem_dataset.audio.wav import StandardisedAudio
 from stem_dataset.audio.windowing import cut_windows
 from stem_dataset.clap.embed import BatchEmbedder, embed_windows
 from stem_dataset.clap.engine import ClapModel, ModelLoader
-from stem_dataset.clap.session import ClapSession, load_clap
+from stem_dataset.clap.session import ClapSession, load_clap, refuse_mistakes
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT
 from stem_dataset.commands.check_library import CheckLibrary
 from stem_dataset.commands.missing import ForgetMissing, list_missing, refuse_without_terminal
@@ -146,7 +149,19 @@ from stem_dataset.quarantine import (
 )
 from stem_dataset.resources import usable_workers, worker_memory_bytes
 from stem_dataset.signals import StopSignals
-from stem_dataset.summary import Account, Forgetting, LibraryCheck, ReEmbedding, StoredAccount, Summary, Verification
+from stem_dataset.startup import open_standard_streams, read_names_as_utf8
+from stem_dataset.summary import (
+    Account,
+    Forgetting,
+    LibraryCheck,
+    Problem,
+    ReEmbedding,
+    Report,
+    StoredAccount,
+    Summary,
+    Verification,
+)
+from stem_dataset.time_left import FilesToDecode
 from stem_dataset.workers.dask_pool import DaskBackend, connect
 from stem_dataset.workers.dask_worker import PROGRAM
 from stem_dataset.workers.local_pool import LocalBackend
@@ -251,7 +266,7 @@ class DatasetPreparer:
         self.summary = Summary(run_id=uuid.uuid4().hex)
         self.unsettled: set[str] = set()  # new files without an outcome yet
         self.signals = StopSignals(outer_signals)
-        self.progress = Progress(show_progress, self.signals)
+        self.progress = Progress(config, show_progress, self.signals)
         self.session = ClapSession(config, load_model, self.progress)
         self.embedder = BatchEmbedder(
             self.session.thread, self.progress, config.batch_windows, self._embed_windows, self._insert_vectors
@@ -267,7 +282,7 @@ class DatasetPreparer:
         """Import all new files; raises a `PrepareError` if it must stop."""
         started = time.monotonic()
         root = self.root
-        with self.signals, self._outputs():
+        with self.signals, self.session, self._outputs():
             try:
                 files = self._filter_processed(root)
                 if files:
@@ -295,7 +310,8 @@ class DatasetPreparer:
         """
         started = time.monotonic()
         require_database(self.config.database, command.flag)
-        with self.signals, self._outputs():
+        session = self.session if command.needs_clap else contextlib.nullcontext()
+        with self.signals, session, self._outputs():
             try:
                 command(self.config, self.database, self.session, self.progress, self._embed_windows).run(account)
             finally:
@@ -362,10 +378,7 @@ class DatasetPreparer:
             self.database = Database(self.config.database, self.progress.tick)
             with contextlib.closing(self.database):
                 clean_up(self.config, self.database)
-                try:
-                    yield
-                finally:
-                    self.session.close()
+                yield
 
     # -- discover and resume ------------------------------------------------------------------------------------------
 
@@ -422,17 +435,13 @@ class DatasetPreparer:
 
     def _import(self, files: Sequence[FoundFile]) -> None:
         """Import `files` in batches; workers decode one while the model embeds another."""
-        self.session.choose()
         self.database.prepare_to_write()
         self._refuse_to_mix_models()
         if self.config.embed_on == "workers":
-            if self.config.scheduler is None:
-                raise UsageError(
-                    "--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it"
-                )
             self._need_clap()  # its reference vector checks the workers'
         self.duplicates = Duplicates(self.config, self.root, self.database, self.session, self._need_clap)
-        with self.progress.over(len(files)), contextlib.closing(self._new_pool(files[0])) as pool:
+        upcoming = FilesToDecode(files, self.config)
+        with self.progress.over(len(files), upcoming), contextlib.closing(self._new_pool(files[0])) as pool:
             self._begin(pool, will_embed=any(found.size_bytes not in self.known.shared_sizes for found in files))
             try:
                 first = self.duplicates.to_hash_first(self.known)
@@ -600,11 +609,14 @@ class DatasetPreparer:
             log.handle(record)
         if report.fault is not None:
             self._settle(report.found, "failed")
+            self.summary.failed_files.append(Problem(report.found.path, str(report.fault)))
             self._check_input_is_there()
             self._count_fault(report.fault)
             return None
         self.faults_in_a_row.clear()
-        self.progress.decoded += report.processed is not None
+        if report.processed is not None:
+            times_s = (report.processed.metadata.duration_s, report.seconds, report.cpu_s)
+            self.progress.decode(report.found, *times_s)
         if report.quarantined is not None:
             self._enter_quarantined(report.found, report.quarantined)
         return report.processed
@@ -640,6 +652,7 @@ class DatasetPreparer:
         drop_wav(self.database.enter_quarantined(entry))
         self.duplicates.broken.add(entry.sha256)
         self._settle(found, "quarantined")
+        self.summary.quarantined_files.append(Problem(found.path, entry.error_text, entry.path))
 
     def _insert_vectors(self, embedded: Sequence[tuple[ProcessedFile, bytes | None]]) -> None:
         """Write the rows of files with good vectors; quarantine the others."""
@@ -690,9 +703,10 @@ class DatasetPreparer:
 
     def _settle(self, stem: FoundFile | StemMetadata, outcome: Literal["inserted", "quarantined", "failed"]) -> None:
         """Count a file's outcome; raises KeyError if it already has one."""
-        self.unsettled.remove(stem.path if isinstance(stem, FoundFile) else stem.original_file)
+        path = stem.path if isinstance(stem, FoundFile) else stem.original_file
+        self.unsettled.remove(path)
         setattr(self.summary, outcome, getattr(self.summary, outcome) + 1)
-        self.progress.advance()
+        self.progress.settle(path, stem.size_bytes)
 
     # -- what a person sees -------------------------------------------------------------------------------------------
 
@@ -767,6 +781,7 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
+    open_standard_streams()
     with StopSignals() as signals:
         try:
             options = build_parser().parse_args(argv)
@@ -807,6 +822,7 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
     if options.verify_vectors is not None and other != "--re-embed":
         raise UsageError(f"--verify-vectors: not allowed with {other}: give it alone, or with --re-embed")
     if options.dry_run:
+        refuse_mistakes(config)
         return _print_plan(preparer)
     if options.list_missing:
         return list_missing(config, signals.check)
@@ -818,15 +834,16 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
             log.info("%d %s", count, outcome)
         return 1 if outcomes["failed"] else 0
     exit_code = RunStopped.exit_code
+    report = Report(options.report)
     account, work = _account_and_work(options, preparer)
     try:
+        refuse_mistakes(config)
         exit_code = 1 if work().failed else 0
     except PrepareError as error:
         exit_code = error.exit_code
         raise
     finally:
-        if options.report is not None and not _write_report(options.report, account, exit_code):
-            exit_code = exit_code or RunStopped.exit_code
+        exit_code = report.write(account, exit_code)
     return exit_code
 
 
@@ -846,16 +863,6 @@ def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) ->
     else:
         return preparer.summary, preparer.run
     return account, functools.partial(preparer.tend, command, account)
-
-
-def _write_report(path: Path, account: Account, exit_code: int) -> bool:
-    """Write the account as JSON, and return whether that succeeded."""
-    try:
-        path.write_text(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:  # the run's own outcome stands
-        log.error("--report %s: cannot be written: %s", printable(path), printable(with_remedy(error)))
-        return False
-    return True
 
 
 def _print_plan(preparer: DatasetPreparer) -> int:
@@ -878,6 +885,7 @@ def leave(exit_code: int) -> NoReturn:
 
 def command() -> NoReturn:
     """Run this process's command line; the installed `prepare-dataset-sql` calls this."""
+    read_names_as_utf8()
     leave(main())
 
 

@@ -85,6 +85,9 @@ class Config:
         None, "a Dask scheduler, as tcp://host:port, whose workers decode instead of local processes"
     )
     embed_on: Literal["driver", "workers"] = setting("driver", "where CLAP runs when there is a scheduler")
+    progress: Literal["auto", "bar", "lines", "json", "none"] = setting(
+        "auto", "how progress is shown: auto is a bar on a terminal, else lines; json prints to stdout"
+    )
     limit: Annotated[int, Interval(ge=1)] | None = setting(None, "process at most this many new files in a run")
     checkpoint: Given = setting("630k-audioset-best", "a published CLAP checkpoint by name, or a file")
     trust_checkpoint: bool = setting(False, "load a checkpoint file that holds more than tensors: it may run code")
@@ -144,7 +147,10 @@ def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         problems = [_describe_problem(problem, flags, source) for problem in error.errors()]
         raise UsageError("\n".join(problems)) from None
-    return Config(**settings)
+    config = Config(**settings)
+    if config.embed_on == "workers" and config.scheduler is None:
+        raise UsageError("--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it")
+    return config
 
 
 def _default_config_file() -> Path | None:

@@ -126,8 +126,7 @@ def _entries_of(folder: str, rules: WalkRules, summary: Summary) -> list[os.DirE
     except OSError as error:
         log.warning("%s: this folder cannot be listed: %s", printable(folder), printable(with_remedy(error)))
         summary.found += 1
-        summary.failed += 1
-        summary.unseen.append(folder)
+        summary.fail_unseen(folder, with_remedy(error))
         return []
     if folder != rules.root and any(entry.name == LOCK_NAME for entry in entries):
         _ignore(summary, "output folder of another run")
@@ -168,8 +167,7 @@ def _examine(entry: os.DirEntry[str], rules: WalkRules, summary: Summary) -> Fou
         summary.ignored[reason] += 1
     except OSError as error:
         log.warning("%s: vanished or unreadable: %s", printable(entry.path), printable(with_remedy(error)))
-        summary.failed += 1
-        summary.unseen.append(entry.path)
+        summary.fail_unseen(entry.path, with_remedy(error))
     return None
 
 

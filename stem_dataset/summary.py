@@ -1,11 +1,26 @@
-"""The counts of a run, for its last line and --report."""
+"""The outcomes of a run, for its last line and --report."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from stem_dataset.errors import RunStopped, UsageError, with_remedy
+from stem_dataset.logs import log, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that was quarantined or failed, as --report lists it."""
+
+    file: str
+    reason: str
+    quarantined_as: str | None = None
 
 
 @dataclass
@@ -32,7 +47,15 @@ class Summary:
     ignored: Counter[str] = field(default_factory=Counter)
     vanished: int = 0
     unseen: list[str] = field(default_factory=list)
+    quarantined_files: list[Problem] = field(default_factory=list)
+    failed_files: list[Problem] = field(default_factory=list)
     seconds: float = 0.0
+
+    def fail_unseen(self, path: str, reason: str) -> None:
+        """Count a file or folder that could not be read."""
+        self.failed += 1
+        self.unseen.append(path)
+        self.failed_files.append(Problem(path, reason))
 
     @property
     def sum_closes(self) -> bool:
@@ -78,6 +101,7 @@ class ReEmbedding:
     already_done: int = 0
     failed: int = 0
     left: int = 0
+    failed_files: list[Problem] = field(default_factory=list)
     seconds: float = 0.0
     next_step = ""
 
@@ -123,6 +147,7 @@ class Verification:
     other_models: int = 0
     left: int = 0
     findings: list[str] = field(default_factory=list)
+    failed_files: list[Problem] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -233,3 +258,35 @@ class LibraryCheck:
 
 StoredAccount = ReEmbedding | Verification | Forgetting | LibraryCheck
 Account = Summary | StoredAccount
+
+
+class Report:
+    """The file of --report; without a path, it is not written."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open the file, so that a mistyped folder ends the run before it begins.
+
+        Raises `UsageError` if it cannot be written. What an earlier run wrote there is lost: if this run is killed, its
+        account must not be taken for this run's.
+        """
+        self.path = path
+        try:
+            self.file = path.open("w", encoding="utf-8") if path else None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
+                raise
+            missing = path is not None and not path.parent.is_dir()
+            why = f"there is no folder {printable(path.parent)}" if path and missing else printable(with_remedy(error))
+            raise UsageError(f"--report {printable(path)}: cannot be written: {why}") from None
+
+    def write(self, account: Account, exit_code: int) -> int:
+        """Write the account as JSON, and return the program's exit code: 4 instead of 0 if that failed."""
+        if self.file is None:
+            return exit_code
+        try:
+            with self.file as file:
+                file.write(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n")
+        except OSError as error:  # the run's own outcome stands
+            log.error("--report %s: cannot be written: %s", printable(self.path), printable(with_remedy(error)))
+            return exit_code or RunStopped.exit_code
+        return exit_code

@@ -230,7 +230,8 @@ def test_report_is_the_account_as_json(workplace: Workplace, inline: None) -> No
     assert first.pop("files_per_s") > 0
     assert len(first.pop("run_id")) == 32
     counts = {"found": 6, "already_done": 0, "inserted": 2, "quarantined": 2, "failed": 0, "left": 1}
-    without_clap = {"copied": 0, "moved": 0, "vectors_kept": 0, "vanished": 0, "unseen": []}
+    without_clap = {"copied": 0, "moved": 0, "vectors_kept": 0, "vanished": 0, "unseen": [], "failed_files": []}
+    assert len(first.pop("quarantined_files")) == 2
     assert first == {**counts, **without_clap, "ignored": {"not audio": 1}, "exit_code": 0}
     assert main([*workplace.flags(), "--report", str(path)]) == 0
     second = report_of(path)
@@ -253,7 +254,7 @@ def test_report_is_written_when_the_run_ends_with_an_error(
     path = workplace.folder / "report.json"
     assert main([*workplace.flags(), "--report", str(path), "--checkpoint", "nonsense"]) == 2
     refused = report_of(path)
-    assert (refused["exit_code"], refused["found"], refused["left"]) == (2, 4, 4)
+    assert (refused["exit_code"], refused["found"], refused["left"]) == (2, 0, 0)
     with monkeypatch.context() as fault:
         replace_name(fault, "cut_windows", raise_(PermissionError(13, "Permission denied")))
         assert main([*workplace.flags(), "--report", str(path)]) == 1
@@ -269,15 +270,103 @@ def test_report_is_written_when_the_run_ends_with_an_error(
     assert report_of(path)["inserted"] == 3
 
 
-def test_a_report_that_cannot_be_written_is_named_and_costs_no_row(
-    workplace: Workplace, inline: None, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("where", ["missing/report.json", "stems", "stems/good0.wav/report.json"])
+def test_a_report_that_cannot_be_written_is_a_usage_error_before_anything_is_made(
+    where: str, workplace: Workplace, inline: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(workplace, good=1, broken=1)
+    before = everything(workplace.folder)
+    path = workplace.folder / where
+    assert main([*workplace.flags(), "--report", str(path)]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"error: --report {path}: cannot be written: ")
+    assert everything(workplace.folder) == before
+
+
+def test_the_report_lists_every_quarantined_and_failed_file_with_its_reason(
+    workplace: Workplace, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(workplace, good=2, broken=2)
+    path = workplace.folder / "report.json"
+    replace_name(monkeypatch, "cut_windows", raise_(PermissionError(13, "Permission denied")))
+    assert main([*workplace.flags(), "--report", str(path)]) == 1
+    report = report_of(path)
+    quarantined = sorted(report["quarantined_files"], key=lambda problem: str(problem["file"]))
+    assert [problem["file"] for problem in quarantined] == [str(workplace.input / f"broken{n}.wav") for n in range(2)]
+    for problem in quarantined:
+        assert problem["reason"].startswith("LibsndfileError: ")
+        assert "ERROR_LibsndfileError_broken" in problem["quarantined_as"]
+        assert Path(problem["quarantined_as"]).is_file()
+    failed = sorted(report["failed_files"], key=lambda problem: str(problem["file"]))
+    assert [problem["file"] for problem in failed] == [str(workplace.input / f"good{n}.wav") for n in range(2)]
+    assert all("Permission denied" in problem["reason"] for problem in failed)
+
+
+def test_the_report_lists_a_folder_that_cannot_be_read(
+    workplace: Workplace, inline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(workplace, good=1, broken=0)
-    path = workplace.folder / "missing" / "report.json"
-    assert main([*workplace.flags(), "--report", str(path)]) != 0
-    message = capsys.readouterr().err
-    assert str(path) in message
-    assert "a fault of this program" not in message
+    locked = workplace.input / "locked"
+    locked.mkdir()
+    scandir = os.scandir
+
+    def refuse(folder: str) -> Any:
+        if str(folder) == str(locked):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    path = workplace.folder / "report.json"
+    assert main([*workplace.flags(), "--report", str(path)]) == 1
+    (problem,) = report_of(path)["failed_files"]
+    assert problem["file"] == str(locked)
+    assert "Permission denied" in problem["reason"]
+
+
+# -- mistakes that are found before anything is made ------------------------------------------------------------------
+
+# The flags, and what the message holds.
+MISTAKES = {
+    "no such name": (["--checkpoint", "nonsense"], "music_speech_audioset_epoch_15_esc_89.98"),
+    "no such file": (["--checkpoint", "nonsense.pt"], "nonsense.pt: no such file"),
+    "a folder": (["--checkpoint", "."], "is a folder"),
+    "no CUDA": (["--device", "cuda"], "sees no CUDA device here"),
+    "no bf16": (["--device", "cpu", "--precision", "bf16"], "precision bf16"),
+    "nobody to embed": (["--embed-on", "workers"], "--embed-on workers"),
+}
+
+
+@pytest.mark.parametrize("state", ["first run", "something new", "nothing new", "dry run", "re-embed", "verify"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_the_only_message_and_has_one_exit_code_whatever_the_run_would_do(
+    mistake: str,
+    state: str,
+    workplace: Workplace,
+    inline: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    replace_name(monkeypatch, "has_openvino", lambda: False)  # torch imitates bf16 on any CPU
+    monkeypatch.chdir(workplace.folder)
+    fill(workplace)
+    if state not in ("first run", "dry run"):
+        assert main(workplace.flags()) == 0
+        capsys.readouterr()
+    if state == "something new":
+        write_tone(workplace.input / "new.wav", hz=90)
+    modes = {"dry run": ["--dry-run"], "re-embed": ["--re-embed"], "verify": ["--verify-vectors"]}
+    flags, text = MISTAKES[mistake]
+    before = everything(workplace.folder)
+    assert main([*workplace.flags(), *modes.get(state, []), *flags]) == 2
+    captured = capsys.readouterr()
+    (message,) = captured.err.splitlines()
+    assert message.startswith("error: ")
+    assert text in message
+    assert captured.out == ""
+    assert everything(workplace.folder) == before
 
 
 # -- nothing new ------------------------------------------------------------------------------------------------------

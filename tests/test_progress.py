@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -15,27 +16,32 @@ from typing import Any
 
 import pytest
 
+from stem_dataset.config import Config
+from stem_dataset.progress import Progress
+from stem_dataset.signals import StopSignals
 from workplace import Workplace
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
 
-def open_terminal() -> tuple[int, int]:
-    """Return both ends of a terminal of 120 columns: the one that reads what is drawn, and the program's."""
+def open_terminal(columns: int = 120) -> tuple[int, int]:
+    """Return both ends of a terminal: the one that reads what is drawn, and the program's."""
     import fcntl
     import termios
 
     master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     return master, slave
 
 
-def run_on_a_terminal(place: Workplace, faults: dict[str, object]) -> list[tuple[float, str]]:
+def run_on_a_terminal(
+    place: Workplace, faults: dict[str, object], *flags: str, columns: int = 120
+) -> list[tuple[float, str]]:
     """Run the program with stderr on a terminal; return what it draws, with the time in seconds."""
-    master, slave = open_terminal()
+    master, slave = open_terminal(columns)
     started = time.monotonic()
     drawn: list[tuple[float, str]] = []
-    with place.start(faults=faults, stderr=slave):
+    with place.start(*flags, faults=faults, stderr=slave):
         os.close(slave)
         while True:
             try:
@@ -69,6 +75,16 @@ def test_the_bars_clock_moves_every_second_and_names_both_phases(few: Workplace)
     assert len(clocks) >= 3
 
 
+def test_the_bar_is_readable_at_60_columns(few: Workplace) -> None:
+    drawn = run_on_a_terminal(few, {"slow_file_s": 0.3, "slow_s": 2}, "--batch-windows", "4", columns=60)
+    bars = {bar for _, text in drawn for bar in re.split(r"[\r\n]", text) if "|" in bar}
+    assert max(map(len, bars)) <= 60
+    embedding = sorted(bar for bar in bars if "embedding" in bar)
+    layout = re.compile(r" *\d+%\|.{10,}\| \d/9 \[\d\d:\d\d<(\d\d:\d\d|\?)\] embedding *")
+    assert embedding
+    assert [bar for bar in embedding if not layout.fullmatch(bar)] == []
+
+
 def test_log_lines_do_not_break_the_bar(few: Workplace) -> None:
     text = "".join(text for _, text in run_on_a_terminal(few, {}))
     lines = [line.rpartition("\r")[2] for line in text.split("\r\n")]
@@ -93,6 +109,78 @@ def test_without_a_terminal_there_is_no_bar_but_short_lines_and_the_account(few:
     ]
 
 
+SLOWLY = {"slow_s": 0.7}  # with --batch-windows 2: four batches, so that there are commits before and after
+
+LINE = re.compile(
+    r"(\d) of 9 files \((\d+) %\), (decoding|embedding \d windows|loading CLAP), \d+\.\d files/s, "
+    r"(about \d\d:\d\d left|time left unknown)"
+)
+
+
+def test_without_a_terminal_a_line_comes_at_each_quarter(few: Workplace) -> None:
+    result = few.execute("--batch-windows", "2", faults={**SLOWLY, "constants": {"LINE_EVERY_S": 3600.0}})
+    found = [match for line in result.stderr.splitlines() if (match := LINE.fullmatch(line))]
+    quarters = [int(match[2]) // 25 for match in found]
+    assert quarters == sorted(set(quarters))
+    assert 2 <= len(quarters) <= 3  # 75 % may come with the last batch, whose line is the account
+    assert all("about" in match[4] for match in found)
+    log = few.log_file.read_text(encoding="utf-8")
+    assert all(match[0] in log for match in found)
+
+
+def test_without_a_terminal_a_line_comes_at_each_interval(few: Workplace) -> None:
+    result = few.execute(faults={"slow_s": 4, "constants": {"LINE_EVERY_S": 1.0}})
+    found = [match for line in result.stderr.splitlines() if (match := LINE.fullmatch(line))]
+    embedding = [match[3] for match in found if match[3].startswith("embedding 8")]
+    assert len(embedding) >= 3
+
+
+def test_json_lines_on_stdout_say_the_same(few: Workplace) -> None:
+    result = few.execute("--progress", "json", "--batch-windows", "2", faults=SLOWLY)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["done"] for line in lines] == sorted({line["done"] for line in lines})
+    assert len(lines) >= 3
+    assert {line["total"] for line in lines} == {9}
+    assert lines[0]["left_s"] > lines[-1]["left_s"] == 0
+    assert lines[-1]["done"] == 9
+    assert lines[-1]["elapsed_s"] > lines[0]["elapsed_s"] > 0
+    assert set(lines[0]) == {"done", "total", "decoded", "activity", "elapsed_s", "files_per_s", "left_s"}
+    assert not any(LINE.fullmatch(line) for line in result.stderr.splitlines())
+
+
+def test_progress_none_says_nothing_between_the_first_line_and_the_account(few: Workplace) -> None:
+    result = few.execute("--progress", "none", "--batch-windows", "2", faults=SLOWLY)
+    assert result.stdout == ""
+    assert not any(LINE.fullmatch(line) for line in result.stderr.splitlines())
+
+
+def test_a_closed_pipe_on_stdout_costs_the_json_and_not_the_run(few: Workplace) -> None:
+    reader, writer = os.pipe()
+    with few.start("--progress", "json", "--batch-windows", "2", stdout=writer, faults=SLOWLY) as process:
+        os.close(writer)
+        os.close(reader)
+        assert process.wait(60) == 0
+    assert_all_is_done(few)
+
+
+def test_lines_come_every_30_seconds_and_at_each_quarter(caplog: pytest.LogCaptureFixture) -> None:
+    now_s = [0.0]
+    progress = Progress(Config(progress="lines"), True, StopSignals(), lambda: now_s[0])
+    with caplog.at_level("INFO"), progress.over(100):
+        for second in range(100):
+            now_s[0] = float(second)
+            progress.tick()
+            if second in (40, 50):
+                progress.advance(30)
+        progress.advance(40)
+    lines = [
+        (record.getMessage().split()[0], record.getMessage().partition("(")[2].partition(" ")[0])
+        for record in caplog.records
+    ]
+    # At 30 s; a quarter at 40; a half at 50; then every 30 s. The end is the account's.
+    assert lines == [("0", "0"), ("30", "30"), ("60", "60"), ("60", "60")]
+
+
 def test_the_log_file_holds_the_workers_lines_and_the_account(few: Workplace) -> None:
     few.execute("-q")
     log = few.log_file.read_text(encoding="utf-8")
@@ -113,9 +201,6 @@ def test_a_closed_terminal_costs_the_lines_and_not_the_run(few: Workplace) -> No
         os.close(reader)
         assert process.wait(60) == 0
     assert len(few.rows()) == 8
-
-
-SLOWLY = {"slow_s": 0.7}  # with --batch-windows 2: four batches, so that there are commits before and after
 
 
 def wait_for_a_row(place: Workplace) -> None:

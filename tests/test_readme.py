@@ -31,6 +31,7 @@ VARIABLE = (
     (r'("mtime_ns"): \d+', r"\1"),
     (r'("run_id"): ".*"', r"\1"),
     (r"--precision bf16 is about twice as fast on this processor.*\n", ""),  # only some processors have bf16
+    (r"\d+ of \d+ files \(\d+ %\), .*\n", ""),  # a line every 30 seconds
 )
 
 

@@ -51,6 +51,10 @@ CHECKPOINTS = {
     )
 }
 
+# How torch's formats begin, the present one and that before 1.6.
+ZIP_BEGIN = b"PK\x03\x04"
+PICKLE_BEGIN = b"\x80"
+
 # In a file that is none of the above, the width of the patch embedding shows which architecture it has.
 ARCHITECTURE_BY_WIDTH = {96: "HTSAT-tiny", 128: "HTSAT-base"}
 PATCH_EMBEDDING = "audio_branch.patch_embed.proj.weight"
@@ -146,22 +150,35 @@ def read_json(path: Path) -> dict[str, Any]:
 def identify_weights(checkpoint: str, cache: ModelCache) -> Weights:
     """Return the checkpoint of a published name or of a file.
 
-    The file is hashed. Nothing is unpickled or downloaded. Raises `UsageError` for an unknown name, or a file whose
-    content does not match its name, and `WeightsMissing` for a file that does not exist or is truncated.
+    The file is hashed. Nothing is unpickled or downloaded. Raises `UsageError` for what `find_checkpoint` does not
+    find, or a file whose content does not match its name, and `WeightsMissing` for a file that holds no checkpoint or
+    half of one.
+    """
+    file = find_checkpoint(checkpoint)
+    if file is not None:
+        return _identify_file(file, cache)
+    known = CHECKPOINTS[checkpoint]
+    return Weights(known.name, known.sha256, None, known.architecture)
+
+
+def find_checkpoint(checkpoint: str) -> Path | None:
+    """Return the file that `checkpoint` names, or None if it is a published name.
+
+    Raises `UsageError` if it is neither.
     """
     file = Path(checkpoint).expanduser()
     if checkpoint in CHECKPOINTS:
-        known = CHECKPOINTS[checkpoint]
-        return Weights(known.name, known.sha256, None, known.architecture)
+        return None
     if file.is_file():
-        return _identify_file(file, cache)
+        return file
     if file.is_dir():
         raise UsageError(f"--checkpoint {printable(file)}: is a folder; give the checkpoint file inside it")
+    published = f"Published ones: {', '.join(CHECKPOINTS)}"
     if file.suffix == ".pt" or len(file.parts) > 1:
-        raise WeightsMissing(f"--checkpoint {printable(file)}: no such file. Published ones: {', '.join(CHECKPOINTS)}")
+        raise UsageError(f"--checkpoint {printable(file)}: no such file. {published}")
     nearest = difflib.get_close_matches(checkpoint, CHECKPOINTS, n=1, cutoff=0)[0]
     raise UsageError(
-        f"--checkpoint {checkpoint!r}: neither a file nor a published checkpoint; did you mean {nearest!r}?"
+        f"--checkpoint {checkpoint!r}: neither a file nor a published checkpoint; did you mean {nearest!r}? {published}"
     )
 
 
@@ -170,12 +187,17 @@ def _identify_file(file: Path, cache: ModelCache) -> Weights:
 
     It may be published, misnamed, truncated, modified or unknown.
     """
+    by_name = CHECKPOINTS.get(file.stem)
     try:
+        # These two come before the hash, which is kept in a file.
+        _refuse_other_content(file)
+        if _is_cut_off(file):
+            whole = f" of {by_name.size_bytes:,}" if by_name and by_name.size_bytes else ""
+            size = f"{file.stat().st_size:,}{whole} bytes"
+            raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; download it again")
         digest = cache.sha256_of(file)
-        is_cut_off = _is_cut_off(file)
     except OSError as error:
         raise WeightsMissing(f"--checkpoint {printable(file)}: cannot be read: {error}") from None
-    by_name = CHECKPOINTS.get(file.stem)
     by_content = next((known for known in CHECKPOINTS.values() if known.sha256 == digest), None)
     if by_content is not None and by_name not in (None, by_content):
         raise UsageError(
@@ -184,12 +206,17 @@ def _identify_file(file: Path, cache: ModelCache) -> Weights:
         )
     if by_content is not None:
         return Weights(by_content.name, digest, file, by_content.architecture)
-    if is_cut_off:
-        whole = f" of {by_name.size_bytes:,}" if by_name and by_name.size_bytes else ""
-        size = f"{file.stat().st_size:,}{whole} bytes"
-        raise WeightsMissing(f"{printable(file)}: truncated: ends after {size}; download it again")
-    _warn_of_odd_weights(file, digest, by_name)
     return Weights(storable(file.stem), digest, file, None)
+
+
+def _refuse_other_content(file: Path) -> None:
+    """Raise `WeightsMissing` if `file` is no checkpoint at all, as a web page that was saved under its name."""
+    with open(file, "rb") as opened:
+        begin = opened.read(4)
+    if not (ZIP_BEGIN.startswith(begin) or begin.startswith(PICKLE_BEGIN)):
+        raise WeightsMissing(
+            f"--checkpoint {printable(file)}: holds no checkpoint: it is neither a zip archive nor a pickle of torch's"
+        )
 
 
 def _is_cut_off(file: Path) -> bool:
@@ -198,10 +225,15 @@ def _is_cut_off(file: Path) -> bool:
     The end of a zip archive has the list of its contents.
     """
     with open(file, "rb") as opened:
-        return b"PK\x03\x04".startswith(opened.read(4)) and not zipfile.is_zipfile(opened)
+        return ZIP_BEGIN.startswith(opened.read(4)) and not zipfile.is_zipfile(opened)
 
 
-def _warn_of_odd_weights(file: Path, digest: str, by_name: Checkpoint | None) -> None:
+def warn_of_odd_weights(weights: Weights) -> None:
+    """Warn if the checkpoint is none of the published ones, or one that was modified."""
+    file, digest = weights.file, weights.sha256
+    if file is None or weights.is_published:
+        return
+    by_name = CHECKPOINTS.get(file.stem)
     if by_name is None:
         log.warning("%s is none of the published checkpoints: its vectors compare only with its own", printable(file))
     else:

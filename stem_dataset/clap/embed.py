@@ -126,6 +126,7 @@ class BatchEmbedder(Generic[Batched]):
         if self.collected and self._collected_windows() + len(file.windows) > self.batch_windows:
             self._start()
         self.collected.append(file)
+        self.progress.collect(len(file.windows))
 
     def flush(self) -> None:
         """Embed and write all files that were added."""
@@ -140,7 +141,7 @@ class BatchEmbedder(Generic[Batched]):
         self.finish()
         self.batch, self.collected = self.collected, []
         windows = [window for file in self.batch for window in file.windows]
-        self.progress.say(f"embedding {len(windows)} windows")
+        self.progress.begin_batch(len(windows))
         log.debug("embedding %d windows of %d files in one call", len(windows), len(self.batch))
         self.vectors = self.thread.submit(self.embed, windows)
 
@@ -159,8 +160,8 @@ class BatchEmbedder(Generic[Batched]):
     def _write(self) -> None:
         assert self.vectors is not None
         vectors, batch, self.batch, self.vectors = self.vectors.result(), self.batch, [], None
+        self.progress.end_batch()
         self.write(list(zip(batch, file_vectors(vectors, [len(file.windows) for file in batch]), strict=True)))
-        self.progress.say("decoding")
 
     def settle_interrupted(self) -> None:
         """Write the batch that is being embedded if that ends within `INTERRUPT_GRACE_S`."""

@@ -7,14 +7,21 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Self
 
 import numpy as np
 
 from stem_dataset.audio.windowing import window_rule
-from stem_dataset.clap.checkpoints import ModelCache, Weights, identify_weights
+from stem_dataset.clap.checkpoints import (
+    ModelCache,
+    Weights,
+    find_checkpoint,
+    identify_weights,
+    warn_of_odd_weights,
+)
 from stem_dataset.clap.engine import ClapModel, Engine, ModelLoader, TextVectors, UnprovedVectors, check_engine
 from stem_dataset.clap.labels import NO_PALETTE, Described, Palette, described_by_clap, embed_palette
-from stem_dataset.clap.openvino_engine import load_openvino
+from stem_dataset.clap.openvino_engine import check_bf16, load_openvino
 from stem_dataset.clap.torch_engine import (
     TorchCpuClap,
     TorchCudaClap,
@@ -52,19 +59,44 @@ def build_engine(weights: Weights, config: Config) -> Engine:
     `UnprovedVectors` if a stream gave another vector.
     """
     cache = ModelCache(config.model_cache)
-    device = choose_device(config.device)
-    if device == "cpu" and importlib.util.find_spec("openvino") is not None:
+    device = refuse_unfit_device(config)
+    if device == "cpu" and has_openvino():
         return load_openvino(weights, config, cache)
     if device == "cpu":
         log.warning("openvino is not installed (not every platform has its wheel): CLAP runs on torch, which is slower")
-    if config.precision == "bf16":
-        refuse_imitated_bf16(device)
     module = load_module(weights, config, device)
     warn_of_stand_in(module.is_stand_in, weights)
     texts = TextVectors(cache.folder_of(weights) / "texts.npz", cache, lambda: module)
     engine = (TorchCudaClap if device == "cuda" else TorchCpuClap)(module, config.precision, texts)
     check_engine(engine, stock_reference(module))
     return engine
+
+
+def refuse_mistakes(config: Config) -> None:
+    """Raise `UsageError` if the config names a checkpoint or a device that is not there, or a precision it lacks.
+
+    This makes no file, and reads none but the checkpoint's name.
+    """
+    find_checkpoint(config.checkpoint)
+    refuse_unfit_device(config)
+
+
+def refuse_unfit_device(config: Config) -> Literal["cpu", "cuda"]:
+    """Return the device for this run; raises `UsageError` if the machine lacks it, or its arithmetic.
+
+    With `device` auto and `precision` f32, this imports neither torch nor openvino, unless a GPU's driver is installed.
+    """
+    device = choose_device(config.device)
+    if config.precision == "bf16" and device == "cpu" and has_openvino():
+        check_bf16(config.precision)
+    elif config.precision == "bf16":
+        refuse_imitated_bf16(device)
+    return device
+
+
+def has_openvino() -> bool:
+    """Return whether openvino is installed."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 class ProvedClap:
@@ -119,7 +151,10 @@ class ProvedClap:
 
 
 class ClapSession:
-    """CLAP for one run: chosen and loaded once, and called in one thread."""
+    """CLAP for one run: chosen and loaded once, and called in one thread.
+
+    A `with` block chooses the checkpoint at its beginning, and leaves the thread behind at its end.
+    """
 
     def __init__(self, config: Config, load_model: ModelLoader, progress: Progress) -> None:
         self.config = config
@@ -134,20 +169,27 @@ class ClapSession:
         self.provenance: Provenance | None = None
         self.tags = self.categories = NO_PALETTE
 
-    def choose(self) -> None:
+    def __enter__(self) -> Self:
         """Find the checkpoint, without loading it.
 
-        Raises `WeightsMissing`, and `UsageError` for an unknown name.
+        Raises what `identify_weights` does.
         """
         cache = ModelCache(self.config.model_cache)
         self.weights = self.progress.wait_for(self.thread.submit(identify_weights, self.config.checkpoint, cache))
         self.embedding_model = self.weights.embedding_model(self.config.max_windows, self.config.precision)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the thread behind, since a running call cannot be stopped."""
+        self.thread.shutdown(wait=False, cancel_futures=True)
 
     def load(self) -> None:
         """Load CLAP and the palettes, and set the provenance of its vectors."""
         self.progress.say("loading CLAP")
+        warn_of_odd_weights(self.weights)
         model, self.tags, self.categories = self.progress.wait_for(self.thread.submit(self._loaded))
         self.model = model
+        self.progress.note_engine(model.engine)
         self.provenance = Provenance(
             embedding_model=self.embedding_model,
             engine=model.engine,
@@ -202,7 +244,3 @@ class ClapSession:
     def described(self, stem: Described, vector: bytes) -> Described:
         """Return `stem` with the tags and the category nearest to its vector."""
         return described_by_clap(stem, np.frombuffer(vector, "<f4"), self.tags, self.categories)
-
-    def close(self) -> None:
-        """Leave the thread behind, since a running call cannot be stopped."""
-        self.thread.shutdown(wait=False, cancel_futures=True)

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from stem_dataset.commands.verify import SAMPLE_PERCENT, VerifyVectors
 from stem_dataset.database.connection import RESTORE_TEXT
 from stem_dataset.database.damage import damage_of, readable_rows
 from stem_dataset.datatypes import EMBEDDING_BYTES, RowToCheck
+from stem_dataset.drives import start_call
 from stem_dataset.errors import MachineFault, UsageError
 from stem_dataset.files import open_regular, sha256_of_path
 from stem_dataset.logs import log, printable
@@ -28,8 +29,6 @@ from stem_dataset.quarantine import json_path_of, read_entry
 from stem_dataset.resources import usable_workers
 from stem_dataset.summary import LibraryCheck, Verification
 
-# Files that wait for a thread, per thread.
-QUEUED_PER_THREAD = 8
 
 Checked = TypeVar("Checked")
 
@@ -91,21 +90,17 @@ class CheckLibrary(StoredStems):
     ) -> Iterator[tuple[Checked, list[str]]]:
         """Yield each of `things` with what `check` finds, in order; Ctrl-C works while a drive hangs."""
         threads = usable_workers(self.config)
-        pool = ThreadPoolExecutor(threads)
         queue: deque[tuple[Checked, Future[list[str]]]] = deque()
-        try:
-            for thing in things:
-                self.progress.signals.check()
-                queue.append((thing, pool.submit(check, thing)))
-                if len(queue) >= threads * QUEUED_PER_THREAD:
-                    thing, found = queue.popleft()
-                    yield thing, self.progress.wait_for(found)
-            while queue:
-                self.progress.signals.check()
+        for thing in things:
+            self.progress.signals.check()
+            queue.append((thing, start_call(check, thing)))
+            if len(queue) >= threads:
                 thing, found = queue.popleft()
                 yield thing, self.progress.wait_for(found)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while queue:
+            self.progress.signals.check()
+            thing, found = queue.popleft()
+            yield thing, self.progress.wait_for(found)
 
     def _check_quarantine(self) -> None:
         """Compare the quarantine folder with its JSONs, and with what the database knows of it."""

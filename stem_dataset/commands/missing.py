@@ -8,7 +8,6 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from stem_dataset.commands.stored_stems import StoredStems
 from stem_dataset.config import Config
 from stem_dataset.database.connection import open_read_only, require_database, stored_files
 from stem_dataset.datatypes import StoredFile
-from stem_dataset.drives import DEAD_DRIVE_TEXT, STAT_S
+from stem_dataset.drives import DEAD_DRIVE_TEXT, STAT_S, start_call
 from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import is_inside
 from stem_dataset.logs import log, print_lines, printable
@@ -48,8 +47,7 @@ class FolderAt:
         self.problem = ""
         self.is_mount_point = False
         self.device: int | None = None  # None: there is no such folder
-        # A call to a drive that hangs blocks in the kernel.
-        ThreadPoolExecutor(1).submit(self._look, path).result(STAT_S)
+        start_call(self._look, path).result(STAT_S)
 
     def _look(self, path: str) -> None:
         try:
@@ -200,6 +198,7 @@ class ForgetMissing(StoredStems):
     """
 
     flag = "--forget-missing"
+    needs_clap = False
 
     def run(self, account: Forgetting) -> None:
         """Delete the rows whose files are gone, with their WAVs, if the user agrees."""

@@ -12,7 +12,7 @@ from stem_dataset.commands.stored_stems import StoredStems, advice_for
 from stem_dataset.datatypes import ReadStem, StoredStem
 from stem_dataset.errors import MachineFault
 from stem_dataset.logs import log, printable
-from stem_dataset.summary import ReEmbedding
+from stem_dataset.summary import Problem, ReEmbedding
 
 
 class ReEmbed(StoredStems):
@@ -30,7 +30,6 @@ class ReEmbed(StoredStems):
         Every row is counted in `account`.
         """
         self.account = account
-        self.session.choose()
         model = self.session.embedding_model
         used = self.database.forget_unused_models()
         account.rows, account.already_done = used.total(), used[model]
@@ -81,6 +80,7 @@ class ReEmbed(StoredStems):
             printable(reason),
             printable(remove),
         )
+        self.account.failed_files.append(Problem(stem.original_file, reason))
         self._count_row("failed")
 
     def _count_row(self, outcome: Literal["re_embedded", "failed"]) -> None:

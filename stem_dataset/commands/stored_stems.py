@@ -110,6 +110,7 @@ class StoredStems:
     """
 
     flag: ClassVar[str]
+    needs_clap: ClassVar[bool] = True
 
     def __init__(
         self,

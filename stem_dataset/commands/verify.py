@@ -14,7 +14,7 @@ from stem_dataset.commands.stored_stems import StoredStems, advice_for
 from stem_dataset.datatypes import ReadStem, StoredStem
 from stem_dataset.errors import MachineFault, RunStopped, UsageError
 from stem_dataset.logs import log, printable
-from stem_dataset.summary import Verification
+from stem_dataset.summary import Problem, Verification
 
 # A stored vector is wrong if its cosine with the one computed now is lower. Engines whose reference vectors agree stay
 # far above this bound, in bf16 too.
@@ -59,7 +59,6 @@ class VerifyVectors(StoredStems):
         row changes. Raises `UsageError` if no row is of this model.
         """
         self.account = account
-        self.session.choose()
         if not account.replaces:
             self.database.forbid_writes()
         rows = self._rows_to_verify()
@@ -151,6 +150,7 @@ class VerifyVectors(StoredStems):
         log.error("%s", finding)
         self.account.findings.append(finding)
         self.account.unreadable += 1
+        self.account.failed_files.append(Problem(stem.original_file, reason))
         self._count(1)
 
     def _count(self, rows: int) -> None:

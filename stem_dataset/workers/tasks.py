@@ -61,6 +61,9 @@ class TaskReport:
     quarantined: QuarantineEntry | None = None
     # The worker reached its memory limit, so the file will be tried again alone.
     memory_error: str | None = None
+    # How long the worker took, and how long it computed.
+    seconds: float = 0.0
+    cpu_s: float = 0.0
     log_records: list[logging.LogRecord] = field(default_factory=list)
 
 

@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     log.addHandler(handler)
     # A timer in a Python thread cannot fire while C code holds the GIL. This one has a C thread, and ends the process.
     faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
+    begun_s, begun_cpu_s = time.monotonic(), time.process_time()
     try:
         result = work(found, job, report)
         if isinstance(result, str):
@@ -72,6 +74,7 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     finally:
         faulthandler.cancel_dump_traceback_later()
         log.removeHandler(handler)
+    report.seconds, report.cpu_s = time.monotonic() - begun_s, time.process_time() - begun_cpu_s
     while not lines.empty():
         report.log_records.append(lines.get())
     return report

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from patching import replace_name, value_of
-from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, Weights, identify_weights
+from stem_dataset.clap.checkpoints import CHECKPOINTS, ModelCache, Weights, identify_weights, warn_of_odd_weights
 from stem_dataset.errors import UsageError, WeightsMissing
 from weights import CACHE, CHECKPOINT, CHECKPOINT_SHA256, NAME
+
+# It begins as a pickle does.
+OWN = b"\x80 weights"
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +45,18 @@ def test_a_name_that_is_nearly_right_is_a_usage_error_that_says_which_is_meant(g
     with pytest.raises(UsageError) as caught:
         identify_weights(given, CACHE)
     assert str(caught.value) == (
-        f"--checkpoint {given!r}: neither a file nor a published checkpoint; did you mean {meant!r}?"
+        f"--checkpoint {given!r}: neither a file nor a published checkpoint; did you mean {meant!r}? Published ones: "
+        + ", ".join(CHECKPOINTS)
     )
 
 
 @pytest.mark.parametrize("given", ["mine.pt", "folder/mine", "~/mine.pt"])
-def test_a_file_that_is_not_there_is_missing_weights(
+def test_a_file_that_is_not_there_is_a_usage_error_as_a_wrong_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(WeightsMissing) as caught:
+    with pytest.raises(UsageError) as caught:
         identify_weights(given, CACHE)
     text = str(caught.value)
     assert text.startswith(f"--checkpoint {Path(given).expanduser()}: no such file")
@@ -63,7 +67,7 @@ def test_a_file_that_cannot_be_read_is_missing_weights(tmp_path: Path, monkeypat
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    (tmp_path / "mine.pt").write_bytes(b"weights")
+    (tmp_path / "mine.pt").write_bytes(OWN)
     replace_name(monkeypatch, "sha256_of_path", refuse)
     with pytest.raises(WeightsMissing, match=r"mine\.pt.*Permission denied"):
         identify_weights(str(tmp_path / "mine.pt"), CACHE)
@@ -71,17 +75,27 @@ def test_a_file_that_cannot_be_read_is_missing_weights(tmp_path: Path, monkeypat
 
 def test_a_file_of_ones_own_is_named_by_its_stem_and_hash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "mine.v2.pt"
-    file.write_bytes(b"weights")
+    file.write_bytes(OWN)
     weights = identify_weights(str(file), CACHE)
-    assert weights == Weights("mine.v2", hashlib.sha256(b"weights").hexdigest(), file, None)
+    assert weights == Weights("mine.v2", hashlib.sha256(OWN).hexdigest(), file, None)
+    warn_of_odd_weights(weights)
     assert "none of the published checkpoints" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"RIFF\0\0\0\0WAVE", b"a"], ids=["web page", "wav", "a byte"])
+def test_a_file_that_holds_something_else_is_no_checkpoint_and_leaves_no_note(tmp_path: Path, content: bytes) -> None:
+    file, cache = tmp_path / "mine.pt", tmp_path / "cache"
+    file.write_bytes(content)
+    with pytest.raises(WeightsMissing, match=r"mine\.pt: holds no checkpoint"):
+        identify_weights(str(file), ModelCache(cache))
+    assert not cache.exists()
 
 
 def test_a_name_that_is_not_utf_8_can_be_stored(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("other systems' file names are always Unicode")
     file = tmp_path / os.fsdecode(b"mine\xff.pt")
-    file.write_bytes(b"weights")
+    file.write_bytes(OWN)
     weights = identify_weights(str(file), CACHE)
     assert weights.embedding_model(8, "f32").startswith("mine\\udcff@")
     assert identify_weights(str(file), CACHE) == weights  # from the note of its hash, this time
@@ -91,11 +105,13 @@ def test_a_published_checkpoint_is_known_by_its_hash_whatever_its_file_is_called
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "downloaded (1).bin"
-    file.write_bytes(b"weights")
-    sha256 = hashlib.sha256(b"weights").hexdigest()
+    file.write_bytes(OWN)
+    sha256 = hashlib.sha256(OWN).hexdigest()
     known = dataclasses.replace(CHECKPOINTS["music_audioset_epoch_15_esc_90.14"], sha256=sha256)
     monkeypatch.setitem(CHECKPOINTS, known.name, known)
-    assert identify_weights(str(file), CACHE) == Weights(known.name, sha256, file, "HTSAT-base")
+    weights = identify_weights(str(file), CACHE)
+    assert weights == Weights(known.name, sha256, file, "HTSAT-base")
+    warn_of_odd_weights(weights)
     assert caplog.text == ""
 
 
@@ -169,7 +185,9 @@ def test_a_published_checkpoint_with_another_hash_is_modified_and_not_corrupt(
     file, content = tmp_path / f"{NAME}.pt", zip_file(b"saved again")
     file.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
-    assert identify_weights(str(file), CACHE) == Weights(NAME, sha256, file, None)
+    weights = identify_weights(str(file), CACHE)
+    assert weights == Weights(NAME, sha256, file, None)
+    warn_of_odd_weights(weights)
     assert f"is a modified {NAME}: its sha256 is {sha256[:12]}…" in caplog.text
     assert f"the published one's {CHECKPOINTS[NAME].sha256[:12]}…" in caplog.text
     assert "Its vectors compare only with its own" in caplog.text

@@ -309,7 +309,7 @@ def test_a_cached_checkpoint_of_gigabytes_is_hashed_once(full: Client) -> None:
 
 
 def test_a_checkpoint_of_ones_own_needs_the_text_model_alone(without_checkpoint: Client, tmp_path: Path) -> None:
-    (tmp_path / "mine.pt").write_bytes(b"weights")
+    (tmp_path / "mine.pt").write_bytes(b"\x80weights")
     with HubServer({}) as hub:
         answer = without_checkpoint.fetch(hub.endpoint, str(tmp_path / "mine.pt"))
     assert answer["path"] == str(tmp_path / "mine.pt")
@@ -465,7 +465,7 @@ def test_only_what_is_missing_is_named(without_checkpoint: Client, closed_port: 
 
 
 def test_with_a_checkpoint_of_ones_own_the_text_model_is_named(empty: Client, closed_port: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.pt").write_bytes(b"weights")
+    (tmp_path / "mine.pt").write_bytes(b"\x80weights")
     text = empty.fetch_missing(closed_port, str(tmp_path / "mine.pt"))
     assert_tells_all(text, empty, tuple(TEXT_MODEL))
 

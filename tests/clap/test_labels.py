@@ -225,7 +225,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_with_any_other_checkpoint_tells_nothing_and_reads_no_text(workplace: Workplace) -> None:
     write_stems(workplace)
     checkpoint = workplace.folder / "modified.pt"
-    checkpoint.write_bytes(b"no published checkpoint")
+    checkpoint.write_bytes(b"\x80 no published checkpoint")
     model = TextClap({})
     workplace.run(model, checkpoint=str(checkpoint), **SETTINGS)
     assert told(workplace) == [("unknown", None)] * 3 + [("kick", None), ("unknown", None)]
@@ -310,7 +310,7 @@ def test_re_embed_tells_all_but_names_anew_as_an_import_would(filled: Workplace,
 
 def test_re_embed_with_any_other_checkpoint_takes_back_what_clap_told(filled: Workplace) -> None:
     checkpoint = filled.folder / "modified.pt"
-    checkpoint.write_bytes(b"no published checkpoint")
+    checkpoint.write_bytes(b"\x80 no published checkpoint")
     filled.re_embed(TextClap({}), checkpoint=str(checkpoint), **SETTINGS)
     assert told(filled) == [("unknown", None)] * 3 + [("kick", None), ("unknown", None)]
     assert sources(filled) == [None, None, None, "name", None]
@@ -371,7 +371,7 @@ def test_labels_of_names_are_those_of_the_program(calibration: Any) -> None:
 def test_calibration_refuses_any_other_checkpoint(
     calibration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "my.pt").write_bytes(b"no published checkpoint")
+    (tmp_path / "my.pt").write_bytes(b"\x80 no published checkpoint")
     monkeypatch.setattr(calibration, "load_clap", lambda *_: FakeClap())
     flags = [str(tmp_path), "--checkpoint", str(tmp_path / "my.pt"), "--model-cache", str(tmp_path / "cache")]
     assert calibration.main(flags) == 2

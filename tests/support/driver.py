@@ -72,6 +72,7 @@ from stem_dataset.clap.checkpoints import Weights
 from stem_dataset.config import Config
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import FoundFile, ProcessedFile, QuarantineEntry, SourceFormat
+from stem_dataset.startup import prepare_process
 from stem_dataset.workers.local_pool import WORKER_IMPORTS
 from stem_dataset.workers.tasks import RunContext, TaskReport
 
@@ -347,4 +348,5 @@ if "kill_after" in FAULTS:
     install_kill_after()
 
 if __name__ == "__main__":
+    prepare_process()
     product.leave(main())
