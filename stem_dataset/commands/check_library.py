@@ -29,7 +29,6 @@ from stem_dataset.quarantine import json_path_of, read_entry
 from stem_dataset.resources import usable_workers
 from stem_dataset.summary import LibraryCheck, Verification
 
-
 Checked = TypeVar("Checked")
 
 
