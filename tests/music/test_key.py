@@ -139,6 +139,12 @@ def test_a_minor_with_chords_of_g_is_not_g_major(folder: Path, mode: str) -> Non
     assert confidences.max() > MIN_KEY_CONFIDENCE
 
 
+def test_harmonics_above_the_notes_have_no_say_in_the_key(folder: Path) -> None:
+    harmonic = 0.5 * sine(1_650)
+    held = analysed(sine(440) + harmonic, folder).pitch_classes
+    assert held == pytest.approx(analysed(sine(440), folder).pitch_classes, rel=0.01, abs=1e-3)
+
+
 @pytest.mark.parametrize("heard", [(9,), (9, 4)], ids=["one note", "a fifth"])
 def test_one_note_or_two_leave_the_key_open(heard: Sequence[int]) -> None:
     pitch_classes = np.zeros(PITCH_CLASS_STEPS)
