@@ -124,6 +124,34 @@ def test_a_detuned_cadence_keeps_its_key(folder: Path, key: str, cents: float) -
     assert confidences.max() > MIN_KEY_CONFIDENCE
 
 
+A_MINOR, D_MAJOR, F_MAJOR, G_MAJOR = (57, 60, 64), (54, 57, 62), (57, 60, 65), (55, 59, 62)
+FLAT_SEVENTHS = {
+    "minor": (A_MINOR, G_MAJOR, A_MINOR, G_MAJOR, A_MINOR),
+    "natural minor": (A_MINOR, G_MAJOR, F_MAJOR, G_MAJOR, A_MINOR),
+    "Dorian": (A_MINOR, D_MAJOR, G_MAJOR, A_MINOR, G_MAJOR, D_MAJOR, A_MINOR, A_MINOR),
+}
+
+
+@pytest.mark.parametrize("mode", FLAT_SEVENTHS)
+def test_a_minor_with_chords_of_g_is_not_g_major(folder: Path, mode: str) -> None:
+    confidences = estimate_keys(analysed(cadence(FLAT_SEVENTHS[mode], 0), folder).pitch_classes)
+    assert KEY_NAMES[int(confidences.argmax())] == "Am"
+    assert confidences.max() > MIN_KEY_CONFIDENCE
+
+
+def test_harmonics_above_the_notes_have_no_say_in_the_key(folder: Path) -> None:
+    harmonic = 0.5 * sine(1_650)
+    held = analysed(sine(440) + harmonic, folder).pitch_classes
+    assert held == pytest.approx(analysed(sine(440), folder).pitch_classes, rel=0.01, abs=1e-3)
+
+
+@pytest.mark.parametrize("heard", [(9,), (9, 4)], ids=["one note", "a fifth"])
+def test_one_note_or_two_leave_the_key_open(heard: Sequence[int]) -> None:
+    pitch_classes = np.zeros(PITCH_CLASS_STEPS)
+    pitch_classes[[10 * note for note in heard]] = 1.0
+    assert estimate_keys(pitch_classes).max() < MIN_KEY_CONFIDENCE
+
+
 @pytest.mark.parametrize("cents", range(-40, 50, 10))
 def test_a_detuned_note_falls_into_its_own_class(cents: int) -> None:
     pitch_classes = np.zeros(PITCH_CLASS_STEPS)
