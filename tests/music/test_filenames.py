@@ -146,6 +146,26 @@ def test_word_or_note_is_no_key(name: str) -> None:
     assert read(f"{name}.wav").key is None
 
 
+@pytest.mark.parametrize(
+    ("name", "root"),
+    [
+        ("Bass Loop_98_G#", "G#"),
+        ("Kit2_Chords_C_128_4bar", "C"),
+        ("guitar_loop_140_E", "E"),
+        ("TA_BASS9_125bpm_C", "C"),
+        ("chill-bass-110-bpm Bb", "A#"),
+        ("Pad_C_01", None),
+        ("Cello_F#2_98", None),
+        ("Beat 120 A", None),
+        ("Loop_120_C_Am", None),
+        ("Loop_C_120_D", None),
+    ],
+)
+def test_note_beside_a_tempo_is_the_root_of_the_key(name: str, root: str | None) -> None:
+    assert read(f"{name}.wav").key is None or root is None
+    assert read(f"{name}.wav").key_root == root
+
+
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_key_moves_with_the_chords(steps: int, tmp_path: Path) -> None:
     moved = [tuple(midi + steps for midi in triad) for triad in C_MAJOR]
