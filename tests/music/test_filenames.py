@@ -180,6 +180,9 @@ def test_users_own_words_tell_the_category() -> None:
     own = {"gong": ["gong", "tam tam"], "kick": ["kick"]}
     assert category("Big Gongs 3.wav", own) == "gong"
     assert category("TamTam.wav", own) == "gong"
+    assert category("Big Gongs/3.wav", own) == "gong"
+    assert category("no gong.wav", own) is None
+    assert category("Songs of the Gong/3.wav", own) is None
     assert category("Snare.wav", own) is None
 
 
