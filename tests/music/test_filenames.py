@@ -253,7 +253,7 @@ def test_folder_gives_a_category_only_if_its_name_is_no_title(folder: str, expec
         ("sounds/lt/moon_rocket.wav", None),
         ("sounds/sn/river.wav", None),
         ("CH/Basel tram.wav", None),
-        ("Drums/Casio MT-100/04.wav", None),
+        ("Drums/MT-100/04.wav", None),
     ],
 )
 def test_code_of_two_letters_in_a_folder_needs_a_folder_of_drums_above(path: str, expected: str | None) -> None:
