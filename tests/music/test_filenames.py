@@ -265,6 +265,12 @@ def test_file_in_a_folder_of_voices_has_no_drum_by_a_persons_name() -> None:
     assert read("drums/tom/1.wav").category == "tom"
 
 
+def test_file_with_a_key_is_no_drum_loop_by_its_folder() -> None:
+    assert read("Beats/Neon 93bpm F#m.wav").category is None
+    assert read("Beats/Neon 93bpm.wav").category == "drum_loop"
+    assert read("Drum Loop F#m.wav").category == "drum_loop"
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
