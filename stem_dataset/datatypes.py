@@ -153,6 +153,7 @@ class NameFacts:
 
     stated_bpm: a tempo with its unit, as in '128bpm', or the only number that may be one in the name of a loop
     numbers: bare numbers that may be a tempo, as in '_128_'
+    key_root: the note on which the key is, if the file's own name has no key but that note beside a tempo: '_98_G#'
     is_loop: True for a loop, False for a one-shot, None if no name says so
     is_loop_if_long: the same without the words 'hit', 'single' and 'shot', which may be of a title
     """
@@ -160,6 +161,7 @@ class NameFacts:
     stated_bpm: float | None = None
     numbers: tuple[float, ...] = ()
     key: str | None = None
+    key_root: str | None = None
     category: str | None = None
     is_loop: bool | None = None
     is_loop_if_long: bool | None = None

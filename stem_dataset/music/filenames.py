@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 from stem_dataset.datatypes import LOOP_CATEGORY, NameFacts, T
 from stem_dataset.music.name_category import DRUM_LOOP, DRUMS, category_of, words_of_categories
-from stem_dataset.music.name_key import key_in
+from stem_dataset.music.name_key import key_in, root_in
 from stem_dataset.music.name_tempo import lone_bpm, numbers_in, stated_bpm
 from stem_dataset.music.name_words import (
     LOOP_WORDS,
@@ -50,6 +50,7 @@ def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> 
         stated_bpm=first_known([own, *with_unit[1:]]),
         numbers=tuple(itertools.chain.from_iterable(map(numbers_in, parts))),
         key=first_known(keys),
+        key_root=root_in(parts[0]) if not any(keys) else None,
         category=category,
         is_loop=is_loop,
         is_loop_if_long=first_known(_is_loop_by(words_of(part), frozenset()) for part in parts),

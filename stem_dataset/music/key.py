@@ -109,10 +109,15 @@ def decide_key(
     """Return the key, its confidence, and its source (name or audio).
 
     The confidence is how well the audio fits the key, 0 to 1. `confidences` are those of `KEY_NAMES`. The key is None
-    for a single note (which has a pitch instead), for audio without a clear key, and for drums.
+    for a single note (which has a pitch instead), for audio without a clear key, and for drums. If the name says only
+    the root of the key, the key is the likelier one on that root.
     """
     if name.key is not None:
         return name.key, confidences[KEY_NAMES.index(name.key)], "name"
+    if name.key_root is not None:
+        # The name says the root, the audio the mode.
+        on_root = {name.key_root, name.key_root + "m"}
+        confidences = [c if key in on_root else 0.0 for key, c in zip(KEY_NAMES, confidences, strict=True)]
     confidence = max(confidences)
     if duration_s < MIN_KEY_S or confidence < MIN_KEY_CONFIDENCE or pitch_hz is not None or name.category in DRUMS:
         return None, None, None

@@ -106,10 +106,12 @@ def _of_file(words: Sequence[str], lexicon: Lexicon) -> list[str]:
 def _of_folder(
     name: str, words: Sequence[str], above: Sequence[str], lexicon: Lexicon, is_loop: bool | None
 ) -> list[str]:
-    """Return the categories that a folder's name gives to the files in it, best first. The name must consist of
-    words of categories and plain ones: 'Kicks' and '01 Snares', not 'Ocean of Strings'. Words that a folder
-    above has too are the pack's name, and do not count. A name that joins two categories, as 'Kicks &
-    Snares', gives neither."""
+    """Return the categories that a folder's name gives to the files in it, best first.
+
+    The name must consist of words of categories and plain ones: 'Kicks' and '01 Snares', not 'Ocean of Strings'. Words
+    that a folder above has too are the pack's name, and do not count. A name that joins two categories, as 'Kicks &
+    Snares', gives neither.
+    """
     pack_name = frozenset(word for folder in above for word in words_of(folder))
     if not are_plain(words, lexicon.words | codes_in(name) | pack_name):
         return []
@@ -124,11 +126,13 @@ def _of_folder(
 
 
 def _categories_in(text: str, lexicon: Lexicon, has_codes: bool = True) -> list[str]:
-    """Return the categories that have a word in `text`, best first. 'Kicks', 'BD_02' and 'kickDrum' contain a word
-    for a kick, 'sidekick' does not. Phrases are tried before words ('bass drum' is not a bass), then
-    numbers and codes of two letters ('808 snare' is not a bass, 'OH_Perc' not an open hat), and the word
-    loop last. Among equals the first category wins. Keywords of 'unknown' are removed from the name
-    ('future bass' is a style), and codes beside them are ignored ('CH1 recording')."""
+    """Return the categories that have a word in `text`, best first.
+
+    'Kicks', 'BD_02' and 'kickDrum' contain a word for a kick, 'sidekick' does not. Phrases are tried before words
+    ('bass drum' is not a bass), then numbers and codes of two letters ('808 snare' is not a bass, 'OH_Perc' not an open
+    hat), and the word loop last. Among equals the first category wins. Keywords of 'unknown' are removed from the name
+    ('future bass' is a style), and codes beside them are ignored ('CH1 recording').
+    """
     found: dict[str, None] = {}
     has_unknown = False
     for place in sorted({place for word in text.split() for place in lexicon.places.get(word, ())}):
@@ -167,7 +171,7 @@ def _lexicon(categories: tuple[tuple[str, ...], ...]) -> Lexicon:
 
 
 def _without_negated(words: Sequence[str], lexicon: Lexicon) -> tuple[list[str], set[str]]:
-    """Return `words` without those that a negation excludes, and the excluded categories."""
+    """Return `words` without each negation and the keyword behind it, and the excluded categories."""
     excluded = {VOCAL} if WITHOUT_VOCALS & set(words) else set()
     kept: list[str] = []
     place = 0

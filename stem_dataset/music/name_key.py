@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-NOTE_STEPS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
+NOTE_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 # In German, B is the note below H. Longer names end in 'is' for a sharp and in 'es' or 's' for a flat.
-GERMAN_NOTE_STEPS = {**NOTE_STEPS, "h": 11, "b": 10}
+GERMAN_NOTE_STEPS = {**NOTE_STEPS, "H": 11, "B": 10}
 SYLLABLE_STEPS = {"do": 0, "dó": 0, "re": 2, "ré": 2, "mi": 4, "fa": 5, "fá": 5, "sol": 7, "la": 9, "si": 11}
 FLATS = ("b", "♭", "flat", "bemol", "bémol", "bemolle")
 FIFTH, MINOR_THIRD, OCTAVE = 7, 3, 12
@@ -76,6 +76,10 @@ SEPARATORS = (
     (re.compile(r"\($"), re.compile(r"\)")),
     (re.compile(r"[A-Za-z]_$"), re.compile(r"_[A-Za-z]")),
 )
+# 'G#' in '_98_G#' and 'C' in 'C_128': a note beside a tempo is the root of the key, whose mode is not said. 'A' and 'B'
+# number takes: 'Beat 120 A', 'Beat 120 B'.
+ROOT = re.compile(rf"{START}(?P<note>[C-G]|[AB](?=[#bs♯♭]))(?P<accidental>[#bs♯♭])?{END}")
+BEFORE_ROOT = re.compile(rf"(?<![^\W_])(?i:bpm)?[ _-]*{TEMPO}[ _-]*(?i:bpm)?[ _-]+$")
 WORDS_AROUND_AM = re.compile(r"(?i:\bi|\bwho|\bwhat|\bwhere) $|^ (?i:i|here|not|the|so|a)\b")
 
 
@@ -88,6 +92,16 @@ def key_in(name: str) -> str | None:
     return keys.pop() if len(keys) == 1 else None
 
 
+def root_in(name: str) -> str | None:
+    """Return the one note in `name` that stands beside a tempo, as the major key on it."""
+    notes = {
+        _named(NOTE_STEPS[match["note"]] + _accidental_steps(match["accidental"]), None)
+        for match in ROOT.finditer(name)
+        if BEFORE_ROOT.search(name[: match.start()]) or BEHIND_WHEEL.match(name[match.end() :])
+    }
+    return notes.pop() if len(notes) == 1 else None
+
+
 def _keys_in(name: str) -> Iterator[str]:
     for pattern in NOTE_PATTERNS:
         for match in pattern.finditer(name):
@@ -95,8 +109,8 @@ def _keys_in(name: str) -> Iterator[str]:
                 yield _key(match)
     for pattern in GERMAN_PATTERNS:
         for match in pattern.finditer(name):
-            note = match["note"].lower()
-            accidental = 1 if note.endswith("is") else -1 if note.endswith("s") else 0
+            note = match["note"].upper()
+            accidental = 1 if note.endswith("IS") else -1 if note.endswith("S") else 0
             yield _named(GERMAN_NOTE_STEPS[note[0]] + accidental, match["minor"])
     for pattern in SYLLABLE_PATTERNS:
         for match in pattern.finditer(name):
@@ -109,7 +123,7 @@ def _is_english(name: str, am: re.Match[str]) -> bool:
 
 def _key(match: re.Match[str]) -> str:
     return _named(
-        NOTE_STEPS[match["note"].lower()] + _accidental_steps(match.groupdict().get("accidental")), match["minor"]
+        NOTE_STEPS[match["note"].upper()] + _accidental_steps(match.groupdict().get("accidental")), match["minor"]
     )
 
 

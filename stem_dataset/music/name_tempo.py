@@ -53,15 +53,16 @@ def lone_bpm(name: str, loop_words: Set[str], instrument_words: Set[str], has_fo
     match, number = candidates[0], _number(_text(candidates[0]))
     if _text(match).startswith("0") or not LEAST_LONE_BPM <= number <= MOST_LONE_BPM:
         return None
-    before, is_last = words_of(name[: match.start()])[-1:], not words_of(name[match.end() :])
-    if match.re is not GLUED_NUMBER and before and name[match.start() - 1] not in "[(":
-        is_behind_loop = before[0] in loop_words
-        is_small = number < LEAST_BEHIND_WORD_BPM or has_folder_tempo
-        if (is_last and is_behind_loop) or (
-            is_small and (is_behind_loop or (is_last and before[0] in instrument_words))
-        ):
-            return None
-    return number
+    before = words_of(name[: match.start()])[-1:]
+    if match.re is GLUED_NUMBER or not before or name[match.start() - 1] in "[(":
+        return number
+    is_last = not words_of(name[match.end() :])
+    is_behind_loop = before[0] in loop_words
+    if is_last and is_behind_loop:
+        return None
+    is_small = number < LEAST_BEHIND_WORD_BPM or has_folder_tempo
+    is_behind_instrument = is_last and before[0] in instrument_words
+    return None if is_small and (is_behind_loop or is_behind_instrument) else number
 
 
 def _candidates(name: str) -> Sequence[re.Match[str]]:

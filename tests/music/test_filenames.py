@@ -146,6 +146,26 @@ def test_word_or_note_is_no_key(name: str) -> None:
     assert read(f"{name}.wav").key is None
 
 
+@pytest.mark.parametrize(
+    ("name", "root"),
+    [
+        ("Bass Loop_98_G#", "G#"),
+        ("Kit2_Chords_C_128_4bar", "C"),
+        ("guitar_loop_140_E", "E"),
+        ("TA_BASS9_125bpm_C", "C"),
+        ("chill-bass-110-bpm Bb", "A#"),
+        ("Pad_C_01", None),
+        ("Cello_F#2_98", None),
+        ("Beat 120 A", None),
+        ("Loop_120_C_Am", None),
+        ("Loop_C_120_D", None),
+    ],
+)
+def test_note_beside_a_tempo_is_the_root_of_the_key(name: str, root: str | None) -> None:
+    assert read(f"{name}.wav").key is None or root is None
+    assert read(f"{name}.wav").key_root == root
+
+
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_key_moves_with_the_chords(steps: int, tmp_path: Path) -> None:
     moved = [tuple(midi + steps for midi in triad) for triad in C_MAJOR]
@@ -160,6 +180,9 @@ def test_users_own_words_tell_the_category() -> None:
     own = {"gong": ["gong", "tam tam"], "kick": ["kick"]}
     assert category("Big Gongs 3.wav", own) == "gong"
     assert category("TamTam.wav", own) == "gong"
+    assert category("Big Gongs/3.wav", own) == "gong"
+    assert category("no gong.wav", own) is None
+    assert category("Songs of the Gong/3.wav", own) is None
     assert category("Snare.wav", own) is None
 
 
@@ -230,7 +253,7 @@ def test_folder_gives_a_category_only_if_its_name_is_no_title(folder: str, expec
         ("sounds/lt/moon_rocket.wav", None),
         ("sounds/sn/river.wav", None),
         ("CH/Basel tram.wav", None),
-        ("Drums/Casio MT-100/04.wav", None),
+        ("Drums/MT-100/04.wav", None),
     ],
 )
 def test_code_of_two_letters_in_a_folder_needs_a_folder_of_drums_above(path: str, expected: str | None) -> None:
@@ -240,6 +263,12 @@ def test_code_of_two_letters_in_a_folder_needs_a_folder_of_drums_above(path: str
 def test_file_in_a_folder_of_voices_has_no_drum_by_a_persons_name() -> None:
     assert read("voices/tom/1.wav").category == "vocal"
     assert read("drums/tom/1.wav").category == "tom"
+
+
+def test_file_with_a_key_is_no_drum_loop_by_its_folder() -> None:
+    assert read("Beats/Neon 93bpm F#m.wav").category is None
+    assert read("Beats/Neon 93bpm.wav").category == "drum_loop"
+    assert read("Drum Loop F#m.wav").category == "drum_loop"
 
 
 @pytest.mark.parametrize(

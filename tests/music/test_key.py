@@ -180,6 +180,16 @@ def test_named_key_beats_the_audio_and_its_confidence_is_what_the_audio_says(tmp
     assert confidences["F#"] < confidences["G"] < confidences["C"]
 
 
+def test_root_in_the_name_leaves_the_mode_to_the_audio(tmp_path: Path) -> None:
+    heard = measured(chords(*C_MAJOR), tmp_path)
+    heard_keys = estimate_keys(heard.pitch_classes).tolist()
+    confidences = dict(zip(KEY_NAMES, heard_keys, strict=True))
+    assert confidences["C"] > confidences["Am"] > confidences["A"]
+    assert decide_key(NameFacts(key_root="A"), heard_keys, None, 4.0) == ("Am", confidences["Am"], "audio")
+    assert decide_key(NameFacts(key_root="F#"), heard_keys, None, 4.0) == (None, None, None)
+    assert decide_key(NameFacts(key_root="A"), heard_keys, 110.0, 4.0) == (None, None, None)
+
+
 @pytest.mark.parametrize("cents", [-40, -10, 0, 30])
 def test_notes_of_another_tuning_count_in_full(cents: int) -> None:
     pitch_classes = np.zeros(120)
