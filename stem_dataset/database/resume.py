@@ -52,14 +52,16 @@ class ResumeFilter:
         """Return whether a file needs nothing; ask once about each."""
         status = (found.size_bytes, found.mtime_ns)
         row = self.unfound.pop(found.path, None)
-        if (row == status and self._has_its_inode(found)) or (found.path, *status) in self.quarantined:
+        if row == status and (status not in self._shared or self._has_its_inode(found)):
+            return True
+        if (found.path, *status) in self.quarantined:
             return True
         if row is not None:
             self.changed[found.path] = row[0]
         return False
 
     def _has_its_inode(self, found: FoundFile) -> bool:
-        if found.inode is None or (found.size_bytes, found.mtime_ns) not in self._shared:
+        if found.inode is None:
             return True
         if found.path not in self._inodes:
             self.new_inodes[found.path] = found.inode
