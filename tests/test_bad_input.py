@@ -193,6 +193,7 @@ def test_dry_run_reads_what_a_killed_run_left_in_the_wal(
     fill(workplace, good=3, broken=0)
     workplace.run(limit=2)
     database = Database(workplace.database)
+    database.prepare_to_write()
     database.connection.execute("UPDATE stems SET user_rating = 1")
     database.connection.execute("DELETE FROM stems WHERE original_file LIKE '%good1.wav'")
     aside = workplace.folder / "aside"

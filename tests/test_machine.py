@@ -181,7 +181,7 @@ def test_no_room_in_quarantine_leaves_the_broken_file_where_it_is(stems: Workpla
         assert_all_is_done(stems, run())
 
 
-@pytest.mark.parametrize("free_kb", [0, 30, 60, 130, 200])
+@pytest.mark.parametrize("free_kb", [0, 30, 60, 90, 130])
 def test_no_room_for_the_database_stops_the_run_and_loses_nothing(free_kb: int, stems: Workplace, run: Run) -> None:
     """At opening, for the -shm, for the tables, for the WAL, at a commit: wherever the room ends."""
     before = good_files(stems)
@@ -406,8 +406,16 @@ def test_a_lock_that_comes_in_mid_run_is_waited_for_too(half_done: Workplace, ru
         assert_all_is_done(half_done, run(model=OnCall(1, lambda: stack.enter_context(lock))))
 
 
-def test_a_program_that_reads_all_the_time_does_not_hold_up_the_run(half_done: Workplace, run: Run) -> None:
-    with held_by_another_program(half_done.database, "BEGIN", seconds=60):
+def test_a_program_that_begins_to_read_in_mid_run_does_not_hold_it_up(half_done: Workplace, run: Run) -> None:
+    stack = contextlib.ExitStack()
+    reader = held_by_another_program(half_done.database, "BEGIN", seconds=60)
+    with stack:
+        model = OnCall(1, lambda: stack.enter_context(reader))
+        assert_all_is_done(half_done, run("--batch-windows", "1", model=model))
+
+
+def test_a_program_that_reads_when_the_run_begins_is_waited_for(half_done: Workplace, run: Run) -> None:
+    with held_by_another_program(half_done.database, "BEGIN", seconds=3):
         assert_all_is_done(half_done, run("--batch-windows", "1"))
 
 
