@@ -95,15 +95,17 @@ class Bar:
     def show(self, standing: Standing) -> None:
         """See `Display`."""
         self.bar.n, self.bar.total = standing.done, standing.total
-        self.bar.bar_format = self._layout(standing)
+        self.bar.bar_format = self.layout(standing, self._columns())
         # If the terminal is closed, the batch must not be lost.
         with contextlib.suppress(OSError):
             self.bar.refresh()
 
-    def _layout(self, standing: Standing) -> str:
+    @staticmethod
+    def layout(standing: Standing, columns: int) -> str:
+        """Return tqdm's `bar_format` for a terminal of this width."""
         left = "?" if standing.left_s is None else clock_text(standing.left_s)
         activity = standing.activity
-        if self._columns() < WIDE_COLUMNS:
+        if columns < WIDE_COLUMNS:
             activity = activity.partition(" ")[0]
         else:
             activity = f"{standing.files_per_s:.1f} files/s, {standing.decoded} decoded, {activity}"

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
+from pages import page
 from stem_dataset.config import Config
-from stem_dataset.progress import Progress
+from stem_dataset.progress import Bar, Progress, Standing
 from stem_dataset.signals import StopSignals
 from workplace import Workplace
 
@@ -146,6 +148,24 @@ def test_json_lines_on_stdout_say_the_same(few: Workplace) -> None:
     assert lines[-1]["elapsed_s"] > lines[0]["elapsed_s"] > 0
     assert set(lines[0]) == {"done", "total", "decoded", "activity", "elapsed_s", "files_per_s", "left_s"}
     assert not any(LINE.fullmatch(line) for line in result.stderr.splitlines())
+
+
+def test_the_page_on_progress_shows_lines_bar_and_json_as_they_are() -> None:
+    text = page("docs/progress.md")
+    (content,) = [json.loads(line) for line in text.splitlines() if line.startswith('{"done"')]
+    del content["files_per_s"]
+    standing = Standing(**content)
+    assert standing.as_json() in text
+    layout = Bar.layout(standing, columns=60)
+    assert tqdm.format_meter(158, 400, 68.4, ncols=60, bar_format=layout).rstrip() in text
+    shown = re.findall(r"^\d+ of \d+ files .*$", text, re.MULTILINE)
+    assert len(shown) == 3
+    assert all(
+        re.fullmatch(
+            LINE.pattern.replace(r"(\d) of 9", r"\d+ of 200").replace(r"embedding \d ", r"embedding \d+ "), line
+        )
+        for line in shown
+    )
 
 
 def test_progress_none_says_nothing_between_the_first_line_and_the_account(few: Workplace) -> None:
