@@ -78,6 +78,22 @@ def remove_database(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
+REMEDIES = {
+    sqlite3.SQLITE_FULL: "free some space on its disk",
+    sqlite3.SQLITE_BUSY: "another program holds it; close that program",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "check that its folder is there and writable, and the limit of open files (`ulimit -n`)",
+    sqlite3.SQLITE_IOERR: "its disk is full, failing or gone: free some space on it, or check it",
+    sqlite3.SQLITE_CORRUPT: f"it is damaged: {RESTORE_TEXT}",
+    sqlite3.SQLITE_NOTADB: f"it is damaged: {RESTORE_TEXT}",
+}
+
+
+def remedy_for(error: sqlite3.Error) -> str:
+    """Return what a user can do about an error of SQLite."""
+    return REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "fix the cause")
+
+
 def copy_database(database: Path, name: str, on_wait: Callable[[], None]) -> Path:
     """Copy the database, with its WAL, to a new file beside it.
 

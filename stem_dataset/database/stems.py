@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stem_dataset.database.connection import RESTORE_TEXT, copy_database
+from stem_dataset.database.connection import copy_database, remedy_for
 from stem_dataset.database.damage import refuse_damaged_after_kill
 from stem_dataset.database.journal import Journal
 from stem_dataset.database.migrations import MIGRATIONS, sql_statements
@@ -62,16 +62,6 @@ LOCKED_DATABASE_S = 30.0
 MOVED_MTIME_NS = -1
 # Between two pages the program checks for Ctrl-C.
 ROWS_PER_PAGE = 1_000
-
-DATABASE_REMEDIES = {
-    sqlite3.SQLITE_FULL: "free some space on its disk",
-    sqlite3.SQLITE_BUSY: "another program holds it; close that program",
-    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
-    sqlite3.SQLITE_CANTOPEN: "check that its folder is there and writable, and the limit of open files (`ulimit -n`)",
-    sqlite3.SQLITE_IOERR: "its disk is full, failing or gone: free some space on it, or check it",
-    sqlite3.SQLITE_CORRUPT: f"it is damaged: {RESTORE_TEXT}",
-    sqlite3.SQLITE_NOTADB: f"it is damaged: {RESTORE_TEXT}",
-}
 
 
 class Database:
@@ -130,10 +120,8 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            remedy = DATABASE_REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "mend that")
-            raise RunStopped(
-                f"{printable(self.path)}: {error}; what was committed stays: {remedy}, then run again"
-            ) from error
+            text = f"{printable(self.path)}: {error}; what was committed stays: {remedy_for(error)}, then run again"
+            raise RunStopped(text) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

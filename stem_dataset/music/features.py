@@ -50,8 +50,8 @@ PITCH_FRAMES = 16
 PITCH_BLOCKS = 22
 PITCH_BIN_HZ = SAMPLE_RATE_HZ / PITCH_N_FFT
 PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
-# The range of most notes in music. Higher up there are more harmonics than notes, which are fifths and thirds of the notes
-# that are played: with a limit of 2 kHz, the key of two more tunes in a hundred is wrong.
+# The range of most notes in music. Higher up there are more harmonics than notes, and those are fifths and thirds of
+# the notes that are played: with a limit of 2 kHz, the key of two more tunes in a hundred is wrong.
 PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(1_500 / PITCH_BIN_HZ))
 # Steps of 10 cents in an octave, from A upwards.
 PITCH_CLASS_STEPS = 120
