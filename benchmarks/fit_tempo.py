@@ -86,7 +86,7 @@ def fit(cues: Float32, is_near: npt.NDArray[np.bool_]) -> Float64:
 
 def scores_of(cues: Float32, weights: Float64) -> Float64:
     """Return the scores, shape (pieces, divisions, tempi)."""
-    return np.einsum("pdct,dc->pdt", cues, weights.astype(np.float32), optimize=True).astype(np.float64)
+    return np.asarray(np.einsum("pdct,dc->pdt", cues, weights.astype(np.float32), optimize=True), np.float64)
 
 
 def print_table(name: str, weights: Sequence[float]) -> None:

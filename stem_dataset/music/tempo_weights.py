@@ -47,3 +47,6 @@ DIVISION_WEIGHTS = {
 # The weight of the squared distance, in octaves, from `tempo_center_bpm`. It was not fitted: in the music of
 # fit_tempo.py all tempi from 60 to 190 are about as frequent, in a library they are not.
 DISTANCE_WEIGHT = -2.0
+# The weight of the regularity (see `Tempo`). It was not fitted either: without it, in a loop of kicks alone, a tempo at
+# which nothing comes again would win.
+REGULARITY_WEIGHT = 0.5
