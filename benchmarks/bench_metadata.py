@@ -1,19 +1,27 @@
 """How right tempo and key are, on music that knows its own: python benchmarks/bench_metadata.py
 
 Makes the examples of fixtures/make_music.py as WAVs in a temporary folder and reads `bpm`, `key` and `features` of what
-`_process_file` makes of each. Beside it librosa's plain defaults on the same files: `feature.tempo` (0 is an answer),
-and the mean of `feature.chroma_stft` correlated with the 24 profiles of Krumhansl and Kessler, nothing else. Prints a
-Markdown table. --misses lists each wrong answer, --sweep-key what a threshold on `key_confidence` would do.
+`_process_file` makes of each. Beside it, on the same files:
+
+- librosa's plain defaults: `feature.tempo` (0 is an answer), and the mean of `feature.chroma_stft` correlated with the
+  24 profiles of Krumhansl and Kessler, nothing else
+- essentia, if it is installed here or for the interpreter that --essentia names: `RhythmExtractor2013` and
+  `KeyExtractor` with the profile bgate, and `PercivalBpmEstimator`. It is under the AGPL, runs in a process of its own,
+  and nothing in the program needs it
+
+Prints a Markdown table. --misses lists each wrong answer, --sweep-key what a threshold on `key_confidence` would do.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +46,32 @@ KRUMHANSL_KESSLER = {
 }
 SEED = 2026
 OCTAVES = (0.5, 1, 2)
+LIBROSA = "librosa's defaults"
+# Reads a JSON list of files, and prints the tempo and the key by each estimator. Some of them refuse short files.
+ESSENTIA = """
+import json, sys
+import essentia, essentia.standard as es
+essentia.log.infoActive = essentia.log.warningActive = False
+SHARPS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
+def rhythm(samples):
+    return float(es.RhythmExtractor2013(method="multifeature")(samples)[0])
+def percival(samples):
+    return float(es.PercivalBpmEstimator()(samples))
+def key(samples):
+    note, scale, _ = es.KeyExtractor(profileType="bgate")(samples)
+    return SHARPS.get(note, note) + ("m" if scale == "minor" else "")
+def answer(estimator, samples):
+    try:
+        return estimator(samples)
+    except RuntimeError:
+        return None
+for file in json.load(sys.stdin):
+    samples = es.MonoLoader(filename=file)()
+    print(json.dumps({
+        "essentia (RhythmExtractor2013, KeyExtractor)": [answer(rhythm, samples), answer(key, samples)],
+        "essentia (PercivalBpmEstimator)": [answer(percival, samples), None],
+    }))
+"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +104,8 @@ class Answer:
 class Result:
     truth: Truth
     ours: Answer
-    librosa: Answer
+    # By the name of the column.
+    others: Mapping[str, Answer]
 
 
 # ---------------------------------------------------------------------------------------------------- the answers
@@ -87,7 +122,7 @@ def write(exam: str, example: Example, folder: Path) -> Truth:
 def answers(task: tuple[Truth, str]) -> Result:
     """Ask the product, then librosa, about one file; runs in a worker."""
     truth, folder = task
-    return Result(truth, ask_product(truth, Path(folder)), ask_librosa(truth.file))
+    return Result(truth, ask_product(truth, Path(folder)), {LIBROSA: ask_librosa(truth.file)})
 
 
 def ask_product(truth: Truth, folder: Path) -> Answer:
@@ -115,6 +150,23 @@ def ask_librosa(file: str) -> Answer:
     samples, rate_hz = librosa.load(file)
     tempo = float(librosa.feature.tempo(y=samples, sr=rate_hz)[0])
     return Answer(tempo, best_key(librosa.feature.chroma_stft(y=samples, sr=rate_hz).mean(axis=1)))
+
+
+def with_essentia(python: str, results: Sequence[Result]) -> list[Result]:
+    """Return the results with essentia's answers. An interpreter without essentia ends the benchmark."""
+    files = json.dumps([result.truth.file for result in results])
+    done = subprocess.run([python, "-c", ESSENTIA], input=files, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{python}: {done.stderr[-500:]}")
+    said = [
+        {name: Answer(*answer) for name, answer in json.loads(line).items()}
+        for line in done.stdout.splitlines()
+        if line.startswith("{")
+    ]
+    return [
+        Result(result.truth, result.ours, {**result.others, **answers})
+        for result, answers in zip(results, said, strict=True)
+    ]
 
 
 def best_key(chroma: Any) -> str:
@@ -178,8 +230,11 @@ class Row:
 
     def markdown(self) -> str:
         ours = share(self.mark(result.truth, result.ours) for result in self.results)
-        plain = share(self.mark(result.truth, result.librosa) for result in self.results)
-        return f"| {self.name} | {len(self.results)} | {ours} | {plain} |"
+        others = [
+            share(self.mark(result.truth, result.others[name]) for result in self.results)
+            for name in (self.results[0].others if self.results else ())
+        ]
+        return f"| {' | '.join([self.name, str(len(self.results)), ours, *others])} |"
 
 
 def tempo_rows(results: Sequence[Result]) -> list[Row]:
@@ -216,8 +271,9 @@ def key_rows(results: Sequence[Result]) -> list[Row]:
 
 
 def print_table(results: Sequence[Result]) -> None:
-    print("| | files | ours | librosa's defaults |")
-    print("|---|---:|---:|---:|")
+    columns = ["files", "ours", *results[0].others]
+    print(f"| | {' | '.join(columns)} |")
+    print(f"|---|{'---:|' * len(columns)}")
     for row in [*tempo_rows(results), *key_rows(results)]:
         print(row.markdown())
 
@@ -260,6 +316,8 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
         results = list(pool.map(answers, [(truth, str(folder)) for truth in truths], chunksize=8))
+    if options.essentia:
+        results = with_essentia(options.essentia, results)
     print_table(results)
     if options.misses:
         print_misses(results, folder)
@@ -274,6 +332,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=None, help="processes; default: one for each core")
     parser.add_argument("--misses", action="store_true", help="list every wrong answer")
     parser.add_argument("--sweep-key", action="store_true", help="thresholds on the confidence of the key")
+    here = sys.executable if importlib.util.find_spec("essentia") else None
+    parser.add_argument("--essentia", default=here, metavar="PYTHON", help="an interpreter that has essentia")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="make the WAVs there, and leave them")
     options = parser.parse_args(argv)
     if options.keep:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, Float64, NameFacts, Rhythm, Tempo
 from stem_dataset.music.features import HOP, NO_ENERGY
+from stem_dataset.music.tempo_weights import (
+    ALL,
+    DISTANCE_WEIGHT,
+    DIVISION_WEIGHTS,
+    HIGH,
+    LAGS_BEATS,
+    LOW,
+    MIDDLE,
+    PAIRS,
+    RATES_A_BEAT,
+    REGULARITY_WEIGHT,
+)
 
 # Each tempo is half a percent above the one before.
 TEMPI_BPM = np.geomspace(55, 220, 289)
@@ -64,10 +75,14 @@ def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None
 def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
     """Return the local maxima of likelihood over `TEMPI_BPM`, best first.
 
-    The likelihood is the sum of `tempo_cues`.
+    Each tempo is scored twice, with beats of two and of three parts, and has the better score. (Klapuri, Eronen and
+    Astola, "Analysis of the meter of acoustic musical signals", 2006, also decide the beat and its parts together.)
     """
-    cues, regularity = tempo_cues(onsets, center_bpm)
-    scores = np.sum(list(cues.values()), axis=0)
+    cues, regularity = tempo_cues(onsets)
+    divisions = [np.concatenate(DIVISION_WEIGHTS[name]) @ cues[name] for name in cues]
+    # The log-normal prior of Ellis, "Beat tracking by dynamic programming", 2007.
+    scores = np.max(divisions, axis=0) + DISTANCE_WEIGHT * np.log2(TEMPI_BPM / center_bpm) ** 2
+    scores += REGULARITY_WEIGHT * regularity
     around = sliding_window_view(np.pad(scores, 6, constant_values=-np.inf), 13).max(axis=1)
     tempi = [
         Tempo(float(TEMPI_BPM[i]), float(regularity[i]), float(scores[i])) for i in np.flatnonzero(scores == around)
@@ -75,58 +90,55 @@ def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
     return sorted(tempi, key=lambda tempo: -tempo.score)
 
 
-# What distinguishes a beat from half and double its length, in addition to the similarity of the bars. (Ellis, "Beat
-# tracking by dynamic programming", 2007, uses that and the log-normal prior.) Each weight is for the correlation of the
-# onsets in two bands at a lag of that many beats. A snare comes one beat after a kick (low, middle) and again after two
-# (middle, middle). Lows that come again after half a beat, or highs after a quarter, mean that the beat is shorter. The
-# weights were fitted once, as a logistic choice among all tempi, to 640 loops of a simple drum machine that no
-# benchmark uses, and rounded.
-LOW, MIDDLE, HIGH, ALL = range(4)
-BEAT_WEIGHTS = {
-    (LOW, MIDDLE, 1): 3.5,
-    (LOW, MIDDLE, 0.5): 2.5,
-    (LOW, MIDDLE, 2): -1.5,
-    (MIDDLE, MIDDLE, 2): 2.0,
-    (LOW, LOW, 0.5): -5.0,
-    (LOW, LOW, 2): -2.0,
-    (HIGH, HIGH, 0.5): 3.0,
-    (HIGH, HIGH, 0.25): -2.5,
-    (ALL, ALL, 0.75): 1.5,
-    (ALL, ALL, 1.5): 3.0,
-}
-# The weight of the mean autocorrelation after two and four beats.
-BAR_WEIGHT = 8.0
-# The weights of the squared distance, in octaves, between one event per beat and the band's rate of events.
-EVENT_WEIGHTS = {LOW: -0.4, MIDDLE: -0.6}
-# The weight of the squared distance, in octaves, from `tempo_center_bpm`.
-DISTANCE_WEIGHT = -4.0
+def tempo_cues(onsets: Float32) -> tuple[dict[str, Float64], Float64]:
+    """Return for each division of the beat its cues, shape (cues, tempi), and the regularity at each tempo.
 
-
-def tempo_cues(onsets: Float32, center_bpm: float) -> tuple[dict[Any, Float64], Float64]:
-    """Return the cues for each of `TEMPI_BPM`, and the regularity at each.
-
-    A cue is what it adds to the likelihood. For the regularity see `Tempo`.
+    The order of the cues is that of `DIVISION_WEIGHTS`: the correlation of each of `PAIRS` at each of `LAGS_BEATS`, the
+    spectrum of each band at each of `RATES_A_BEAT`, and for each band the squared distance, in octaves, between one
+    event per beat and its rate of events. Autocorrelation and spectrum have opposite errors: half a tempo and a third
+    of it look right to the first, its multiples to the second (Peeters, "Time variable tempo detection and beat
+    marking", ICMC 2005). For the regularity see `Tempo`.
     """
     bands = [_without_trend(strength) for strength in (*onsets, onsets.sum(axis=0))]
+    frames = onsets.shape[1]
     beat = 60 * SAMPLE_RATE_HZ / HOP / TEMPI_BPM
-    pairs = {(one, other) for one, other, _ in BEAT_WEIGHTS} | {(ALL, ALL)}
-    correlations = {(one, other): _correlation(bands[one], bands[other]) for one, other in pairs}
-    # At longer lags too few beats are left to compare.
-    reach = 0.8 * onsets.shape[1]
+    correlations = [_correlation(bands[one], bands[other]) for one, other in PAIRS]
+    spectra = [_spectrum(bands[band]) for band in (LOW, MIDDLE, HIGH)]
+    events = [_count_events(onsets[band]) / frames for band in (LOW, MIDDLE, HIGH)]
+    distances = [np.log2(a_frame * beat) ** 2 if a_frame else np.zeros(len(beat)) for a_frame in events]
 
-    def after(beats: float, pair: tuple[int, int] = (ALL, ALL)) -> Float64:
+    def after(beats: float, correlation: Float64) -> Float64:
+        # At longer lags too few beats are left to compare.
         lags = beats * beat
-        return np.where(lags <= reach, np.interp(lags, np.arange(onsets.shape[1]), correlations[pair]), np.nan)
+        return np.where(lags <= 0.8 * frames, np.interp(lags, np.arange(frames), correlation), np.nan)
 
-    cues: dict[Any, Float64] = {
-        key: weight * np.nan_to_num(after(key[2], key[:2])) for key, weight in BEAT_WEIGHTS.items()
+    def at(a_beat: float, spectrum: Float64) -> Float64:
+        # The last bin is half a cycle per frame.
+        return np.interp(a_beat / beat, np.linspace(0, 0.5, len(spectrum)), spectrum)
+
+    cues = {
+        division: np.array(
+            [np.nan_to_num(after(beats, correlation)) for correlation in correlations for beats in LAGS_BEATS[division]]
+            + [at(a_beat, spectrum) for spectrum in spectra for a_beat in RATES_A_BEAT[division]]
+            + distances
+        )
+        for division in DIVISION_WEIGHTS
     }
-    for band, weight in EVENT_WEIGHTS.items():
-        a_frame = _count_events(onsets[band]) / onsets.shape[1]
-        cues["events", band] = weight * np.log2(a_frame * beat) ** 2 if a_frame else np.zeros(len(beat))
-    cues["bars"] = BAR_WEIGHT * _mean_of_known(after(2), after(4))
-    cues["distance"] = DISTANCE_WEIGHT * np.log2(TEMPI_BPM / center_bpm) ** 2
-    return cues, _mean_of_known(after(1), after(2), after(4))
+    everything = correlations[PAIRS.index((ALL, ALL))]
+    return cues, _mean_of_known(*(after(beats, everything) for beats in (1, 2, 4)))
+
+
+def _spectrum(strength: Float64) -> Float64:
+    """Return how strongly a band pulsates at each rate from 0 to half a cycle per frame.
+
+    It does not depend on the level, and little on the length. There are eight times as many bins as the length needs.
+    """
+    import scipy.fft
+
+    windowed = strength * np.hanning(len(strength))
+    scale = math.sqrt(max(float(windowed @ windowed) * len(strength), NO_ENERGY))
+    magnitude = np.abs(scipy.fft.rfft(windowed, 2 * scipy.fft.next_fast_len(4 * len(strength), real=True)))
+    return np.asarray(magnitude / scale)
 
 
 def _without_trend(strength: Float32) -> Float64:

@@ -254,7 +254,35 @@ def test_loop_of_nothing_but_kicks_is_not_taken_for_half_its_tempo(bpm: int) -> 
     onsets = np.zeros((3, round(10.3 * FRAMES_A_S)), np.float32)
     onsets[0, np.rint(np.arange(0, onsets.shape[1] - 1, FRAMES_A_S * 60 / bpm)).astype(int)] = 1
     onsets[0] = np.convolve(onsets[0], np.hanning(5) / 2, "same")
-    assert rhythm_in(onsets, 10.3).tempi[0].bpm == pytest.approx(bpm, rel=0.02)
+    # Slow kicks alone may be every second beat.
+    expected = [pytest.approx(bpm, rel=0.02)] + ([pytest.approx(2 * bpm, rel=0.02)] if bpm < 120 else [])
+    assert rhythm_in(onsets, 10.3).tempi[0].bpm in expected
+
+
+def bar_of_strengths(rows: tuple[str, str, str], step_s: float, duration_s: float) -> Float32:
+    """Return the onsets of a bar that repeats: for each band a row of steps, with "X" loud, "x" soft and "." none."""
+    onsets = np.zeros((3, round(duration_s * FRAMES_A_S)), np.float32)
+    for band, row in enumerate(rows):
+        for step in range(int(duration_s / step_s)):
+            frame = round(step * step_s * FRAMES_A_S)
+            if frame < onsets.shape[1]:
+                onsets[band, frame] = {"X": 1.0, "x": 0.6, ".": 0.0}[row[step % len(row)]]
+        onsets[band] = np.convolve(onsets[band], np.hanning(5) / 2, "same")
+    return onsets
+
+
+@pytest.mark.parametrize("bpm", [80, 92, 105, 118, 130])
+@pytest.mark.parametrize("bar", [("X..X..", "XxxX.x", "......"), ("X..x..", "XxxXxx", "X.xX.x")], ids=["jig", "drums"])
+def test_beat_of_a_jig_is_three_eighths(bar: tuple[str, str, str], bpm: int) -> None:
+    heard = rhythm_in(bar_of_strengths(bar, 60 / bpm / 3, 14.3), 14.3)
+    assert heard.tempi[0].bpm == pytest.approx(bpm, rel=0.02)
+
+
+@pytest.mark.parametrize("bpm", [80, 92, 105, 118, 130])
+def test_beat_of_a_march_is_two_eighths(bpm: int) -> None:
+    bar = ("X...X...", "X.xxX.x.", "x.x.x.x.")
+    heard = rhythm_in(bar_of_strengths(bar, 60 / bpm / 2, 14.3), 14.3)
+    assert is_octave_of(bpm, heard.tempi[0].bpm)
 
 
 def test_pulse_tells_where_the_names_do_not() -> None:
