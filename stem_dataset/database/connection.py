@@ -110,3 +110,23 @@ def known_files(connection: sqlite3.Connection) -> KnownFiles:
     imported = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM stems")
     broken = connection.execute("SELECT original_file, size_bytes, mtime_ns FROM quarantined")
     return KnownFiles({path: (size_bytes, mtime_ns) for path, size_bytes, mtime_ns in imported}, {*broken})
+
+
+def open_beside_writers(path: Path) -> sqlite3.Connection:
+    """Open a database for reads that take long, while a run may write to it.
+
+    `open_read_only` is faster, but its reads are wrong if a run starts meanwhile.
+    """
+    # With a WAL, "ro" is enough, and leaves the WAL of a killed run as it is. Without one, a connection that may not
+    # write would leave an empty WAL behind.
+    mode = "ro" if path.with_name(path.name + "-wal").exists() else "rw"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    connection.text_factory = text_of
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        # The folder is not writable, so SQLite cannot make a WAL. Then no run can write either.
+        connection.close()
+        return open_read_only(path)
+    return connection
