@@ -373,7 +373,7 @@ class Reading:
     def tick(self, done: int, rows: int) -> None:
         """Show the rows that are read; raises `Interrupted` after Ctrl-C."""
         self.progress.signals.check()
-        if rows < ROWS_WITH_A_BAR:
+        if rows < ROWS_WITH_A_BAR or not done:
             return
         if not self.done:
             self.bar.enter_context(self.progress.over(rows))

@@ -16,7 +16,7 @@ from stem_dataset.search.rank import Positions, best, cosines, fused
 from stem_dataset.search.sidecar import Sidecar
 from stem_dataset.search.text_index import matching_positions
 
-# So many of each ranking are fused. Further down, a rank is worth less than a thousandth of the first.
+# This many of each ranking are fused. Further down, a rank adds less than a seventeenth of what the first adds.
 FUSED_DEPTH = 1_000
 HIT_COLUMNS = (
     "position, id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop"
@@ -151,9 +151,18 @@ def _looked_up(kept: Positions, scores: Float32, positions: Sequence[int]) -> li
     """Return the scores at `positions`; None for those that are not in `kept`."""
     places = np.searchsorted(kept, positions)
     return [
-        float(scores[place]) if place < len(kept) and kept[place] == position else None
+        round(float(scores[place]), 6) if place < len(kept) and kept[place] == position else None
         for place, position in zip(places.tolist(), positions, strict=True)
     ]
+
+
+def tags_of(text: str) -> tuple[str, ...]:
+    """Return the tags in a JSON array; none if someone wrote something else."""
+    try:
+        tags = json.loads(text)
+    except ValueError:
+        return ()
+    return tuple(map(str, tags)) if isinstance(tags, list) else ()
 
 
 def hit_of(rank: int, cosine: float | None, row: Sequence[Any]) -> Hit:
@@ -169,7 +178,7 @@ def hit_of(rank: int, cosine: float | None, row: Sequence[Any]) -> Hit:
         category=category,
         bpm=bpm,
         key=key,
-        tags=tuple(map(str, json.loads(tags))),
+        tags=tags_of(tags),
         user_rating=user_rating,
         quality_ok=bool(quality_ok),
         seconds=seconds,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from stem_dataset.database.connection import check_database, open_beside_writers
+from stem_dataset.database.connection import check_database, open_beside_writers, open_read_only
 from stem_dataset.database.schema import SCHEMA_VERSION
 from stem_dataset.datatypes import EMBEDDING_SIZE, Float32
 from stem_dataset.errors import RunStopped, UsageError
@@ -32,6 +32,7 @@ from stem_dataset.files import put_in_place
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import LOCK_NAME, write_readme
 from stem_dataset.search.text_index import TEXT_INDEX, enter_name
+from stem_dataset.signals import TICK_S
 
 FOLDER_SUFFIX = ".search"
 SIDECAR_README = """\
@@ -130,33 +131,52 @@ def open_sidecar(database: Path, tick: Callable[[int, int], None]) -> Iterator[S
 
     `tick` is called with the rows that are done and all rows. Raises `UsageError` without a database of this schema.
     """
+    # SQLite keeps the WAL beside the real file, not beside a link.
+    database = database.resolve()
     require_current_database(database)
-    with _folder_of(database) as folder, contextlib.ExitStack() as stack:
-        card = _card_if_current(folder, database)
-        if card is None:
-            with _lock(folder):
-                # Another search may have made it meanwhile.
-                card = _card_if_current(folder, database) or _make(folder, database, tick)
+    with _folder_of(database) as folder:
+        sidecar = None
+        while sidecar is None:
+            sidecar = _opened(folder, _current_card(folder, database, tick))
         try:
-            vectors = np.load(folder / card["vectors"], mmap_mode="r")
-            connection = sqlite3.connect(
-                f"{(folder / card['stems']).absolute().as_uri()}?mode=ro&immutable=1", uri=True
-            )
-        except (OSError, ValueError, sqlite3.Error) as error:
-            raise RunStopped(f"{printable(folder)}: cannot be read: {error}; remove this folder") from None
-        stack.callback(connection.close)
-        yield Sidecar(vectors, connection, [(name, rows, reference) for name, rows, reference in card["models"]])
+            with contextlib.closing(sidecar.connection):
+                yield sidecar
+        except sqlite3.Error as error:
+            raise RunStopped(f"{printable(folder)}: {error}; remove this folder, and search again") from None
 
 
 def require_current_database(database: Path) -> None:
     """Raise `UsageError` unless a database of this program's schema is at `database`."""
     if not check_database(database):
         raise UsageError(f"there is no database at {printable(database)}: give --database, or fill it first")
-    with contextlib.closing(open_beside_writers(database)) as connection:
+    with contextlib.closing(open_read_only(database)) as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         text = f"has schema {version}, and a search needs {SCHEMA_VERSION}: run prepare_dataset_sql.py on it once"
         raise UsageError(f"{printable(database)}: {text}")
+
+
+def _current_card(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dict[str, Any]:
+    """Return the card of the sidecar, which is made first if need be."""
+    card = _card_if_current(folder, database)
+    if card is None:
+        with _lock(folder, tick):
+            # Another search may have made it meanwhile.
+            card = _card_if_current(folder, database) or _make(folder, database, tick)
+    return card
+
+
+def _opened(folder: Path, card: dict[str, Any]) -> Sidecar | None:
+    """Open the files of a card; None if another search has just replaced them."""
+    try:
+        vectors = np.load(folder / card["vectors"], mmap_mode="r").view(np.ndarray)
+        uri = f"{(folder / card['stems']).absolute().as_uri()}?mode=ro&immutable=1"
+        connection = sqlite3.connect(uri, uri=True)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        if not all((folder / card[name]).exists() for name in ("vectors", "stems")):
+            return None
+        raise RunStopped(f"{printable(folder)}: {error}; remove this folder, and search again") from None
+    return Sidecar(vectors, connection, [(name, rows, reference) for name, rows, reference in card["models"]])
 
 
 @contextlib.contextmanager
@@ -177,15 +197,22 @@ def _folder_of(database: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path, tick: Callable[[int, int], None]) -> Iterator[None]:
     """Let one search at a time make the sidecar.
 
     The lock's name also keeps the preparer's walk out of the folder.
     """
     import filelock
 
-    with filelock.FileLock(folder / LOCK_NAME):
+    lock = filelock.FileLock(folder / LOCK_NAME)
+    while not lock.is_locked:
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=TICK_S)
+        tick(0, 0)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _card_if_current(folder: Path, database: Path) -> dict[str, Any] | None:
