@@ -112,11 +112,13 @@ class Library:
         return self.hits(chosen, dict(zip(chosen, _looked_up(kept, scores, chosen), strict=True)))
 
     def _by_name(self, kept: Positions, text: str, count: int) -> list[int]:
-        if len(kept) == len(self.vectors):
-            return matching_positions(self.connection, text, count)
-        passing = np.zeros(len(self.vectors), bool)
+        rows = len(self.vectors)
+        if len(kept) == rows:
+            return matching_positions(self.connection, text, rows, count)
+        passing = np.zeros(rows, bool)
         passing[kept] = True
-        return [position for position in matching_positions(self.connection, text, -1) if passing[position]][:count]
+        found = matching_positions(self.connection, text, rows, -1)
+        return [position for position in found if passing[position]][:count]
 
     def hits(self, positions: Sequence[int], scores: dict[int, float | None] | None = None) -> list[Hit]:
         """Return the stems at `positions`, in that order."""

@@ -12,7 +12,7 @@ from fake_clap import FakeClap
 from libraries import STAND_IN_MODEL, SearchedLibrary, add_all, direction
 from patching import replace_name
 from stem_dataset.errors import UsageError
-from stem_dataset.search import rank
+from stem_dataset.search import rank, text_index
 from stem_dataset.search.rank import best, combined, cosines, fused
 
 
@@ -191,3 +191,16 @@ def test_fusion_follows_the_paper() -> None:
 def test_what_cancels_out_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="cancel"):
         combined([direction(x=1), direction(x=-1)], [])
+
+
+def test_a_common_word_counts_in_file_names_alone(searched: SearchedLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_index, "COMMON_ROWS", 2)
+    searched.model = STAND_IN_MODEL
+    searched.add("/music/dark.wav")
+    for number in range(3):
+        searched.add(f"/music/{number}.wav", tags='["dark"]')
+    assert searched.names("dark") == ["dark.wav"]
+    searched.add("/music/Dark/4.wav")
+    assert searched.names("dark") == ["dark.wav", "4.wav"]
+    searched.add("/music/Dark/5.wav")
+    assert searched.names("dark") == ["dark.wav"]
