@@ -120,9 +120,12 @@ class Search:
     def _sound(self, name: str, flag: str) -> Float32:
         """Return the vector of a stem, or of an audio file from elsewhere."""
         position = self.library.position_of(name)
-        vector = None if position is None else self.library.vector_at(position)
-        if vector is not None:
-            return vector
+        if position is not None:
+            vector = self.library.vector_at(position)
+            if vector is not None:
+                return vector
+            # Its vector is of another model, so its file is embedded.
+            name = self.library.hits([position])[0].original_file
         if not os.path.isfile(name):
             raise UsageError(f"{flag} {printable(name)}: neither the id of a stem nor a file")
         return self.query_vectors.of_file(Path(name))

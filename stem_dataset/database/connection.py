@@ -115,12 +115,10 @@ def known_files(connection: sqlite3.Connection) -> KnownFiles:
 def open_beside_writers(path: Path) -> sqlite3.Connection:
     """Open a database for reads that take long, while a run may write to it.
 
-    `open_read_only` is faster, but its reads are wrong if a run starts meanwhile.
+    `open_read_only` leaves no trace, but what it reads is wrong if a run starts meanwhile. No statement can write.
     """
-    # With a WAL, "ro" is enough, and leaves the WAL of a killed run as it is. Without one, a connection that may not
-    # write would leave an empty WAL behind.
-    mode = "ro" if path.with_name(path.name + "-wal").exists() else "rw"
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+    # Not "ro": the connection that is closed last moves the WAL into the database, also if the run ended before.
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     connection.text_factory = text_of
     try:
         connection.execute("PRAGMA query_only = ON")

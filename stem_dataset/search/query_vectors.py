@@ -93,16 +93,17 @@ class QueryVectors:
 
         A published one is known by its hash. Another must be given as --checkpoint.
         """
-        if self.published is not None and not Path(self.config.checkpoint).expanduser().is_file():
-            known = self.published
-            return Weights(known.name, known.sha256, None, known.architecture)
-        weights = identify_weights(self.config.checkpoint, self.cache)
-        if self.parts is None or not weights.sha256.startswith(self.parts["digits"]):
+        known, is_file = self.published, Path(self.config.checkpoint).expanduser().is_file()
+        if is_file or known is None:
+            weights = identify_weights(self.config.checkpoint, self.cache)
+            if self.parts is not None and weights.sha256.startswith(self.parts["digits"]):
+                return weights
+        if known is None:
             raise UsageError(
                 f"--checkpoint {printable(self.config.checkpoint)}: {printable(self.config.database)} has vectors of "
                 f"{printable(self.embedding_model)}: give the file of that checkpoint"
             )
-        return weights
+        return Weights(known.name, known.sha256, None, known.architecture)
 
     @functools.cached_property
     def model(self) -> ClapModel:

@@ -23,6 +23,8 @@ COUNT_UP_TO = "SELECT count(*) FROM (SELECT 1 FROM names WHERE names MATCH ? LIM
 # name of the folder of all samples, is not looked for in folders.
 COMMON_ROWS = 20_000
 COMMON_SHARE = 10
+# FTS5 refuses expressions of over 256 parts.
+MOST_TERMS = 100
 
 # In 'PunchyKick01' before K and 0; in 'FXHit' before H.
 WORD_BORDER = re.compile(
@@ -51,7 +53,8 @@ def terms_of(query: str) -> list[str]:
     """
     words = WORD.findall(WORD_BORDER.sub(" ", query))
     pairs = [first + second for first, second in itertools.pairwise(words)]
-    return [f'"{word}"' for word in dict.fromkeys(map(str.lower, [*words, *WORD.findall(query), *pairs]))]
+    terms = dict.fromkeys(map(str.lower, [*words, *WORD.findall(query), *pairs]))
+    return [f'"{term}"' for term in itertools.islice(terms, MOST_TERMS)]
 
 
 def narrowed(connection: sqlite3.Connection, term: str, rows: int) -> str:

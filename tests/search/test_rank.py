@@ -204,3 +204,9 @@ def test_a_common_word_counts_in_file_names_alone(searched: SearchedLibrary, mon
     assert searched.names("dark") == ["dark.wav", "4.wav"]
     searched.add("/music/Dark/5.wav")
     assert searched.names("dark") == ["dark.wav"]
+
+
+def test_a_text_of_a_thousand_words_is_searched_for_by_its_first(searched: SearchedLibrary) -> None:
+    searched.model = STAND_IN_MODEL
+    add_all(searched, ["kick.wav"])
+    assert searched.names("kick " + " ".join(f"word{number}x" for number in range(1_000))) == ["kick.wav"]
