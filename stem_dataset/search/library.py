@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from stem_dataset.datatypes import Float32
 from stem_dataset.search.query import Filters
 from stem_dataset.search.rank import Positions, best, cosines, fused
 from stem_dataset.search.sidecar import Sidecar
-from stem_dataset.search.text_index import matching_positions
+from stem_dataset.search.text_index import matches
 
 # This many of each ranking are fused. Further down, a rank adds less than a seventeenth of what the first adds.
 FUSED_DEPTH = 1_000
@@ -99,26 +99,31 @@ class Library:
         """Return the best `count` of the stems in `kept`, the best first.
 
         With a `text`, the names rank them. With a `vector`, (512,), their cosines with it do. With both, the two
-        rankings are fused.
+        rankings are fused. Equally good names are ranked by cosine, or without a vector by path.
         """
         depth = max(FUSED_DEPTH, count)
         named = self._by_name(kept, text, depth) if text is not None else []
         if vector is None:
-            return self.hits(named[:count])
+            paths = self._paths(position for position, _ in named)
+            return self.hits(sorted_by(named, paths)[:count])
         kept = self.comparable(kept)
         scores = cosines(self.vectors, kept, vector)
         ranked = kept[best(scores, depth if named else count)].tolist()
-        chosen = fused([ranked, named], count) if named else ranked
-        return self.hits(chosen, dict(zip(chosen, _looked_up(kept, scores, chosen), strict=True)))
+        farness = {position: -(cosine or 0.0) for position, cosine in cosines_at(kept, scores, [p for p, _ in named])}
+        chosen = fused([ranked, sorted_by(named, farness)], count)
+        return self.hits(chosen, dict(cosines_at(kept, scores, chosen)))
 
-    def _by_name(self, kept: Positions, text: str, count: int) -> list[int]:
+    def _by_name(self, kept: Positions, text: str, count: int) -> list[tuple[int, float]]:
         rows = len(self.vectors)
         if len(kept) == rows:
-            return matching_positions(self.connection, text, rows, count)
+            return matches(self.connection, text, rows, count)
         passing = np.zeros(rows, bool)
         passing[kept] = True
-        found = matching_positions(self.connection, text, rows, -1)
-        return [position for position in found if passing[position]][:count]
+        return [match for match in matches(self.connection, text, rows, -1) if passing[match[0]]][:count]
+
+    def _paths(self, positions: Iterable[int]) -> dict[int, bytes]:
+        query = "SELECT position, original_file FROM stems WHERE position IN (SELECT value FROM json_each(?))"
+        return dict(self.connection.execute(query, (json.dumps(list(positions)),)).fetchall())
 
     def hits(self, positions: Sequence[int], scores: dict[int, float | None] | None = None) -> list[Hit]:
         """Return the stems at `positions`, in that order."""
@@ -149,11 +154,16 @@ class Library:
         return sorted(value for (value,) in rows)
 
 
-def _looked_up(kept: Positions, scores: Float32, positions: Sequence[int]) -> list[float | None]:
-    """Return the scores at `positions`; None for those that are not in `kept`."""
-    places = np.searchsorted(kept, positions)
+def sorted_by(named: Sequence[tuple[int, float]], order: Mapping[int, Any]) -> list[int]:
+    """Return the positions in `named`, the best first; equally good ones in `order`."""
+    return [position for position, _ in sorted(named, key=lambda match: (match[1], order[match[0]]))]
+
+
+def cosines_at(kept: Positions, scores: Float32, positions: Sequence[int]) -> list[tuple[int, float | None]]:
+    """Return `positions` with their scores; None for those that are not in `kept`."""
+    places = np.searchsorted(kept, np.asarray(positions, np.int64))
     return [
-        round(float(scores[place]), 6) if place < len(kept) and kept[place] == position else None
+        (position, round(float(scores[place]), 6) if place < len(kept) and kept[place] == position else None)
         for place, position in zip(places.tolist(), positions, strict=True)
     ]
 

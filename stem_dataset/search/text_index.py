@@ -69,12 +69,12 @@ def narrowed(connection: sqlite3.Connection, term: str, rows: int) -> str:
     return f"file_name : {term}"
 
 
-def matching_positions(connection: sqlite3.Connection, query: str, rows: int, count: int) -> list[int]:
-    """Return the positions of the stems whose names match best, the best first.
+def matches(connection: sqlite3.Connection, query: str, rows: int, count: int) -> list[tuple[int, float]]:
+    """Return the positions of the stems whose names match best, the best first, with bm25 (lower is better).
 
     Any word of `query` may match. `rows` is the number of all stems, and `count` how many to return; -1 means all.
     """
     match = " OR ".join(f"({narrowed(connection, term, rows)})" for term in terms_of(query))
     if not match:
         return []
-    return [position for position, _ in connection.execute(FIND_NAMES, (match, count))]
+    return [(position, round(badness, 9)) for position, badness in connection.execute(FIND_NAMES, (match, count))]

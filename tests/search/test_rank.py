@@ -184,6 +184,8 @@ def test_the_best_are_those_of_a_full_sort() -> None:
 def test_fusion_follows_the_paper() -> None:
     # 7: 1/61 + 1/62; 5: 1/61 alone; 9: 1/62 alone
     assert fused([[5, 7], [7, 9]], 5) == [7, 5, 9]
+    # Third twice is better than first once: 2/63 is more than 1/61.
+    assert fused([[1, 8, 2], [6, 7, 2]], 2)[0] == 2
     # Equal scores keep the order of the first ranking.
     assert fused([[1, 2], [2, 1]], 2) == [1, 2]
 
@@ -210,3 +212,12 @@ def test_a_text_of_a_thousand_words_is_searched_for_by_its_first(searched: Searc
     searched.model = STAND_IN_MODEL
     add_all(searched, ["kick.wav"])
     assert searched.names("kick " + " ".join(f"word{number}x" for number in range(1_000))) == ["kick.wav"]
+
+
+def test_equally_good_names_are_ranked_by_sound_or_by_path(searched: SearchedLibrary) -> None:
+    for number, share in ((3, 0.2), (1, 0.4), (2, 0.9)):
+        searched.add(f"/music/kick{number}.wav", direction(x=share, y=1))
+    searched.understand({"kick": direction(x=1)})
+    assert searched.names("kick") == ["kick2.wav", "kick1.wav", "kick3.wav"]
+    searched.change("UPDATE stems SET embedding_model = ?", STAND_IN_MODEL)
+    assert searched.names("kick") == ["kick1.wav", "kick2.wav", "kick3.wav"]
