@@ -9,7 +9,7 @@ import pytest
 
 from audio_files import write_tone
 from fake_clap import FakeClap
-from libraries import STAND_IN_MODEL, SearchedLibrary, add_all, direction
+from libraries import PUBLISHED_MODEL, STAND_IN_MODEL, SearchedLibrary, add_all, direction
 from patching import replace_name
 from stem_dataset.errors import UsageError
 from stem_dataset.search import rank, text_index
@@ -221,3 +221,12 @@ def test_equally_good_names_are_ranked_by_sound_or_by_path(searched: SearchedLib
     assert searched.names("kick") == ["kick2.wav", "kick1.wav", "kick3.wav"]
     searched.change("UPDATE stems SET embedding_model = ?", STAND_IN_MODEL)
     assert searched.names("kick") == ["kick1.wav", "kick2.wav", "kick3.wav"]
+
+
+@pytest.mark.parametrize("model", [STAND_IN_MODEL, PUBLISHED_MODEL])
+def test_a_filter_holds_for_names_too(searched: SearchedLibrary, model: str) -> None:
+    searched.model = model
+    searched.understand({"kick": direction(x=1)})
+    searched.add("/music/a kick.wav", direction(y=1), category="kick")
+    searched.add("/music/b kick.wav", direction(y=1), category="loop")
+    assert searched.names("kick", "--category", "loop") == ["b kick.wav"]
