@@ -98,11 +98,12 @@ class Search:
         return bool(options.text or options.like or options.unlike or options.near_duplicates is not None)
 
     def _hits(self) -> list[Hit]:
-        text = self.options.text
-        vector = self._query_vector()
-        if text is None and vector is None:
+        options = self.options
+        if options.text is None and not options.like and not options.unlike:
             return self.library.by_path(self.filters, self.count)
-        return self.library.search(self.library.filtered(self.filters), text, vector, self.count)
+        kept = self.library.filtered(self.filters)
+        # If nothing passes, CLAP need not be loaded.
+        return self.library.search(kept, options.text, self._query_vector(), self.count) if len(kept) else []
 
     def _query_vector(self) -> Float32 | None:
         """Return the vector, (512,), to search by; None if the model understands nothing of the query."""
