@@ -31,7 +31,7 @@ from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import put_in_place
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import LOCK_NAME, write_readme
-from stem_dataset.search.text_index import TEXT_INDEX, enter_name
+from stem_dataset.search.text_index import ENTER_NAMES, TEXT_INDEX, names_row
 from stem_dataset.signals import TICK_S
 
 FOLDER_SUFFIX = ".search"
@@ -274,22 +274,31 @@ def _copy(
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         position = 0
         for page in _pages(source):
-            shown = _shown_columns(source, [stem_id for _, stem_id, *_ in page])
-            for _, stem_id, original_file, wav, sha256, model, vector in page:
+            file.write(b"".join(vector for *_, vector in page))
+            for *_, model, _ in page:
                 counts[model] = counts.get(model, 0) + 1
-                number = list(counts).index(model)
-                columns = shown[stem_id]
-                file.write(vector)
-                paths = (os.fsencode(original_file), os.fsencode(wav) if wav else None)
-                text = _text_of(original_file)
-                own = (position, stem_id, *paths, _folder_text(os.path.dirname(text)), sha256, number)
-                target.execute(ENTER_STEM, (*own, *columns))
-                enter_name(target, position, text, columns[SHOWN_COLUMNS.index("tags") - 1])
-                position += 1
+            _enter_page(source, target, page, position, list(counts))
+            position += len(page)
             tick(position, rows)
         target.execute("CREATE INDEX stems_id ON stems (id)")
         target.execute("COMMIT")
     return [(model, count, references.get(model)) for model, count in counts.items()]
+
+
+def _enter_page(
+    source: sqlite3.Connection, target: sqlite3.Connection, page: list[Any], position: int, models: list[str]
+) -> None:
+    """Enter stems, the first at `position`, with their names."""
+    shown = _shown_columns(source, [stem_id for _, stem_id, *_ in page])
+    stems, names = [], []
+    for place, (_, stem_id, original_file, wav, sha256, model, _) in enumerate(page, position):
+        columns = shown[stem_id]
+        text = _text_of(original_file)
+        paths = (os.fsencode(original_file), os.fsencode(wav) if wav else None, _folder_text(os.path.dirname(text)))
+        stems.append((place, stem_id, *paths, sha256, models.index(model), *columns))
+        names.append(names_row(place, text, columns[SHOWN_COLUMNS.index("tags") - 1]))
+    target.executemany(ENTER_STEM, stems)
+    target.executemany(ENTER_NAMES, names)
 
 
 def _pages(source: sqlite3.Connection) -> Iterator[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -12,7 +13,7 @@ TEXT_INDEX = """
 CREATE VIRTUAL TABLE names USING fts5(
   file_name, folder, tags, content='', tokenize='porter unicode61 remove_diacritics 2'
 )"""
-ENTER_NAME = "INSERT INTO names (rowid, file_name, folder, tags) VALUES (?, ?, ?, ?)"
+ENTER_NAMES = "INSERT INTO names (rowid, file_name, folder, tags) VALUES (?, ?, ?, ?)"
 # bm25 is lower for a better match: it counts rare words more than common ones, and words of short names more than those
 # of long ones. The weights are those of the three columns, so a word in the file's name counts most. A word that every
 # path has, as the name of the folder of all samples, counts nothing.
@@ -33,17 +34,18 @@ WORD_BORDER = re.compile(
 WORD = re.compile(r"[^\W_]+")
 
 
+# The stems of a folder come one after another.
+@functools.lru_cache(maxsize=64)
 def indexed_text(name: str) -> str:
     """Return what the index holds of a name: as it is, and again with its words apart."""
     apart = WORD_BORDER.sub(" ", name)
     return name if apart == name else f"{name} {apart}"
 
 
-def enter_name(connection: sqlite3.Connection, position: int, path: str, tags: str) -> None:
-    """Enter a stem's names; `path` and `tags` are valid UTF-8."""
+def names_row(position: int, path: str, tags: str) -> tuple[int, str, str, str]:
+    """Return the values of `ENTER_NAMES`; `path` and `tags` are valid UTF-8."""
     folder, name = os.path.split(path)
-    stem, _ = os.path.splitext(name)
-    connection.execute(ENTER_NAME, (position, indexed_text(stem), indexed_text(folder), tags))
+    return position, indexed_text(os.path.splitext(name)[0]), indexed_text(folder), tags
 
 
 def terms_of(query: str) -> list[str]:

@@ -93,7 +93,7 @@ def test_an_interrupted_copy_leaves_nothing_and_ends_with_130(
         os.kill(os.getpid(), 2)
         raise OSError("the copy fails, since the signal ended something that it needed")
 
-    replace_name(monkeypatch, "enter_name", press_ctrl_c)
+    replace_name(monkeypatch, "names_row", press_ctrl_c)
     searched.run(exit_code=130)
     assert {path.name for path in searched.sidecar.iterdir()} - {".prepare_dataset.lock"} == {"README.txt"}
 
