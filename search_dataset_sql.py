@@ -179,8 +179,9 @@ class Search:
             write_file(options.csv, csv_content())
         if options.m3u is not None:
             write_file(options.m3u, m3u_of(hits))
-        failed = copy_originals(hits, options.copy_to) if options.copy_to is not None else 0
-        return 1 if failed else 0
+        if options.copy_to is None:
+            return 0
+        return 1 if copy_originals(hits, options.copy_to, self.progress.signals.check) else 0
 
     def _say_nothing_was_found(self) -> None:
         log.info("nothing found among %d stems", len(self.library.vectors))

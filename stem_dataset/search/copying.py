@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from stem_dataset.search.output import COLUMNS, csv_of, valid_text, values_of
 LIST_NAME = "copied_from"
 
 
-def copy_originals(hits: Sequence[Hit], folder: Path) -> int:
+def copy_originals(hits: Sequence[Hit], folder: Path, tick: Callable[[], None]) -> int:
     """Copy the originals of `hits` into `folder`, and return how many could not be copied.
 
     No file is overwritten: where a name is taken, a copy gets a number. copied_from.csv in the folder says where each
-    came from. Raises `RunStopped` if the folder cannot be written.
+    came from, also if `tick`, which is called before each file, raises. Raises `RunStopped` if the folder cannot be
+    written.
     """
     rows: list[dict[str, Any]] = []
     failed = 0
@@ -29,21 +30,30 @@ def copy_originals(hits: Sequence[Hit], folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunStopped(f"--copy-to {printable(folder)}: cannot be made: {printable(with_remedy(error))}") from None
-    for hit in hits:
-        try:
-            source = open_regular(hit.original_file)
-        except (OSError, MachineFault) as error:
-            log.error("%s: not copied: %s", printable(hit.original_file), printable(with_remedy(error)))
-            failed += 1
-            continue
-        with source:
-            stem, suffix = os.path.splitext(hit.file_name)
-            copy = _write_new(folder, stem, suffix, source)
-        rows.append({"copy": valid_text(copy.name), **values_of(hit)})
-    content = csv_of(rows, ["copy", *COLUMNS])
-    listed = _write_new(folder, LIST_NAME, ".csv", content)
-    log.info("%d copied to %s, listed in %s", len(rows), printable(folder), printable(listed.name))
+    try:
+        for hit in hits:
+            tick()
+            copy = _copy_of(hit, folder)
+            if copy is None:
+                failed += 1
+            else:
+                rows.append({"copy": valid_text(copy.name), **values_of(hit)})
+    finally:
+        if rows:
+            listed = _write_new(folder, LIST_NAME, ".csv", csv_of(rows, ["copy", *COLUMNS]))
+            log.info("%d copied to %s, listed in %s", len(rows), printable(folder), printable(listed.name))
     return failed
+
+
+def _copy_of(hit: Hit, folder: Path) -> Path | None:
+    try:
+        source = open_regular(hit.original_file)
+    except (OSError, MachineFault) as error:
+        log.error("%s: not copied: %s", printable(hit.original_file), printable(with_remedy(error)))
+        return None
+    with source:
+        stem, suffix = os.path.splitext(hit.file_name)
+        return _write_new(folder, stem, suffix, source)
 
 
 def _write_new(folder: Path, stem: str, suffix: str, content: Any) -> Path:

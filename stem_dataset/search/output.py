@@ -52,7 +52,7 @@ def table(hits: Sequence[Hit], width: int) -> list[str]:
             padded(cut_start(folder, folder_cells), folder_cells),
             padded(cut_end(category, CATEGORY_CELLS), CATEGORY_CELLS),
             bpm.rjust(BPM_CELLS),
-            padded(key, KEY_CELLS),
+            padded(cut_end(key, KEY_CELLS), KEY_CELLS),
             seconds.rjust(SECONDS_CELLS),
         )
         return " ".join(cells).rstrip()

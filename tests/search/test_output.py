@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -134,6 +136,21 @@ def test_copies_get_names_of_their_own_and_a_list_of_where_they_came_from(
         listed = {row["copy"]: row["original_file"] for row in csv.DictReader(file)}
     assert listed == {"kick~2.wav": str(originals[0]), "kick~3.wav": str(originals[1])}
     assert all(original.exists() for original in originals[:2])
+
+
+def test_an_interrupted_copy_lists_what_it_has_copied(
+    searched: SearchedLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        searched.add(str(write_text(tmp_path / name)))
+
+    def press_ctrl_c(source: IO[bytes], target: IO[bytes], length: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        target.write(source.read())
+
+    monkeypatch.setattr("shutil.copyfileobj", press_ctrl_c)
+    searched.run("--copy-to", str(tmp_path / "picked"), exit_code=130)
+    assert sorted(path.name for path in (tmp_path / "picked").iterdir()) == ["a.wav", "copied_from.csv"]
 
 
 def test_a_folder_that_cannot_be_made_stops_with_4(found: SearchedLibrary, tmp_path: Path) -> None:

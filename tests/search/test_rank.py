@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from audio_files import write_tone
 from fake_clap import FakeClap
 from libraries import PUBLISHED_MODEL, STAND_IN_MODEL, SearchedLibrary, add_all, direction
 from patching import replace_name
-from stem_dataset.errors import UsageError
+from stem_dataset.errors import UsageError, WeightsMissing
 from stem_dataset.search import rank, text_index
 from stem_dataset.search.rank import best, combined, cosines, fused
 
@@ -230,3 +231,28 @@ def test_a_filter_holds_for_names_too(searched: SearchedLibrary, model: str) -> 
     searched.add("/music/a kick.wav", direction(y=1), category="kick")
     searched.add("/music/b kick.wav", direction(y=1), category="loop")
     assert searched.names("kick", "--category", "loop") == ["b kick.wav"]
+
+
+def test_a_new_text_is_embedded_once_and_kept(drums: SearchedLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Module:
+        def get_text_embedding(self, texts: list[str]) -> np.ndarray[Any, Any]:
+            asked.extend(texts)
+            return direction(y=1)[np.newaxis]
+
+    replace_name(monkeypatch, "load_module", lambda *_: Module())
+    for _ in range(2):
+        assert drums.names("a tight crack")[0] == "snare.wav"
+    assert asked == ["a tight crack"]
+
+
+def test_a_text_without_weights_ends_with_3(drums: SearchedLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_weights(*_: object) -> None:
+        raise WeightsMissing("no weights here")
+
+    replace_name(monkeypatch, "load_module", no_weights)
+    drums.run("a tight crack", exit_code=3)
+    assert "no weights here" in drums.messages
+    # A filter that nothing passes needs none.
+    assert drums.names("a tight crack", "--loops") == []
