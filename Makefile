@@ -51,5 +51,5 @@ $(STAND_IN): fixtures/make_clap.py $(INSTALLED)
 	touch $@
 
 # Runs once; again only when something that it shows has changed.
-$(DEMO): fixtures/demo.py fixtures/make_stems.py prepare_dataset_sql.py $(shell find stem_dataset -name '*.py') config.yaml $(STAND_IN)
+$(DEMO): fixtures/demo.py fixtures/make_stems.py prepare_dataset_sql.py search_dataset_sql.py $(shell find stem_dataset -name '*.py') config.yaml $(STAND_IN)
 	$(BIN)/python fixtures/demo.py build/demo > $@

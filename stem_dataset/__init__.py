@@ -1,10 +1,10 @@
-"""The package behind prepare_dataset_sql.py; it is internal and has no stable API.
+"""The package behind prepare_dataset_sql.py and search_dataset_sql.py; it is internal and has no stable API.
 
 A file passes through `discover`, `audio` (which makes it 48 kHz, mono and 24 bit), `music` (which describes the sound),
 `clap` (which computes the vector) and `database` (which stores the row). A broken file goes to `quarantine` instead.
-`workers` holds the processes that decode, and `commands` holds what is not part of an import. Imports go one way:
-script, commands, workers, duplicates, then clap, music and database, which do not import each other, then audio, then
-the modules in this folder.
+`workers` holds the processes that decode, and `commands` holds what is not part of an import. `search` finds stems in a
+finished database. Imports go one way: script, commands and search, which do not import each other, workers,
+duplicates, then clap, music and database, which do not either, then audio, then the modules in this folder.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCRIPT = REPOSITORY / "prepare_dataset_sql.py"
+SCRIPTS = [REPOSITORY / name for name in ("prepare_dataset_sql.py", "search_dataset_sql.py")]
 MODULES = sorted(path for path in (REPOSITORY / "stem_dataset").rglob("*.py") if path.name != "__init__.py")
 NAMES = [str(path.relative_to(REPOSITORY)) for path in MODULES]
 
@@ -39,16 +39,21 @@ def test_a_module_says_in_one_line_what_it_is(name: str) -> None:
     assert docstring.splitlines()[0].endswith(".")
 
 
-def test_the_script_is_short_enough_to_be_read() -> None:
-    assert SCRIPT.read_text(encoding="utf-8").count("\n") <= 1_100
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_is_short_enough_to_be_read(script: Path) -> None:
+    assert script.read_text(encoding="utf-8").count("\n") <= 1_100
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_package_does_not_import_the_script(name: str) -> None:
-    assert "prepare_dataset_sql" not in imported_modules(REPOSITORY / name)
+def test_the_package_does_not_import_a_script(name: str) -> None:
+    assert not {script.stem for script in SCRIPTS} & imported_modules(REPOSITORY / name)
 
 
-@pytest.mark.parametrize("path", [SCRIPT, *MODULES], ids=lambda path: path.stem)
+def test_the_search_does_not_import_the_other_script() -> None:
+    assert "prepare_dataset_sql" not in imported_modules(REPOSITORY / "search_dataset_sql.py")
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES], ids=lambda path: path.stem)
 def test_a_name_is_imported_from_the_module_that_defines_it(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stem_dataset."):

@@ -65,6 +65,12 @@ def test_the_installed_command_tells_its_version_and_its_flags(installed: Path, 
     assert "--input DIR" in called(installed, "--help", folder=tmp_path)
 
 
+def test_the_search_is_installed_too(installed: Path, tmp_path: Path) -> None:
+    search = installed.with_name("search-dataset-sql")
+    assert called(search, "--version", folder=tmp_path).strip() == __version__
+    assert "--near-duplicates" in called(search, "--help", folder=tmp_path)
+
+
 def test_the_installed_command_knows_the_categories_and_tags_of_config_yaml(installed: Path, tmp_path: Path) -> None:
     python = installed.with_name("python")
     code = "from stem_dataset import config, __file__; c = config.load_config(None, {}); print(__file__, *c.categories)"

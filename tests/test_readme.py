@@ -16,6 +16,7 @@ import pytest
 
 import demo
 import prepare_dataset_sql as product
+import search_dataset_sql
 from pages import DATABASE, DOCS, PAGES, QUERIES, README, anchors, first_cells, links, page, section
 from prose import sentences, words
 from stem_dataset.config import CONFIG_FIELDS, Config, default_text
@@ -179,7 +180,8 @@ def test_the_snippet_reads_a_database_with_a_name_that_is_not_utf_8(workplace: W
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "CHANGELOG.md"])
 def test_every_flag_is_a_real_one(name: str) -> None:
-    known = set(re.findall(r"--[a-z][a-z-]+", product.build_parser().format_help()))
+    parsers = (product.build_parser(), search_dataset_sql.build_parser())
+    known = {flag for parser in parsers for flag in re.findall(r"--[a-z][a-z0-9-]+", parser.format_help())}
     benchmarks = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "benchmarks").glob("*.py"))
     others = {"--strict", "--nthreads", "--nworkers", "--minimal"}  # mypy's, Dask's and git's
     others |= set(re.findall(r'"(--[a-z-]+)"', benchmarks))
@@ -194,6 +196,16 @@ def test_the_page_on_settings_has_every_flag_that_is_no_setting() -> None:
     rows = section(page("docs/settings.md"), "Flags that are no settings")
     cells = [line.split("|")[1] for line in rows.splitlines() if line.startswith("| `-")]
     assert {flag for cell in cells for flag in re.findall(r"`(--?[a-z-]+)", cell)} == flags
+
+
+def test_the_page_on_the_search_has_every_flag() -> None:
+    parser = search_dataset_sql.build_parser()
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    shared = {f"--{name.replace('_', '-')}" for name in search_dataset_sql.SETTINGS}
+    others = {"-h", "--help", "-v", "-q", "--version", "--config", "--null"}
+    named = set(re.findall(r"`(--?[a-z0-9][a-z0-9-]*)", page("docs/search.md")))
+    named |= set(re.findall(r" (--[a-z][a-z-]*)", page("docs/search.md")))
+    assert flags - shared - others <= named
 
 
 # -- the pages as a whole ---------------------------------------------------------------------------------------------

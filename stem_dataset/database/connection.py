@@ -142,3 +142,21 @@ def stored_files(connection: sqlite3.Connection) -> Iterator[StoredFile]:
     """Yield the file and the WAV of each row, and whether the user has rated it, folder by folder."""
     rows = connection.execute("SELECT id, original_file, path, user_rating FROM stems ORDER BY original_file")
     return (StoredFile(stem_id, name, wav, rating is not None) for stem_id, name, wav, rating in rows)
+
+
+def open_beside_writers(path: Path) -> sqlite3.Connection:
+    """Open a database for reads that take long, while a run may write to it.
+
+    `open_read_only` leaves no trace, but what it reads is wrong if a run starts meanwhile. No statement can write.
+    """
+    # Not "ro": the connection that is closed last moves the WAL into the database, also if the run ended before.
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    connection.text_factory = text_of
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        # The folder is not writable, so SQLite cannot make a WAL. Then no run can write either.
+        connection.close()
+        return open_read_only(path)
+    return connection

@@ -126,7 +126,7 @@ def _key_of(text: str) -> str | None:
     if match := KEY.fullmatch(text):
         accidental = match["accidental"]
         steps = 0 if not accidental else 1 if accidental in ("#", "♯", "sharp") else -1
-        return _name_of(NOTE_STEPS[match["note"].lower()] + steps, match["minor"])
+        return _name_of(NOTE_STEPS[match["note"].upper()] + steps, match["minor"])
     return None
 
 

@@ -3,6 +3,7 @@
 Each is what its cue adds to the logarithm of the likelihood of a tempo. They were fitted once, as a logistic choice
 among all tempi and both divisions of the beat, to 1,500 pieces of music that `benchmarks/fit_tempo.py` makes; it prints
 the tables below, rounded. No benchmark that reports a figure uses that music.
+A module of its own, because the tables are replaced as a whole.
 """
 
 LOW, MIDDLE, HIGH, ALL = range(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from records import DARK_KICKS, KICKS, LOOPS, PROVENANCE, column, plan_of, record, statements_of
-from stem_dataset.database.connection import known_files
+from stem_dataset.database.connection import known_files, open_beside_writers, open_read_only
 from stem_dataset.database.stems import Database
 from stem_dataset.datatypes import QuarantineEntry, text_of
 from stem_dataset.errors import RunStopped
@@ -74,3 +75,20 @@ def test_paths_are_stored_as_the_bytes_of_the_file_system(database: Database) ->
     assert replaced == [Path(path + "x") for path in paths]
     assert column(database, "SELECT count(*) FROM stems") == [5]
     assert text_of(names[0]) == paths[0]
+
+
+def test_a_long_read_sees_one_state_and_leaves_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "stems.db"
+    database = Database(path)
+    database.insert([record("/kick.wav")], PROVENANCE)
+    with contextlib.closing(open_beside_writers(path)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM stems").fetchone() == (1,)
+        database.insert([record("/snare.wav")], PROVENANCE)
+        database.close()  # the run ends first
+        assert reader.execute("SELECT count(*) FROM stems").fetchone() == (1,)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.execute("DELETE FROM stems")
+    assert list(tmp_path.iterdir()) == [path]
+    with contextlib.closing(open_read_only(path)) as copied:
+        assert copied.execute("SELECT count(*) FROM stems").fetchone() == (2,)

@@ -16,18 +16,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import prepare_dataset_sql
+import search_dataset_sql
 import stem_dataset
 
 if TYPE_CHECKING:  # the programs that tests start by the hundred do without it: it takes a third of a second
     import pytest
 
-OURS = ("prepare_dataset_sql", "stem_dataset")
+OURS = ("prepare_dataset_sql", "search_dataset_sql", "stem_dataset")
 
 
 def modules() -> list[ModuleType]:
-    """Return the script and every module of the package."""
+    """Return the scripts and every module of the package."""
     package = pkgutil.walk_packages(stem_dataset.__path__, "stem_dataset.")
-    return [prepare_dataset_sql, stem_dataset, *(importlib.import_module(module.name) for module in package)]
+    imported = (importlib.import_module(module.name) for module in package)
+    return [prepare_dataset_sql, search_dataset_sql, stem_dataset, *imported]
 
 
 @functools.cache

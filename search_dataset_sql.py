@@ -1,0 +1,396 @@
+"""Find stems in the database of prepare_dataset_sql.py, by words, by sound and by their properties.
+
+    python search_dataset_sql.py "dark punchy kick"
+    python search_dataset_sql.py --like kick.wav --category kick --seconds 0.2-2
+
+    database ──► sidecar ──► filter ──► rank ──► print, write, copy
+     (read only)  (kept beside  (SQL)     (cosine and names,
+                   the database)           fused)
+
+It only reads the database. What it needs of it is copied to a folder beside it, and copied again when the database has
+changed. A preparer may run at the same time.
+
+Exit codes: 0 done, also if nothing was found · 1 done, but some files could not be copied · 2 usage, or no database ·
+3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from stem_dataset import __version__
+from stem_dataset.config import Config, flag_options, load_config, path_if_given, refuse_nothing
+from stem_dataset.datatypes import Float32
+from stem_dataset.errors import PrepareError, RunStopped, UsageError, with_remedy
+from stem_dataset.logs import log, log_to_console, printable
+from stem_dataset.progress import Progress
+from stem_dataset.search.copying import copy_originals
+from stem_dataset.search.library import Hit, Library
+from stem_dataset.search.near_duplicates import near_pairs
+from stem_dataset.search.output import (
+    COLUMNS,
+    csv_of,
+    json_of,
+    json_of_pairs,
+    m3u_of,
+    pair_lines,
+    paths_of,
+    print_bytes,
+    rows_of_pairs,
+    table,
+    terminal_width,
+    values_of,
+    write_file,
+)
+from stem_dataset.search.query import Filters, key_of, range_of, rating_of, related_keys, tempo_of
+from stem_dataset.search.query_vectors import QueryVectors, vector_of_hex
+from stem_dataset.search.rank import combined
+from stem_dataset.search.sidecar import open_sidecar
+from stem_dataset.signals import StopSignals
+
+TOP = 20
+NEAR_COSINE = 0.98
+# The settings that a search shares with the preparer.
+SETTINGS = ("database", "checkpoint", "trust_checkpoint", "device", "model_cache")
+# Below this, a bar would only flicker.
+ROWS_WITH_A_BAR = 20_000
+
+
+class Search:
+    """One search; read `run` first."""
+
+    def __init__(self, options: argparse.Namespace, config: Config, library: Library, progress: Progress) -> None:
+        self.options = options
+        self.config = config
+        self.library = library
+        self.progress = progress
+        reference = library.models[library.model][2] if library.models else None
+        self.query_vectors = QueryVectors(library.embedding_model, vector_of_hex(reference), config)
+        self.filters = filters_of(options)
+        self.count = options.top or max(1, len(library.vectors))
+
+    def run(self) -> int:
+        """Search, show what was found, and return the exit code."""
+        others = self.library.rows_of_other_models()
+        if others and self.needs_vectors:
+            log.warning("%d rows have vectors of another model, which are not compared", others)
+        if self.options.near_duplicates is not None:
+            return self._near_duplicates(self.options.near_duplicates)
+        hits = self._hits()
+        if not hits:
+            self._say_nothing_was_found()
+        self._print(lambda: json_of(hits), lambda: table(hits, terminal_width()), hits)
+        return self._write(hits, lambda: csv_of(map(values_of, hits), COLUMNS))
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether vectors are compared at all."""
+        options = self.options
+        return bool(options.text or options.like or options.unlike or options.near_duplicates is not None)
+
+    def _hits(self) -> list[Hit]:
+        options = self.options
+        if options.text is None and not options.like and not options.unlike:
+            return self.library.by_path(self.filters, self.count)
+        kept = self.library.filtered(self.filters)
+        # If nothing passes, CLAP need not be loaded.
+        return self.library.search(kept, options.text, self._query_vector(), self.count) if len(kept) else []
+
+    def _query_vector(self) -> Float32 | None:
+        """Return the vector, (512,), to search by; None if the model understands nothing of the query."""
+        text, options = self.options.text, self.options
+        wanted = [self._sound(name, "--like") for name in options.like]
+        unwanted = [self._unwanted(name) for name in options.unlike]
+        if text is not None and self.query_vectors.understands_texts:
+            wanted.append(self.query_vectors.of_text(text))
+        elif text is not None:
+            model = self.library.embedding_model.partition("/")[0] or "an empty database"
+            by_sound = "; the sounds given rank by sound" if wanted or unwanted else ""
+            log.warning("%s does not understand texts: the words rank by names alone%s", printable(model), by_sound)
+        return combined(wanted, unwanted) if wanted or unwanted else None
+
+    def _sound(self, name: str, flag: str) -> Float32:
+        """Return the vector of a stem, or of an audio file from elsewhere."""
+        position = self.library.position_of(name)
+        if position is not None:
+            vector = self.library.vector_at(position)
+            if vector is not None:
+                return vector
+            # Its vector is of another model, so its file is embedded.
+            name = self.library.hits([position])[0].original_file
+        if not os.path.isfile(name):
+            raise UsageError(f"{flag} {printable(name)}: neither the id of a stem nor a file")
+        return self.query_vectors.of_file(Path(name))
+
+    def _unwanted(self, name: str) -> Float32:
+        """Return the vector of a stem, of an audio file, or else of a text."""
+        is_sound = self.library.position_of(name) is not None or os.path.lexists(name) or os.sep in name
+        if is_sound:
+            return self._sound(name, "--unlike")
+        if not self.query_vectors.understands_texts:
+            text = "neither the id of a stem nor a file, and this database's model does not understand texts"
+            raise UsageError(f"--unlike {printable(name)}: {text}")
+        return self.query_vectors.of_text(name)
+
+    def _near_duplicates(self, least: float) -> int:
+        kept = self.library.comparable(self.library.filtered(self.filters))
+        with self.progress.over(len(kept)):
+
+            def advance(rows: int) -> None:
+                self.progress.signals.check()
+                self.progress.advance(rows)
+
+            pairs, total = near_pairs(self.library.vectors, kept, least, self.count, advance)
+        found = self.library.hits([position for _, *pair in pairs for position in pair])
+        hit_pairs = [(pairs[place][0], found[2 * place], found[2 * place + 1]) for place in range(len(pairs))]
+        shown = f", the nearest {len(pairs)} shown" if total > len(pairs) else ""
+        log.info("%d pairs with a cosine of at least %g%s; listen before you delete any", total, least, shown)
+        hits = list({hit.id: hit for hit in found}.values())
+        names = ["pair", *COLUMNS]
+        self._print(
+            lambda: json_of_pairs(hit_pairs),
+            lambda: pair_lines(hit_pairs, terminal_width()),
+            hits,
+        )
+        return self._write(hits, lambda: csv_of(rows_of_pairs(hit_pairs), names))
+
+    def _print(self, json_text: Callable[[], str], lines: Callable[[], list[str]], hits: Sequence[Hit]) -> None:
+        options = self.options
+        if options.paths:
+            print_bytes(paths_of(hits, b"\0" if options.null else b"\n"))
+        elif options.json:
+            print_bytes(json_text().encode("utf-8") + b"\n")
+        elif hits:
+            print_bytes("".join(f"{line}\n" for line in lines()).encode(sys.stdout.encoding, "replace"))
+
+    def _write(self, hits: Sequence[Hit], csv_content: Callable[[], bytes]) -> int:
+        """Write the files that were asked for, and return the exit code."""
+        options = self.options
+        if options.csv is not None:
+            write_file(options.csv, csv_content())
+        if options.m3u is not None:
+            write_file(options.m3u, m3u_of(hits))
+        if options.copy_to is None:
+            return 0
+        return 1 if copy_originals(hits, options.copy_to, self.progress.signals.check) else 0
+
+    def _say_nothing_was_found(self) -> None:
+        log.info("nothing found among %d stems", len(self.library.vectors))
+        known = self.library.values_of("category")
+        for category in self.filters.categories:
+            if category not in known:
+                nearest = difflib.get_close_matches(category, known, n=1, cutoff=0)
+                text = f"; did you mean {printable(nearest[0])}?" if nearest else ""
+                log.info("no stem has the category %s%s", printable(category), text)
+
+
+def filters_of(options: argparse.Namespace) -> Filters:
+    """Return the filters of a command line; raises `UsageError` for a flag that changes nothing."""
+    if options.half_double and options.bpm is None:
+        raise UsageError("--half-double: needs --bpm")
+    if options.related and options.key is None:
+        raise UsageError("--related: needs --key")
+    tempi = (options.bpm,) if options.bpm is not None else ()
+    if options.half_double:
+        tempi = tuple(options.bpm.times(factor) for factor in (1, 0.5, 2))
+    keys = (options.key,) if options.key is not None else ()
+    return Filters(
+        categories=tuple(options.category),
+        tempi=tempi,
+        keys=related_keys(options.key) if options.related else keys,
+        is_loop=options.is_loop,
+        seconds=options.seconds,
+        folders=tuple(options.folder),
+        rating=options.rating,
+        is_ok=options.ok,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(
+        description="Find stems in the database of prepare_dataset_sql.py, by words, by sound and by their properties.",
+        epilog="Exit codes: 0 done, 1 some files could not be copied, 2 usage or no database, 3 no CLAP weights, "
+        "4 stopped, 130 interrupted.",
+    )
+    parser.add_argument("text", nargs="?", metavar="TEXT", help='what to find, as "dark punchy kick"')
+    ask = parser.add_argument_group("search by sound")
+    ask.add_argument("--like", action="append", default=[], metavar="FILE|ID", help="a stem, or any audio file")
+    ask.add_argument(
+        "--unlike", action="append", default=[], metavar="FILE|ID|TEXT", help="what it should not sound like"
+    )
+    _add_filters(parser.add_argument_group("filters"))
+    _add_outputs(parser.add_argument_group("output"))
+    parser.add_argument(
+        "--near-duplicates",
+        nargs="?",
+        type=cosine_given,
+        const=NEAR_COSINE,
+        default=None,
+        metavar="COSINE",
+        help=f"list pairs of stems with at least this cosine (default: {NEAR_COSINE}); nothing is deleted",
+    )
+    for name in SETTINGS:
+        parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **flag_options(name))
+    parser.add_argument(
+        "--config", type=path_if_given, metavar="FILE", default=None, help="settings (default: ./config.yaml)"
+    )
+    parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
+    parser.add_argument(
+        "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(level=logging.INFO)
+    return parser
+
+
+def _add_filters(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--category", action="append", default=[], metavar="NAME", help="repeat it for several")
+    group.add_argument("--bpm", type=tempo_of, metavar="BPM|FROM-TO", help="tempo, as 124 or 120-130")
+    group.add_argument("--half-double", action="store_true", help="with --bpm: also half and twice that tempo")
+    group.add_argument("--key", type=key_of, metavar="KEY", help="as C, Am, F#m or Bb")
+    group.add_argument(
+        "--related", action="store_true", help="with --key: also the relative key and the neighbours of both"
+    )
+    kind = group.add_mutually_exclusive_group()
+    kind.add_argument("--loops", dest="is_loop", action="store_const", const=True, help="loops only")
+    kind.add_argument("--one-shots", dest="is_loop", action="store_const", const=False, help="one-shots only")
+    group.add_argument("--seconds", type=range_of, metavar="FROM-TO", help="length, as 0.2-2, or 2- for 2 and more")
+    group.add_argument(
+        "--folder", action="append", default=[], metavar="GLOB", help="in such a folder or below it, as 'Drums/*'"
+    )
+    group.add_argument("--rating", type=rating_of, metavar="N", help="your rating is N or more")
+    group.add_argument("--ok", action="store_true", help="without quality issues")
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--top", type=count_given, default=TOP, metavar="N", help=f"how many (default: {TOP}; 0: all)")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print JSON")
+    how.add_argument("--paths", action="store_true", help="print the paths alone, one per line")
+    group.add_argument("-0", "--null", action="store_true", help="with --paths: end each with NUL, as for xargs -0")
+    group.add_argument("--csv", type=path_if_given, metavar="FILE", help="also write a table")
+    group.add_argument("--m3u", type=path_if_given, metavar="FILE", help="also write a playlist")
+    group.add_argument("--copy-to", type=path_if_given, metavar="DIR", help="also copy the originals there")
+
+
+def count_given(text: str) -> int:
+    """Parse the value of --top."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number, or 0 for all")
+    return int(text)
+
+
+def cosine_given(text: str) -> float:
+    """Parse the value of --near-duplicates."""
+    try:
+        cosine = float(text)
+    except ValueError:
+        cosine = math.nan
+    if not 0 < cosine <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a cosine over 0 and up to 1")
+    return cosine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` and return the exit code."""
+    with StopSignals() as signals:
+        try:
+            options = build_parser().parse_args(argv)
+        except SystemExit as stop:  # --help, --version, or a usage error
+            return int(stop.code or 0)
+        with log_to_console(options.level):
+            return run_safely(options, signals)
+
+
+def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
+    """Run the search, log any error, and return the exit code."""
+    try:
+        with StopSignals(outer_signals) as signals:
+            return _run_options(options, signals)
+    except PrepareError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except (OSError, MemoryError) as error:  # the machine is at fault
+        log.error("stopped: %s", printable(with_remedy(error)))
+        log.debug("traceback", exc_info=True)
+        return RunStopped.exit_code
+    except Exception:
+        log.critical("a fault of this program, not of your files", exc_info=True)
+        return RunStopped.exit_code
+
+
+def _run_options(options: argparse.Namespace, signals: StopSignals) -> int:
+    for flag in ("config", "csv", "m3u", "copy_to"):
+        refuse_nothing(flag.replace("_", "-"), getattr(options, flag))
+    _refuse_contradictions(options)
+    config = load_config(options.config, {name: value for name, value in vars(options).items() if name in SETTINGS})
+    progress = Progress(config, options.level <= logging.INFO, signals)
+    reading = Reading(progress)
+    with reading, open_sidecar(config.database, reading.tick) as sidecar:
+        reading.close()
+        return Search(options, config, Library(sidecar), progress).run()
+
+
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    if options.null and not options.paths:
+        raise UsageError("-0: needs --paths")
+    if options.text is not None and not options.text.strip():
+        raise UsageError("the text is empty, like an unset shell variable: give a text, or leave it out")
+    if options.near_duplicates is not None and (options.text or options.like or options.unlike):
+        raise UsageError(
+            "--near-duplicates: compares all stems that pass the filters: leave text, --like, --unlike out"
+        )
+
+
+class Reading:
+    """Shows a bar while the sidecar is made from a large database."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.bar: contextlib.ExitStack = contextlib.ExitStack()
+        self.done = 0
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+    def tick(self, done: int, rows: int) -> None:
+        """Show the rows that are read; raises `Interrupted` after Ctrl-C."""
+        self.progress.signals.check()
+        if rows < ROWS_WITH_A_BAR or not done:
+            return
+        if not self.done:
+            self.bar.enter_context(self.progress.over(rows))
+            self.progress.say("reading the database, once after each change")
+        self.progress.advance(done - self.done)
+        self.done = done
+
+
+def command() -> NoReturn:
+    """Run this process's command line; the installed `search-dataset-sql` calls this."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,1 @@
+"""Find stems by name and by sound."""

@@ -1,0 +1,123 @@
+"""The search as a program: what it imports, how it ends, and what it survives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from libraries import STAND_IN_MODEL, SearchedLibrary, add_all, direction
+from patching import replace_name
+from search_dataset_sql import main
+from stem_dataset.search import sidecar
+from workplace import REPOSITORY, Watch
+
+COMMAND = [sys.executable, str(REPOSITORY / "search_dataset_sql.py")]
+
+
+def test_a_warm_text_query_needs_neither_torch_nor_the_network(searched: SearchedLibrary, tmp_path: Path) -> None:
+    searched.add("/music/kick.wav", direction(x=1))
+    searched.understand({"thump": direction(x=1)})
+    watch = Watch(tmp_path / "watch")
+    flags = ["--database", str(searched.database), "--model-cache", str(tmp_path / "cache")]
+    environment = {**os.environ, **watch.environment}
+    done = subprocess.run(
+        [*COMMAND, "thump", *flags], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "kick.wav" in done.stdout
+    assert watch.noted("import") == []
+    assert watch.noted("network") == []
+
+
+def test_a_closed_pipe_is_no_error(searched: SearchedLibrary) -> None:
+    add_all(searched, [f"{number}.wav" for number in range(100)])
+    command = f"{' '.join(COMMAND)} --database {searched.database} --top 0 --paths | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "/music/0.wav\n", "")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_end_with_0(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([flag]) == 0
+    assert capsys.readouterr().out
+
+
+def test_an_empty_text_is_a_usage_error(searched: SearchedLibrary) -> None:
+    add_all(searched, ["kick.wav"])
+    searched.run(" ", exit_code=2)
+    assert "the text is empty" in searched.messages
+
+
+def test_a_damaged_sidecar_stops_the_search_and_says_what_to_do(searched: SearchedLibrary) -> None:
+    searched.model = STAND_IN_MODEL
+    add_all(searched, ["kick.wav"])
+    searched.run()
+    for path in searched.sidecar.glob("stems-*.db"):
+        path.write_bytes(b"no database")
+    searched.run("kick", exit_code=4)
+    assert f"{searched.sidecar}: file is not a database; remove this folder" in searched.messages
+
+
+def test_a_search_whose_files_another_one_has_just_replaced_opens_the_new_ones(
+    searched: SearchedLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_all(searched, ["kick.wav"])
+    searched.run()
+    real = sidecar._card_if_current
+    calls: list[Any] = []
+
+    def replaced_after_the_first_look(*arguments: Any) -> Any:
+        card = real(*arguments)
+        if not calls:
+            for path in searched.sidecar.glob("*-*.*"):
+                path.unlink()
+        calls.append(card)
+        return card
+
+    replace_name(monkeypatch, "_card_if_current", replaced_after_the_first_look)
+    assert searched.names() == ["kick.wav"]
+    assert len(calls) > 1
+
+
+def test_an_interrupted_copy_leaves_nothing_and_ends_with_130(
+    searched: SearchedLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_all(searched, ["kick.wav"])
+
+    def press_ctrl_c(*_: object) -> None:
+        os.kill(os.getpid(), 2)
+        raise OSError("the copy fails, since the signal ended something that it needed")
+
+    replace_name(monkeypatch, "names_row", press_ctrl_c)
+    searched.run(exit_code=130)
+    assert {path.name for path in searched.sidecar.iterdir()} - {".prepare_dataset.lock"} == {"README.txt"}
+
+
+def test_a_link_to_a_database_is_the_database(searched: SearchedLibrary, tmp_path: Path) -> None:
+    add_all(searched, ["kick.wav"])
+    link = tmp_path / "linked" / "library.db"
+    link.parent.mkdir()
+    link.symlink_to(searched.database)
+    assert main(["--database", str(link)]) == 0
+    assert searched.sidecar.is_dir()
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_hostile_columns_can_neither_break_the_table_nor_stop_it(searched: SearchedLibrary) -> None:
+    searched.model = STAND_IN_MODEL
+    searched.add("/music/kick.wav", category="a\x1b[2J\nb", key="A\nm", tags="no JSON")
+    (head, line) = searched.run("kick").splitlines()
+    assert "\x1b" not in head + line
+    assert searched.json()[0]["tags"] == []
+
+
+def test_vectors_are_memory_mapped(searched: SearchedLibrary) -> None:
+    add_all(searched, ["kick.wav"])
+    with sidecar.open_sidecar(searched.database, lambda *_: None) as opened:
+        assert isinstance(opened.vectors.base, np.memmap)
+        assert opened.vectors.shape == (1, 512)
