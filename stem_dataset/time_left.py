@@ -35,7 +35,7 @@ SECONDS_PER_FILE = 0.01
 SECONDS_PER_AUDIO_S = 0.0115
 # What a window of ten seconds costs, until a batch is embedded: the time, and on a CPU the work of all its cores.
 SECONDS_PER_WINDOW = 0.11
-CPU_S_PER_WINDOW = 0.19
+CPU_S_PER_WINDOW = 0.15
 # How far back the speed of the machine is measured, in seconds.
 SPEED_MARKS = 90
 # The newest of this many files, or batches, count more than all before them.

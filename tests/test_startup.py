@@ -24,7 +24,7 @@ def few(workplace: Workplace, library: Path) -> Workplace:
     folder.mkdir()
     shutil.copy(files[0], folder / "Tiefer Bass Größe 1.wav")
     shutil.copy(files[1], workplace.input / "kick.wav")
-    shutil.copy(files[2], workplace.input / "Glöckchen.wav")
+    shutil.copy(files[2], workplace.input / "Querflöte.wav")
     (workplace.input / "empty.wav").touch()
     return workplace
 
@@ -119,7 +119,8 @@ def facts(place: Workplace) -> list[tuple[Any, ...]]:
 def test_in_any_locale_the_rows_are_those_of_utf_8(locale: str, few: Workplace) -> None:
     assert run_in(few, locale).returncode == 0
     found = facts(few)
-    assert [os.path.basename(row[1]) for row in found] == ["Tiefer Bass Größe 1.wav", "Glöckchen.wav", "kick.wav"]
+    assert [os.path.basename(row[1]) for row in found] == ["Tiefer Bass Größe 1.wav", "Querflöte.wav", "kick.wav"]
+    assert [row[3] for row in found] == ["bass", "woodwind", "kick"]
     shutil.rmtree(few.folder / "out")
     (few.input / "empty.wav").touch()
     assert run_in(few, "UTF-8").returncode == 0
@@ -140,4 +141,4 @@ def test_a_dry_run_prints_the_names_whatever_stdout_can_encode(few: Workplace) -
     with few.start("--dry-run", env=env) as process:
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
-    assert "Gl\\xf6ckchen.wav" in stdout
+    assert "Querfl\\xf6te.wav" in stdout
