@@ -178,35 +178,38 @@ FILES_PER_PART = 5_000
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _process_file(found: FoundFile, job: RunContext, report: TaskReport | None = None) -> ProcessedFile | None:
+def _process_file(found: FoundFile, run_context: RunContext, report: TaskReport | None = None) -> ProcessedFile | None:
     """Decode, standardise and analyse one file, and write its WAV.
 
     Returns None after moving a broken file, one that cannot be decoded, to quarantine. Raises `MachineFault` and moves
     nothing if the machine or this program is at fault, and MemoryError if the worker reached its limit.
     """
     try:
-        with open_regular(found.path) as file, StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
+        with (
+            open_regular(found.path) as file,
+            StandardisedAudio(scratch_folder(run_context.stems, run_context.quarantine)) as audio,
+        ):
             digest = sha256_of(file)
-            source = standardise(file, audio, job.config.max_duration_s)
+            source = standardise(file, audio, run_context.config.max_duration_s)
             with blaming_the_program():
-                names = read_name(found.path, job.root, job.config.categories)
-                features = features_of_audio(analyse(audio), source, job.config)
-                windows = cut_windows(audio, job.config.max_windows)
+                names = read_name(found.path, run_context.root, run_context.config.categories)
+                features = features_of_audio(analyse(audio), source, run_context.config)
+                windows = cut_windows(audio, run_context.config.max_windows)
                 check_unchanged(file, found)
                 description = describe(names, features, source.duration_s)
-                metadata = _metadata(found, job, source, audio, digest, description)
+                metadata = _metadata(found, run_context, source, audio, digest, description)
                 if metadata.path is not None:
                     audio.publish(Path(metadata.path))
                 return ProcessedFile(found, metadata, windows)
     except Exception as error:
-        if is_memory_error(error) and job.worker_memory_bytes is not None:
+        if is_memory_error(error) and run_context.worker_memory_bytes is not None:
             # This is the worker's limit, not the machine's: the parent tries the file again alone.
             raise MemoryError(str(error)) from None
         if is_machine_fault(error):
             raise as_fault(error, found) from None
         log.debug("%s: traceback", printable(found.path), exc_info=True)
         try:
-            entry = quarantine_file(found, error, job.quarantine, job.run_id)
+            entry = quarantine_file(found, error, run_context.quarantine, run_context.run_id)
         except (OSError, MachineFault) as why:
             raise as_fault(why, found) from None
         log_quarantined(entry)
@@ -217,7 +220,7 @@ def _process_file(found: FoundFile, job: RunContext, report: TaskReport | None =
 
 def _metadata(
     found: FoundFile,
-    job: RunContext,
+    run_context: RunContext,
     source: SourceFormat,
     audio: StandardisedAudio,
     digest: str,
@@ -228,7 +231,7 @@ def _metadata(
     return StemMetadata(
         id=stem_id,
         original_file=found.path,
-        path=wav_path(job.stems, stem_id) if job.stems else None,
+        path=wav_path(run_context.stems, stem_id) if run_context.stems else None,
         sha256=digest,
         samples_sha256=audio.hash.hexdigest(),
         size_bytes=found.size_bytes,
@@ -352,7 +355,7 @@ class DatasetPreparer:
         return WalkRules(self.root, self._own_folders, tuple(self.config.exclude), self.config.follow_links)
 
     @functools.cached_property
-    def _job(self) -> RunContext:
+    def _run_context(self) -> RunContext:
         config, provenance = self.config, self.session.provenance
         embeds = config.embed_on == "workers"
         return RunContext(
@@ -530,11 +533,11 @@ class DatasetPreparer:
     def _new_pool(self, witness: FoundFile) -> Pool:
         config = self.config
         if config.scheduler is None:
-            backend: Backend = LocalBackend(usable_workers(config), self._job, config.log_file)
+            backend: Backend = LocalBackend(usable_workers(config), self._run_context, config.log_file)
         else:
             client = self.progress.wait_for(connect(config.scheduler))
-            backend = DaskBackend(client, config.scheduler, witness, self._job)
-        return Pool(backend, self._job)
+            backend = DaskBackend(client, config.scheduler, witness, self._run_context)
+        return Pool(backend, self._run_context)
 
     def _reports(self, pool: Pool, work: Work, files: Iterator[FoundFile]) -> Iterator[TaskReport]:
         """Yield the pool's reports; between them, check for Ctrl-C and write embedded batches.
@@ -695,7 +698,7 @@ class DatasetPreparer:
 
     def _quarantine_for_its_vector(self, processed: ProcessedFile) -> None:
         found = dataclasses.replace(processed.found, former=self.database.former_row(processed.found.path))
-        report = quarantine_report(found, BadVector(BAD_VECTOR_TEXT), self._job)
+        report = quarantine_report(found, BadVector(BAD_VECTOR_TEXT), self._run_context)
         # After a fault the file's former row stays, and may name the same WAV.
         if report.fault is None and processed.metadata.path:
             drop_wav(Path(processed.metadata.path))

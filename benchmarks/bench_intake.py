@@ -29,7 +29,7 @@ WORK_S = 0.02
 RESULT_MB = (0.2, 1.9)
 
 
-def sleep_and_answer(found: FoundFile, job: RunContext, report: TaskReport) -> ProcessedFile:
+def sleep_and_answer(found: FoundFile, run_context: RunContext, report: TaskReport) -> ProcessedFile:
     """Take as long as a file of a second, and return windows of `found.size_bytes` in all."""
     time.sleep(WORK_S)
     stem = StemMetadata("", found.path, None, "", "", 1, 1, 1.0, 48_000, 1, None, None, "kick", "[]", "{}", 1)
@@ -56,9 +56,11 @@ def rate(folder: Path, address: str, size_bytes: int, results: int) -> float:
     status = witness.stat()
     found = FoundFile(str(witness), status.st_size, status.st_mtime_ns)
     (folder / "quarantine").mkdir(exist_ok=True)
-    job = RunContext(str(folder), None, folder / "quarantine", None, Config(scheduler=address), f"{time.time()}")
-    backend = DaskBackend(connect(address).result(), address, found, job)
-    pool = Pool(backend, job)
+    run_context = RunContext(
+        str(folder), None, folder / "quarantine", None, Config(scheduler=address), f"{time.time()}"
+    )
+    backend = DaskBackend(connect(address).result(), address, found, run_context)
+    pool = Pool(backend, run_context)
     with contextlib.closing(pool):
         problem = pool.self_test().result()
         if problem:

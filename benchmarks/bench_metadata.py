@@ -133,10 +133,10 @@ def ask_product(truth: Truth, folder: Path) -> Answer:
     flags: dict[str, Path | None] = {key: folder / "outputs" / name for key, name in outputs.items()}
     flags |= {"input": folder / truth.exam, "stems": None}
     config = load_config(REPOSITORY / "config.yaml", flags)
-    job = product.DatasetPreparer(config, show_progress=False)._job
-    scratch_folder(job.stems, job.quarantine).mkdir(parents=True, exist_ok=True)
+    run_context = product.DatasetPreparer(config, show_progress=False)._run_context
+    scratch_folder(run_context.stems, run_context.quarantine).mkdir(parents=True, exist_ok=True)
     status = Path(truth.file).stat()
-    processed = product._process_file(FoundFile(truth.file, status.st_size, status.st_mtime_ns), job)
+    processed = product._process_file(FoundFile(truth.file, status.st_size, status.st_mtime_ns), run_context)
     if processed is None:
         raise SystemExit(f"{truth.file}: quarantined; see the .json beside it (--keep DIR keeps it)")
     metadata = processed.metadata

@@ -168,7 +168,7 @@ def test_no_more_than_two_files_a_worker_are_in_flight(workplace: Workplace, lib
     workplace.quarantine.mkdir(parents=True)
     files = list(discover(WalkRules(preparer.root), Summary("x")))
     taken = iter(files)
-    pool = Pool(LocalBackend(2, preparer._job, workplace.log_file), preparer._job)
+    pool = Pool(LocalBackend(2, preparer._run_context, workplace.log_file), preparer._run_context)
     most = 0
     try:
         for done, report in enumerate(filter(None, pool.reports(product._process_file, taken))):
@@ -185,8 +185,8 @@ def test_a_worker_imports_no_model_and_nothing_that_it_could_share(workplace: Wo
     shutil.copytree(library / "stems" / "Loops", workplace.input, dirs_exist_ok=True)
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     workplace.quarantine.mkdir(parents=True)
-    backend = LocalBackend(1, preparer._job, workplace.log_file)
-    pool = Pool(backend, preparer._job)
+    backend = LocalBackend(1, preparer._run_context, workplace.log_file)
+    pool = Pool(backend, preparer._run_context)
     # For `eval`: a worker cannot import this file. The program itself is imported by the first task that names it.
     loaded_modules = "__import__('prepare_dataset_sql') and set(__import__('sys').modules)"
     try:
@@ -215,17 +215,17 @@ def test_self_test_tells_what_is_broken_in_the_analysis(
     def fail(*_: object) -> None:
         raise RuntimeError("cannot cache")
 
-    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
-    assert self_test(job) is None
+    run_context = product.DatasetPreparer(workplace.config(), show_progress=False)._run_context
+    assert self_test(run_context) is None
     replace_name(monkeypatch, step, fail)
-    assert self_test(job) == "WAV: RuntimeError: cannot cache"
+    assert self_test(run_context) == "WAV: RuntimeError: cannot cache"
 
 
 def test_self_test_tells_that_ffmpeg_decodes_nothing(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a library of .m4a would go to quarantine."""
-    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    run_context = product.DatasetPreparer(workplace.config(), show_progress=False)._run_context
     replace_name(monkeypatch, "DECODERS", frozenset({"flac"}))
-    assert str(self_test(job)).startswith("AAC: ")
+    assert str(self_test(run_context)).startswith("AAC: ")
 
 
 def list_left(iterator: Any, files: list[FoundFile]) -> list[FoundFile]:
@@ -235,7 +235,7 @@ def list_left(iterator: Any, files: list[FoundFile]) -> list[FoundFile]:
 
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
-    task = (run_tasks, product._process_file, [FoundFile("/a/kick.wav", 1, 1)], preparer._job)
+    task = (run_tasks, product._process_file, [FoundFile("/a/kick.wav", 1, 1)], preparer._run_context)
     assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
 
 
@@ -444,10 +444,10 @@ def process_with_an_error(
         raise error("boom")
 
     replace_name(monkeypatch, step, fail)
-    job = dataclasses.replace(
-        product.DatasetPreparer(place.config(), show_progress=False)._job, worker_memory_bytes=None
+    run_context = dataclasses.replace(
+        product.DatasetPreparer(place.config(), show_progress=False)._run_context, worker_memory_bytes=None
     )
-    return product._process_file(FoundFile(str(file), status.st_size, status.st_mtime_ns), job)
+    return product._process_file(FoundFile(str(file), status.st_size, status.st_mtime_ns), run_context)
 
 
 @pytest.mark.parametrize("step", ["standardise", "analyse"])
@@ -529,19 +529,19 @@ def test_an_error_in_our_own_code_while_hashing_asks_to_be_reported(
 
     status = write_tone(workplace.input / "a.wav").stat()
     found = FoundFile(str(workplace.input / "a.wav"), status.st_size, status.st_mtime_ns)
-    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    run_context = product.DatasetPreparer(workplace.config(), show_progress=False)._run_context
     replace_name(monkeypatch, "sha256_of", fail)
     with pytest.raises(MachineFault, match="ValueError: boom; this is an error in the program"):
-        hash_file(found, job)
+        hash_file(found, run_context)
 
 
 def test_a_file_that_changes_while_it_is_read_fails_and_is_done_by_the_next_run(
     workplace: Workplace, library: Path
 ) -> None:
     file = Path(shutil.copy(next((library / "stems" / "Drums").rglob("*.wav")), workplace.input / "a.wav"))
-    job = product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    run_context = product.DatasetPreparer(workplace.config(), show_progress=False)._run_context
     with pytest.raises(MachineFault, match="changed after it was found"):
-        product._process_file(FoundFile(str(file), file.stat().st_size, 1), job)
+        product._process_file(FoundFile(str(file), file.stat().st_size, 1), run_context)
     assert list(workplace.wavs.rglob("*.wav")) == []
     assert workplace.run().inserted == 1
 

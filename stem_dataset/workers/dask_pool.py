@@ -87,16 +87,16 @@ class DaskBackend:
     them were only on the same worker as the guilty one, so the pool tries each file again alone.
     """
 
-    def __init__(self, client: Any, scheduler: str, witness: FoundFile, job: RunContext) -> None:
+    def __init__(self, client: Any, scheduler: str, witness: FoundFile, run_context: RunContext) -> None:
         """`witness` is a file to process, which every worker must see."""
         self.client = client
         self.scheduler = scheduler
         self.witness = witness
-        self.job = job
+        self.run_context = run_context
         self.distributed = import_distributed()
         # Otherwise Dask would take a second try of a file for the task that failed, and not run it.
         self.executor = client.get_executor(pure=False)
-        self.files_per_task = FILES_PER_TASK if job.weights is not None else 1
+        self.files_per_task = FILES_PER_TASK if run_context.weights is not None else 1
         self.in_flight: dict[Future[list[TaskReport]], Flight] = {}
         self.workers = 1
         self.looked_s = -math.inf
@@ -104,7 +104,9 @@ class DaskBackend:
         self.seen_s = time.monotonic()
         # The addresses of workers that were unfit.
         self.sent_away: set[str] = set()
-        self.tokens = [token_of(folder, job.run_id) for folder in (job.stems, job.quarantine) if folder]
+        self.tokens = [
+            token_of(folder, run_context.run_id) for folder in (run_context.stems, run_context.quarantine) if folder
+        ]
 
     def self_test(self) -> Future[str | None]:
         """Start `check_worker` on every worker."""
@@ -122,7 +124,12 @@ class DaskBackend:
         submit: Any = self.executor.submit  # Dask's takes `workers` and `allow_other_workers`
         checks: dict[str, Future[str | None]] = {
             address: submit(
-                check_worker, self.job, program_versions(), self.witness, workers=[address], allow_other_workers=False
+                check_worker,
+                self.run_context,
+                program_versions(),
+                self.witness,
+                workers=[address],
+                allow_other_workers=False,
             )
             for address in self._addresses()
             if has_program.get(address)
@@ -160,7 +167,7 @@ class DaskBackend:
         return taken
 
     def _submit(self, work: Work, group: list[FoundFile]) -> None:
-        future = self.executor.submit(run_on_cluster, work, group, self.job, program_versions())
+        future = self.executor.submit(run_on_cluster, work, group, self.run_context, program_versions())
         self.in_flight[future] = Flight(work, group, time.monotonic())
 
     def wait(self) -> list[TaskReport | Death]:
@@ -222,7 +229,7 @@ class DaskBackend:
         self._submit(work, [found])
 
     def _death(self, found: FoundFile, flight: Flight, deaths: int) -> Death:
-        limit_s = time_limit_s(found, self.job)
+        limit_s = time_limit_s(found, self.run_context)
         if time.monotonic() - flight.begun_s >= deaths * limit_s:
             return Death(found, Timeout(f"not done after {limit_s:.0f} s, {deaths} times alone"))
         return Death(found, WorkerDied(f"{deaths} Dask workers died when they had it alone"))
@@ -234,7 +241,7 @@ class DaskBackend:
         """
         reports = reports_of(future, group)
         lost = [report for report in reports if report.fault is not None and not os.path.lexists(report.found.path)]
-        moved = quarantined_by(self.job) if lost else {}
+        moved = quarantined_by(self.run_context) if lost else {}
         return [
             quarantined_report(report.found, moved[report.found.path])
             if report in lost and report.found.path in moved

@@ -68,34 +68,36 @@ def program_versions() -> tuple[tuple[str, str], ...]:
 Versions = tuple[tuple[str, str], ...]
 
 
-def run_on_cluster(work: Work, group: Sequence[FoundFile], job: RunContext, versions: Versions) -> list[TaskReport]:
+def run_on_cluster(
+    work: Work, group: Sequence[FoundFile], run_context: RunContext, versions: Versions
+) -> list[TaskReport]:
     """Do `work` to each file of `group` in a Dask worker.
 
-    The worker also embeds the files if `job` says so. It checks itself first, because it may have joined or restarted
-    during the run, and raises `UnfitWorker` if it finds a problem.
+    The worker also embeds the files if `run_context` says so. It checks itself first, because it may have joined or
+    restarted during the run, and raises `UnfitWorker` if it finds a problem.
     """
-    problem = worker_problem(job, versions)
+    problem = worker_problem(run_context, versions)
     if problem is not None:
         raise UnfitWorker(import_distributed().get_worker().address, problem)
-    reports = run_tasks(work, group, job)
-    if job.weights is not None:
-        embed_here(reports, job)
+    reports = run_tasks(work, group, run_context)
+    if run_context.weights is not None:
+        embed_here(reports, run_context)
     return reports
 
 
-def check_worker(job: RunContext, versions: Versions, witness: FoundFile) -> str | None:
+def check_worker(run_context: RunContext, versions: Versions, witness: FoundFile) -> str | None:
     """Return why this Dask worker is unfit, or None.
 
     `witness` is one of the files to process, which the worker must see as the driver does.
     """
     with contextlib.suppress(OSError):
         if size_and_mtime_ns(os.stat(witness.path)) == (witness.size_bytes, witness.mtime_ns):
-            return worker_problem(job, versions)
-    return f"it does not see the input {printable(job.root)} as the driver does: mount the same disk under that path"
+            return worker_problem(run_context, versions)
+    return f"it does not see the input {printable(run_context.root)} as the driver does: mount the same disk under that path"
 
 
 @functools.lru_cache(maxsize=1)
-def worker_problem(job: RunContext, versions: Versions) -> str | None:
+def worker_problem(run_context: RunContext, versions: Versions) -> str | None:
     """Return why this Dask worker is unfit, or None; cached for the run."""
     import threadpoolctl
 
@@ -112,47 +114,49 @@ def worker_problem(job: RunContext, versions: Versions) -> str | None:
     ]
     if others:
         return f"it has {', '.join(others)}: install the same on both"
-    for folder in filter(None, (job.stems, job.quarantine)):
+    for folder in filter(None, (run_context.stems, run_context.quarantine)):
         try:
-            token_of(folder, job.run_id).stat()
+            token_of(folder, run_context.run_id).stat()
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             return f"it cannot write to {printable(folder)}, or that is not the driver's: {with_remedy(error)}"
-    return self_test(job) or _engine_problem(job)
+    return self_test(run_context) or _engine_problem(run_context)
 
 
 @functools.lru_cache(maxsize=1)
-def engine_here(job: RunContext) -> ClapModel:
+def engine_here(run_context: RunContext) -> ClapModel:
     """Return this Dask worker's CLAP, which is loaded once per run."""
-    assert job.weights is not None
-    return load_clap(job.weights, job.config)
+    assert run_context.weights is not None
+    return load_clap(run_context.weights, run_context.config)
 
 
-def _engine_problem(job: RunContext) -> str | None:
+def _engine_problem(run_context: RunContext) -> str | None:
     """Return how this Dask worker's CLAP differs from the driver's, or None.
 
     A worker that does not embed has no such problem.
     """
-    if job.weights is None or job.reference_vector is None:
+    if run_context.weights is None or run_context.reference_vector is None:
         return None
     try:
-        vector = blob_of(refuse_broken(engine_here(job).reference))
+        vector = blob_of(refuse_broken(engine_here(run_context).reference))
     except (PrepareError, RuntimeError, ImportError, AttributeError, MemoryError) as error:
         return f"CLAP cannot be loaded there: {type(error).__name__}: {error}"
-    distance = cosine_distance(vector, job.reference_vector)
-    tolerance = REFERENCE_TOLERANCE[job.config.precision]
+    distance = cosine_distance(vector, run_context.reference_vector)
+    tolerance = REFERENCE_TOLERANCE[run_context.config.precision]
     if distance <= tolerance:
         return None
     return f"its CLAP makes other vectors than the driver's: {distance:.1g} in cosine, at most {tolerance:g}"
 
 
-def embed_here(reports: Sequence[TaskReport], job: RunContext) -> None:
+def embed_here(reports: Sequence[TaskReport], run_context: RunContext) -> None:
     """Replace the windows in `reports` by one vector per file."""
     decoded = [report for report in reports if report.processed is not None]
-    for batch in batches((report.processed for report in decoded if report.processed), job.config.batch_windows):
+    for batch in batches(
+        (report.processed for report in decoded if report.processed), run_context.config.batch_windows
+    ):
         windows = [window for processed in batch for window in processed.windows]
-        vectors = embed_windows(engine_here(job).get_audio_embedding_from_data, windows)
+        vectors = embed_windows(engine_here(run_context).get_audio_embedding_from_data, windows)
         blobs = file_vectors(vectors, [len(processed.windows) for processed in batch])
         for report, vector in zip(decoded[: len(batch)], blobs, strict=True):
             assert report.processed is not None

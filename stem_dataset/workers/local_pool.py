@@ -116,8 +116,8 @@ class Flight:
 class LocalWorker:
     """A process with its own executor, and the files given to it."""
 
-    def __init__(self, job: RunContext, log_file: Path) -> None:
-        self.job = job
+    def __init__(self, run_context: RunContext, log_file: Path) -> None:
+        self.run_context = run_context
         self.log_file = log_file
         self.context = RecordingContext()
         self.flights: deque[Flight] = deque()
@@ -137,12 +137,12 @@ class LocalWorker:
             self.context.original.set_forkserver_preload(WORKER_IMPORTS)
             with signals_blocked():  # the workers inherit the mask
                 importlib.import_module("multiprocessing.forkserver").ensure_running()
-        initargs = (str(self.log_file), self.job.worker_memory_bytes)
+        initargs = (str(self.log_file), self.run_context.worker_memory_bytes)
         return ProcessPoolExecutor(1, self.context.recording, start_worker, initargs)
 
     def self_test(self) -> Future[str | None]:
         """Start `self_test` in the process."""
-        return self._call(self_test, self.job)
+        return self._call(self_test, self.run_context)
 
     def _call(self, task: Callable[..., T], *arguments: Any) -> Future[T]:
         # `submit` starts the process. A worker of the fork server has inherited its mask, so nothing is blocked here
@@ -164,7 +164,7 @@ class LocalWorker:
     def _submit(self, flight: Flight) -> None:
         # If the worker has died meanwhile, `is_lost` notices it, and the next worker gets the file.
         with contextlib.suppress(BrokenProcessPool):
-            flight.future = self._call(run_tasks, flight.work, [flight.found], self.job)
+            flight.future = self._call(run_tasks, flight.work, [flight.found], self.run_context)
             if len(self.flights) == 1:
                 flight.begun_s = time.monotonic()
 
@@ -210,7 +210,7 @@ class LocalWorker:
         if report.memory_error is None:
             return report
         self.is_spent = True
-        limit_mb = (self.job.worker_memory_bytes or 0) // 10**6
+        limit_mb = (self.run_context.worker_memory_bytes or 0) // 10**6
         return Death(found, TooMuchMemory(f"over worker_memory_mb = {limit_mb}, twice: {report.memory_error}"))
 
     # -- the end of a process -----------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class LocalWorker:
             # waits for the rest for ever.
             self.ended_s = self.ended_s or now_s
             return is_broken or now_s - self.ended_s > HALF_RESULT_S
-        if is_broken or now_s - head.begun_s > time_limit_s(head.found, self.job) + BACKSTOP_S:
+        if is_broken or now_s - head.begun_s > time_limit_s(head.found, self.run_context) + BACKSTOP_S:
             self.kill()
         return self._is_stuck()
 
@@ -273,7 +273,7 @@ class LocalWorker:
         if self.flights[0].future is None:
             return None
         head = self.flights.popleft()
-        limit_s = time_limit_s(head.found, self.job)
+        limit_s = time_limit_s(head.found, self.run_context)
         # The time until the process ended, without the wait for half a result.
         elapsed_s = (self.ended_s or time.monotonic()) - (head.begun_s or math.inf)
         error: BrokenFile | MachineFault = WorkerDied(f"its worker died twice: {exit_text(exit_code)}")
@@ -315,9 +315,9 @@ class LocalBackend:
     first.
     """
 
-    def __init__(self, workers: int, job: RunContext, log_file: Path) -> None:
+    def __init__(self, workers: int, run_context: RunContext, log_file: Path) -> None:
         self.most = workers
-        self.job = job
+        self.run_context = run_context
         self.log_file = log_file
         _allow_descriptors(workers)
         self.looked_s = -math.inf
@@ -325,7 +325,7 @@ class LocalBackend:
         self.workers = [self._new_worker()]
 
     def _new_worker(self) -> LocalWorker:
-        return LocalWorker(self.job, self.log_file)
+        return LocalWorker(self.run_context, self.log_file)
 
     def self_test(self) -> Future[str | None]:
         """Start `self_test` in a worker."""

@@ -68,9 +68,9 @@ class Pool:
     quarantined, or fails where the machine is to blame. The same holds for a file that hangs or takes too much memory.
     """
 
-    def __init__(self, backend: Backend, job: RunContext) -> None:
+    def __init__(self, backend: Backend, run_context: RunContext) -> None:
         self.backend = backend
-        self.job = job
+        self.run_context = run_context
         # True from just before a file is tried again alone until it is done. The caller meanwhile keeps memory free.
         self.is_retrying = False
 
@@ -112,7 +112,7 @@ class Pool:
             "a worker process died, hung or took too much memory; files that are tried again, one by one: %d",
             len(suspects),
         )
-        moved = quarantined_by(self.job)
+        moved = quarantined_by(self.run_context)
         for found in suspects:
             if (entry := moved.get(found.path)) is not None:
                 # The worker quarantined the file, but died before it could report that.
@@ -150,8 +150,8 @@ class Pool:
 
     def _quarantine(self, found: FoundFile, error: BrokenFile) -> Iterator[TaskReport | None]:
         """Quarantine `found`; a drive that hangs may never answer."""
-        moving = start_call(quarantine_report, found, error, self.job)
-        deadline_s = time.monotonic() + time_limit_s(found, self.job)
+        moving = start_call(quarantine_report, found, error, self.run_context)
+        deadline_s = time.monotonic() + time_limit_s(found, self.run_context)
         while not wait([moving], TICK_S).done:
             if time.monotonic() > deadline_s:
                 yield TaskReport(found, fault=as_fault(MachineFault(DEAD_DRIVE_TEXT), found))

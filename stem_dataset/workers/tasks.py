@@ -106,21 +106,21 @@ def reports_of(future: Future[list[TaskReport]], files: Sequence[FoundFile]) -> 
         return [TaskReport(found, fault=as_fault(error, found)) for found in files]
 
 
-def time_limit_s(found: FoundFile, job: RunContext) -> float:
+def time_limit_s(found: FoundFile, run_context: RunContext) -> float:
     """Return a file's time limit: the configured one plus 1 s per MB."""
-    return job.config.file_timeout_s + found.size_bytes / 1e6
+    return run_context.config.file_timeout_s + found.size_bytes / 1e6
 
 
-def quarantined_by(job: RunContext) -> dict[str, QuarantineEntry]:
+def quarantined_by(run_context: RunContext) -> dict[str, QuarantineEntry]:
     """Return this run's quarantine entries, by original file."""
-    entries = filter(None, map(read_entry, job.quarantine.glob("ERROR_*.json")))
-    return {e.original_file: e for e in entries if e.run_id == job.run_id and os.path.lexists(e.path)}
+    entries = filter(None, map(read_entry, run_context.quarantine.glob("ERROR_*.json")))
+    return {e.original_file: e for e in entries if e.run_id == run_context.run_id and os.path.lexists(e.path)}
 
 
-def quarantine_report(found: FoundFile, error: Exception, job: RunContext) -> TaskReport:
+def quarantine_report(found: FoundFile, error: Exception, run_context: RunContext) -> TaskReport:
     """Quarantine `found` in the parent process, and report it as a worker would."""
     try:
-        entry = quarantine_file(found, error, job.quarantine, job.run_id)
+        entry = quarantine_file(found, error, run_context.quarantine, run_context.run_id)
     except (OSError, MachineFault) as why:
         return TaskReport(found, fault=as_fault(why, found))
     return quarantined_report(found, entry)

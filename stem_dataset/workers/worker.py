@@ -33,7 +33,7 @@ from stem_dataset.signals import STOP_SIGNALS
 from stem_dataset.workers.tasks import RunContext, TaskReport, Work, as_fault, time_limit_s
 
 
-def hash_file(found: FoundFile, job: RunContext, report: TaskReport | None = None) -> str:
+def hash_file(found: FoundFile, run_context: RunContext, report: TaskReport | None = None) -> str:
     """Return the sha256 of a file; raises `MachineFault` if it is unreadable."""
     try:
         with blaming_the_program(), open_regular(found.path) as file:
@@ -44,12 +44,12 @@ def hash_file(found: FoundFile, job: RunContext, report: TaskReport | None = Non
         raise as_fault(error, found) from None
 
 
-def run_tasks(work: Work, files: Sequence[FoundFile], job: RunContext) -> list[TaskReport]:
+def run_tasks(work: Work, files: Sequence[FoundFile], run_context: RunContext) -> list[TaskReport]:
     """Do `work` to each of `files` in a worker, and return the reports."""
-    return [run_task(work, found, job) for found in files]
+    return [run_task(work, found, run_context) for found in files]
 
 
-def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
+def run_task(work: Work, found: FoundFile, run_context: RunContext) -> TaskReport:
     """Do `work` to one file, and return the report with its log lines.
 
     A log queue shared by all workers would block for ever if one of them were killed while writing to it.
@@ -59,10 +59,10 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     handler = logging.handlers.QueueHandler(lines)
     log.addHandler(handler)
     # A timer in a Python thread cannot fire while C code holds the GIL. This one has a C thread, and ends the process.
-    faulthandler.dump_traceback_later(time_limit_s(found, job), exit=True)
+    faulthandler.dump_traceback_later(time_limit_s(found, run_context), exit=True)
     begun_s, begun_cpu_s = time.monotonic(), time.process_time()
     try:
-        result = work(found, job, report)
+        result = work(found, run_context, report)
         if isinstance(result, str):
             report.sha256 = result
         else:
@@ -80,7 +80,7 @@ def run_task(work: Work, found: FoundFile, job: RunContext) -> TaskReport:
     return report
 
 
-def self_test(job: RunContext) -> str | None:
+def self_test(run_context: RunContext) -> str | None:
     """Return what is broken in this installation, or None.
 
     A tone is written as WAV, FLAC, Ogg and MP3 (libsndfile) and as AAC (FFmpeg), read back and analysed. One of the
@@ -96,7 +96,7 @@ def self_test(job: RunContext) -> str | None:
                 _write_aac(file, tone, rate_hz)
             else:
                 soundfile.write(file, tone, rate_hz, format=container)
-            with StandardisedAudio(scratch_folder(job.stems, job.quarantine)) as audio:
+            with StandardisedAudio(scratch_folder(run_context.stems, run_context.quarantine)) as audio:
                 standardise(file, audio, max_duration_s=2 * MIN_RHYTHM_S)
                 analyse(audio)
         except Exception as error:

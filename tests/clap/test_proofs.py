@@ -169,8 +169,8 @@ def test_a_dask_worker_sends_proved_vectors_alone(
 ) -> None:
     clap = proved(Streams(TurnsWrong(2)), Streams(second, good_stream))
     steps = [(np.clip(window, -1, 1) * np.float32(WINDOW_STEPS)).astype(np.int16) for window in WINDOWS]
-    replace_name(monkeypatch, "engine_here", lambda job: clap)
-    job: Any = SimpleNamespace(config=Config(batch_windows=96))
+    replace_name(monkeypatch, "engine_here", lambda run_context: clap)
+    run_context: Any = SimpleNamespace(config=Config(batch_windows=96))
     metadata: Any = None
     files = [FoundFile(f"{number}.wav", 1, 1) for number in range(len(steps))]
     reports = [
@@ -179,10 +179,10 @@ def test_a_dask_worker_sends_proved_vectors_alone(
     ]
     if second is wrong_stream:
         with pytest.raises(RunStopped, match="also after the engine was built again"):
-            embed_here(reports, job)
+            embed_here(reports, run_context)
         assert all(report.processed is not None and report.processed.vector is None for report in reports)
         return
-    embed_here(reports, job)
+    embed_here(reports, run_context)
     for report, window in zip(reports, steps, strict=True):
         assert report.processed is not None
         assert report.processed.vector is not None

@@ -11,7 +11,7 @@ from stem_dataset.datatypes import FoundFile
 from stem_dataset.workers.tasks import RunContext, TaskReport
 
 
-def die_while_sending(found: FoundFile, job: RunContext, report: TaskReport) -> str:
+def die_while_sending(found: FoundFile, run_context: RunContext, report: TaskReport) -> str:
     """Return a result of which half gets into the pipe, which holds 64 kB, before the worker is killed."""
 
     def send_half(self: Any, buffer: Any, write: Any = None) -> None:
@@ -22,11 +22,11 @@ def die_while_sending(found: FoundFile, job: RunContext, report: TaskReport) -> 
     return "0" * 1_000_000
 
 
-def stop(found: FoundFile, job: RunContext, report: TaskReport) -> str:
+def stop(found: FoundFile, run_context: RunContext, report: TaskReport) -> str:
     """Stop the worker, its timer included."""
     os.kill(os.getpid(), signal.SIGSTOP)
     return "00"
 
 
-def answer(found: FoundFile, job: RunContext, report: TaskReport) -> str:
+def answer(found: FoundFile, run_context: RunContext, report: TaskReport) -> str:
     return "00"

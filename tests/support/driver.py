@@ -139,8 +139,8 @@ def install_half_a_result() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(process_file)  # by its name it is found in the worker
-    def file_whose_result_kills(found: FoundFile, job: RunContext, *report: TaskReport) -> ProcessedFile | None:
-        processed = process_file(found, job, *report)
+    def file_whose_result_kills(found: FoundFile, run_context: RunContext, *report: TaskReport) -> ProcessedFile | None:
+        processed = process_file(found, run_context, *report)
         if os.path.basename(found.path) in FAULTS["die_sending"]:
             Connection._send = die_sending  # type: ignore[attr-defined]
         return processed

@@ -68,8 +68,8 @@ def three_seconds(container: str, subtype: str | None = None) -> bytes:
 def process(workplace: Workplace, path: Path) -> ProcessedFile | None:
     """Run `_process_file` here on a file in the workplace's input."""
     status = path.stat()
-    job = DatasetPreparer(workplace.config(), show_progress=False)._job
-    return product._process_file(FoundFile(str(path), status.st_size, status.st_mtime_ns), job)
+    run_context = DatasetPreparer(workplace.config(), show_progress=False)._run_context
+    return product._process_file(FoundFile(str(path), status.st_size, status.st_mtime_ns), run_context)
 
 
 def ingest(workplace: Workplace, content: bytes, name: str) -> ProcessedFile:

@@ -91,8 +91,8 @@ def test_a_hang_on_a_drive_that_does_not_answer_is_the_machines(few: Workplace, 
 
 
 def test_a_file_may_take_a_second_longer_a_megabyte(workplace: Workplace) -> None:
-    job = product.DatasetPreparer(workplace.config(file_timeout_s=5.0), show_progress=False)._job
-    assert time_limit_s(FoundFile("/a.wav", 3_500_000, 1), job) == 8.5
+    run_context = product.DatasetPreparer(workplace.config(file_timeout_s=5.0), show_progress=False)._run_context
+    assert time_limit_s(FoundFile("/a.wav", 3_500_000, 1), run_context) == 8.5
 
 
 # -- death ------------------------------------------------------------------------------------------------------------
@@ -171,12 +171,12 @@ def test_a_worker_that_dies_between_copying_a_file_to_quarantine_and_removing_it
 
 def test_what_is_done_while_the_model_is_slow_is_not_overdue(few: Workplace) -> None:
     """The pool is not looked at while a batch before is embedded, for minutes on a slow machine."""
-    job = product.DatasetPreparer(few.config(), show_progress=False)._job
+    run_context = product.DatasetPreparer(few.config(), show_progress=False)._run_context
     done: Future[list[TaskReport]] = Future()
     found = FoundFile("/a.wav", 1, 1)
     done.set_result([TaskReport(found)])
     few.log_file.parent.mkdir()
-    with contextlib.closing(LocalBackend(1, job, few.log_file)) as backend:
+    with contextlib.closing(LocalBackend(1, run_context, few.log_file)) as backend:
         assert backend.self_test().result() is None
         worker = backend.workers[0]
         worker.flights.append(Flight(product._process_file, found, done, begun_s=-1e9))
@@ -312,16 +312,16 @@ def test_what_fits_the_limit_is_no_suspect(few: Workplace) -> None:
 
 def test_without_a_limit_the_memory_that_lacks_is_the_machines(few: Workplace) -> None:
     preparer = product.DatasetPreparer(few.config(), show_progress=False)
-    job = dataclasses.replace(preparer._job, worker_memory_bytes=None)
+    run_context = dataclasses.replace(preparer._run_context, worker_memory_bytes=None)
     file = few.input / names(few)[0]
     found = FoundFile(str(file), file.stat().st_size, file.stat().st_mtime_ns)
     for error in (MemoryError("boom"), soundfile.LibsndfileError(17)):
         with pytest.MonkeyPatch.context() as patch:
             replace_name(patch, "analyse", raising(error))
             with pytest.raises(MachineFault):
-                product._process_file(found, job)
+                product._process_file(found, run_context)
             with pytest.raises(MemoryError):
-                product._process_file(found, dataclasses.replace(job, worker_memory_bytes=10**9))
+                product._process_file(found, dataclasses.replace(run_context, worker_memory_bytes=10**9))
     assert file.exists()
 
 
@@ -401,9 +401,9 @@ def outcomes_of(backend: LocalBackend) -> list[TaskReport | Death]:
 def one_worker(few: Workplace) -> Iterator[LocalBackend]:
     """A backend of one worker that is ready. Once it is closed, none of its threads is left."""
     few.log_file.parent.mkdir()
-    job = product.DatasetPreparer(few.config(file_timeout_s=10.0), show_progress=False)._job
+    run_context = product.DatasetPreparer(few.config(file_timeout_s=10.0), show_progress=False)._run_context
     before = set(threading.enumerate())
-    with contextlib.closing(LocalBackend(1, job, few.log_file)) as backend:
+    with contextlib.closing(LocalBackend(1, run_context, few.log_file)) as backend:
         assert backend.self_test().result() is None
         yield backend
     deadline_s = time.monotonic() + 10

@@ -72,9 +72,9 @@ class ScriptedBackend:
 
 
 @pytest.fixture
-def job(workplace: Workplace) -> RunContext:
+def run_context(workplace: Workplace) -> RunContext:
     workplace.quarantine.mkdir(parents=True)
-    return product.DatasetPreparer(workplace.config(), show_progress=False)._job
+    return product.DatasetPreparer(workplace.config(), show_progress=False)._run_context
 
 
 def found_files(place: Workplace, names: str) -> list[FoundFile]:
@@ -120,30 +120,32 @@ TABLE: dict[str, tuple[Script, list[str]]] = {
 
 
 @pytest.mark.parametrize(("script", "expected"), TABLE.values(), ids=TABLE)
-def test_each_file_has_one_report(workplace: Workplace, job: RunContext, script: Script, expected: list[str]) -> None:
+def test_each_file_has_one_report(
+    workplace: Workplace, run_context: RunContext, script: Script, expected: list[str]
+) -> None:
     files = found_files(workplace, "a b c d")
-    pool = Pool(ScriptedBackend(script), job)
+    pool = Pool(ScriptedBackend(script), run_context)
     assert [outcome(report) for report in pool.reports(hash_file, iter(files)) if report] == expected
     left = [path.name for path in workplace.input.iterdir()]
     assert sorted(left) == [name[0] for name in sorted(expected) if "done" in name or "failed" in name]
 
 
-def test_no_file_is_started_between_a_death_and_the_retry(workplace: Workplace, job: RunContext) -> None:
+def test_no_file_is_started_between_a_death_and_the_retry(workplace: Workplace, run_context: RunContext) -> None:
     backend = ScriptedBackend({"a": [DIED], "c": [DIED]})
-    list(Pool(backend, job).reports(hash_file, iter(found_files(workplace, "a b c d e"))))
+    list(Pool(backend, run_context).reports(hash_file, iter(found_files(workplace, "a b c d e"))))
     assert backend.log == ["start a", "start b", "start c", "alone a", "alone c", "start d", "start e"]
 
 
-def test_a_moment_without_a_report_is_none(workplace: Workplace, job: RunContext) -> None:
+def test_a_moment_without_a_report_is_none(workplace: Workplace, run_context: RunContext) -> None:
     """The conductor looks for Ctrl-C then."""
-    pool = Pool(ScriptedBackend({}, waits_before_each=2), job)
+    pool = Pool(ScriptedBackend({}, waits_before_each=2), run_context)
     reports = list(pool.reports(hash_file, iter(found_files(workplace, "a b"))))
     assert [report and outcome(report) for report in reports] == [None, None, "a: done", None, None, "b: done"]
 
 
-def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace, job: RunContext) -> None:
+def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace, run_context: RunContext) -> None:
     backend = ScriptedBackend({"b": [DIED]}, waits_before_each=1)
-    pool = Pool(backend, job)
+    pool = Pool(backend, run_context)
     seen = []
     for report in pool.reports(hash_file, iter(found_files(workplace, "a b"))):
         seen.append((pool.is_retrying, backend.log[-1], report and outcome(report)))
@@ -152,28 +154,28 @@ def test_before_and_while_a_file_is_alone_the_pool_says_so(workplace: Workplace,
 
 
 def test_a_file_whose_drive_is_dead_is_not_tried_again(
-    workplace: Workplace, job: RunContext, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, run_context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_name(monkeypatch, "answers", lambda path: False)
     backend = ScriptedBackend({"a": [HUNG]})
-    (report,) = filter(None, Pool(backend, job).reports(hash_file, iter(found_files(workplace, "a"))))
+    (report,) = filter(None, Pool(backend, run_context).reports(hash_file, iter(found_files(workplace, "a"))))
     assert outcome(report).startswith("a: failed, MachineFault: its drive hangs")
     assert backend.log == ["start a"]
 
 
 def test_a_drive_that_dies_during_the_retry_is_to_blame(
-    workplace: Workplace, job: RunContext, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, run_context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([True, False])
     replace_name(monkeypatch, "answers", lambda path: next(answers))
-    pool = Pool(ScriptedBackend({"a": [HUNG, HUNG]}), job)
+    pool = Pool(ScriptedBackend({"a": [HUNG, HUNG]}), run_context)
     (report,) = filter(None, pool.reports(hash_file, iter(found_files(workplace, "a"))))
     assert outcome(report).startswith("a: failed, MachineFault: its drive hangs")
     assert (workplace.input / "a").exists()
 
 
 def test_what_the_worker_quarantined_before_it_died_is_reported_and_not_tried_again(
-    workplace: Workplace, job: RunContext
+    workplace: Workplace, run_context: RunContext
 ) -> None:
     (found,) = found_files(workplace, "a")
     backend = ScriptedBackend({"a": [DIED]})
@@ -182,23 +184,23 @@ def test_what_the_worker_quarantined_before_it_died_is_reported_and_not_tried_ag
     def quarantine_and_start(work: Work, files: Iterator[FoundFile]) -> int:
         taken = start(work, files)
         if taken:
-            quarantine_file(found, ValueError("broken"), job.quarantine, job.run_id)
+            quarantine_file(found, ValueError("broken"), run_context.quarantine, run_context.run_id)
         return taken
 
     backend.start = quarantine_and_start  # type: ignore[method-assign]
-    reports = [outcome(report) for report in Pool(backend, job).reports(hash_file, iter([found])) if report]
+    reports = [outcome(report) for report in Pool(backend, run_context).reports(hash_file, iter([found])) if report]
     assert reports == ["a: ValueError"]
     assert backend.log == ["start a"]
 
 
-def test_a_backend_that_can_go_on_no_longer_stops_the_run(workplace: Workplace, job: RunContext) -> None:
+def test_a_backend_that_can_go_on_no_longer_stops_the_run(workplace: Workplace, run_context: RunContext) -> None:
     backend = ScriptedBackend({"a": [DIED]})
 
     def refuse(work: Work, found: FoundFile) -> None:
         raise RunStopped("no new worker")
 
     backend.retry_alone = refuse  # type: ignore[method-assign]
-    pool = Pool(backend, job)
+    pool = Pool(backend, run_context)
     with pytest.raises(RunStopped, match="no new worker"):
         list(pool.reports(hash_file, iter(found_files(workplace, "a"))))
     assert not pool.is_retrying
