@@ -21,9 +21,9 @@ These guarantees hold whatever the folder contains and whenever the run is stopp
   on whether they are local processes or on a Dask cluster (--scheduler).
 - Files with the same bytes are decoded and embedded once, and a file that was moved keeps its row. Rows whose files are
   gone are counted and kept, until --forget-missing removes them.
-- Vectors that do not compare are never mixed unnoticed: each row names its model. A run with another model, or on an
-  engine that computes other vectors, is refused until --re-embed has replaced them all. --verify-vectors computes
-  stored vectors again and lists those that differ.
+- Vectors that are not comparable are never mixed: each row names its model. A run with another model, or on an engine
+  that computes other vectors, is refused until --re-embed has replaced them all. --verify-vectors computes stored
+  vectors again and lists those that differ.
 - After each batch its rows are in the database's main file. A run's end leaves one file, of which a plain copy is
   complete. --verify checks the file, each row, its WAV, and the quarantine.
 
@@ -343,7 +343,7 @@ class DatasetPreparer:
         self.root_device = os.stat(root).st_dev
         for own_folder in self._own_folders:
             if is_inside(root, own_folder):
-                raise UsageError(f"--input {printable(folder)}: lies in the output folder {printable(own_folder)}")
+                raise UsageError(f"--input {printable(folder)}: is inside the output folder {printable(own_folder)}")
         return root
 
     @property
@@ -430,7 +430,7 @@ class DatasetPreparer:
         forgotten = [found.path for found in files if found.path in self.unsettled]
         if forgotten:
             raise RunStopped(
-                f"a fault of this program: {len(forgotten)} files came to no outcome, the first of them "
+                f"a fault of this program: {len(forgotten)} files have no outcome, the first of them "
                 f"{printable(forgotten[0])}; what was committed stays: run again"
             )
 
@@ -527,7 +527,7 @@ class DatasetPreparer:
             raise RunStopped(
                 f"{broken} of the first {TRIAL_FILES} files were quarantined, over max_broken_share = {share:g}: look "
                 f"at some of them in {printable(self.config.quarantine)}. Nothing more was moved. --restore-quarantine "
-                "puts them back where they were; --max-broken-share 1 goes on regardless"
+                "puts them back where they were; --max-broken-share 1 continues regardless"
             )
 
     def _new_pool(self, witness: FoundFile) -> Pool:
@@ -559,7 +559,7 @@ class DatasetPreparer:
         if present:
             raise UsageError(
                 f"{printable(self.config.database)} holds vectors of {' and '.join(present)}, this run would add "
-                f"{self.session.embedding_model}, and they do not compare: use the former settings, or another "
+                f"{self.session.embedding_model}, which are not comparable: use the former settings, or another "
                 "--database and --stems, or replace those vectors by --re-embed (also to finish one that was "
                 "interrupted)"
             )
@@ -649,7 +649,7 @@ class DatasetPreparer:
         self.faults_in_a_row = Counter({fault.kind: count})
         if count >= self.config.max_faults_in_a_row:
             text = f"the same fault on {count} files in a row (max_faults_in_a_row): {printable(fault)}"
-            raise RunStopped(f"{text}. Nothing was moved for it; mend it, or raise that setting, and run again")
+            raise RunStopped(f"{text}. Nothing was moved for it; fix the cause, or raise that setting, and run again")
 
     def _enter_quarantined(self, found: FoundFile, entry: QuarantineEntry) -> None:
         drop_wav(self.database.enter_quarantined(entry))

@@ -93,7 +93,7 @@ class Config:
     trust_checkpoint: bool = setting(False, "load a checkpoint file that holds more than tensors: it may run code")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where CLAP runs; auto takes CUDA where torch sees it")
     precision: Literal["f32", "bf16"] = setting(
-        "f32", "arithmetic of CLAP: f32, or the faster bf16 (its vectors compare only with each other)"
+        "f32", "arithmetic of CLAP: f32, or the faster bf16 (its vectors are comparable only with each other)"
     )
     model_cache: Path | None = setting(
         None, "folder of the compiled model, 0.1 to 0.3 GB per checkpoint; null: the user's cache folder"
@@ -149,7 +149,9 @@ def load_config(config_file: Path | None, flags: Mapping[str, Any]) -> Config:
         raise UsageError("\n".join(problems)) from None
     config = Config(**settings)
     if config.embed_on == "workers" and config.scheduler is None:
-        raise UsageError("--embed-on workers: only those of a Dask cluster embed: give --scheduler, or leave it")
+        raise UsageError(
+            "--embed-on workers: only workers of a Dask cluster embed: give --scheduler, or leave this flag out"
+        )
     return config
 
 

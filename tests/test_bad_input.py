@@ -104,7 +104,7 @@ def test_an_input_inside_an_output_folder_is_refused(
     assert main([*flags, "--input", str(folder / where)]) == 2
     message = capsys.readouterr().err
     assert str(folder / where) in message
-    assert "lies in the output folder" in message
+    assert "is inside the output folder" in message
     assert everything(workplace.folder) == before
 
 

@@ -405,7 +405,7 @@ def test_a_run_that_loses_a_file_does_not_end_well(drums: Workplace, monkeypatch
             return itertools.islice(filter(None, super().reports(*arguments)), 1, None)
 
     replace_name(monkeypatch, "Pool", LosesTheFirst)
-    with pytest.raises(RunStopped, match=r"1 files came to no outcome, the first of them .*\.wav; what was"):
+    with pytest.raises(RunStopped, match=r"1 files have no outcome, the first of them .*\.wav; what was"):
         drums.run()
 
 

@@ -235,10 +235,12 @@ def warn_of_odd_weights(weights: Weights) -> None:
         return
     by_name = CHECKPOINTS.get(file.stem)
     if by_name is None:
-        log.warning("%s is none of the published checkpoints: its vectors compare only with its own", printable(file))
+        log.warning(
+            "%s is not a published checkpoint: its vectors are comparable only with each other", printable(file)
+        )
     else:
         log.warning(
             "%s is a modified %s: its sha256 is %s…, the published one's %s…; perhaps another tool has re-saved it. "
-            "Its vectors compare only with its own",
+            "Its vectors are comparable only with each other",
             *(printable(file), by_name.name, digest[:12], by_name.sha256[:12]),
         )

@@ -50,7 +50,7 @@ def _call_clap(embed_audio: EmbedAudio, windows: Sequence[Int16]) -> Float32:
         text = f"CLAP failed on {len(windows)} windows: {type(error).__name__}: {error}"
         raise RunStopped(f"{text}. No file is to blame; if memory ran out, free some, or try --device cpu") from error
     if vectors.shape != (len(windows), EMBEDDING_SIZE):
-        raise RunStopped(f"CLAP is broken: it answered {len(windows)} windows with an array of shape {vectors.shape}")
+        raise RunStopped(f"CLAP is broken: for {len(windows)} windows it returned an array of shape {vectors.shape}")
     return vectors
 
 
@@ -167,6 +167,9 @@ class BatchEmbedder(Generic[Batched]):
         """Write the batch that is being embedded if that ends within `INTERRUPT_GRACE_S`."""
         if self.vectors is None:
             return
-        log.warning("interrupted: giving the batch in hand %g seconds; again ends at once", INTERRUPT_GRACE_S)
+        log.warning(
+            "interrupted: waiting up to %g seconds for the current batch; press Ctrl-C again to end at once",
+            INTERRUPT_GRACE_S,
+        )
         if wait([self.vectors], INTERRUPT_GRACE_S).done and self.vectors.exception() is None:
             self._write()

@@ -140,7 +140,7 @@ def check_bf16(precision: str) -> None:
     """
     has_bf16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not has_bf16:
-        raise UsageError("precision bf16: this CPU has no arithmetic for it (AVX512-BF16, AMX); use precision f32")
+        raise UsageError("precision bf16: this CPU has no instructions for it (AVX512-BF16, AMX); use precision f32")
     if precision == "f32" and has_bf16:
         log.info(
             "--precision bf16 is about twice as fast on this processor; its vectors are not comparable with f32 vectors"

@@ -48,7 +48,7 @@ def refuse_imitated_bf16(device: str) -> None:
 
     if device == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False):
         where = "on a CPU" if device == "cpu" else f"on a {torch.cuda.get_device_name()}"
-        raise UsageError(f"precision bf16: {where} torch only imitates it, which is slower; use precision f32")
+        raise UsageError(f"precision bf16: {where} torch only emulates it, which is slower; use precision f32")
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:

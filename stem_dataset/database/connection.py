@@ -18,7 +18,7 @@ from stem_dataset.logs import printable
 # What to do about a damaged database, for messages. SQLite would play a `-wal` that is left back into the backup.
 RESTORE_TEXT = (
     "put a backup in its place, and first remove the files beside it whose names end with -wal and -shm, which belong "
-    "to the damaged one and would spoil the backup; or move all three away"
+    "to the damaged one and would damage the backup; or move all three away"
 )
 # A copy goes on by this many pages (16 MB) between two checks for Ctrl-C.
 COPIED_PAGES = 4_096

@@ -220,7 +220,7 @@ class DaskBackend:
         """Retire an unfit worker, which fails quickly and would soon get all files."""
         if address not in self.sent_away:
             self.sent_away.add(address)
-            log.warning("Dask worker %s: %s; it is sent away", address, problem)
+            log.warning("Dask worker %s: %s; it is not used", address, problem)
             with contextlib.suppress(OSError, TimeoutError):
                 self.client.retire_workers([address], close_workers=True)
 

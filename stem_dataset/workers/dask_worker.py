@@ -93,7 +93,7 @@ def check_worker(run_context: RunContext, versions: Versions, witness: FoundFile
     with contextlib.suppress(OSError):
         if size_and_mtime_ns(os.stat(witness.path)) == (witness.size_bytes, witness.mtime_ns):
             return worker_problem(run_context, versions)
-    return f"it does not see the input {printable(run_context.root)} as the driver does: mount the same disk under that path"
+    return f"it sees another input at {printable(run_context.root)} than the driver: mount the same disk there"
 
 
 @functools.lru_cache(maxsize=1)

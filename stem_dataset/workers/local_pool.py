@@ -187,8 +187,8 @@ class LocalWorker:
             return False
         if problem:
             raise RunStopped(
-                f"no new worker process can do its work ({problem}), so no file is blamed and nothing more was moved: "
-                f"see {printable(self.log_file)}, mend that, and run again"
+                f"no new worker process can do its work ({problem}), so no file was quarantined for it: "
+                f"see {printable(self.log_file)}, fix the cause, and run again"
             )
         self.test = None
         for flight in self.flights:

@@ -109,7 +109,7 @@ class Pool:
     def _retry(self, work: Work, suspects: Sequence[FoundFile]) -> Iterator[TaskReport | None]:
         """Try each suspect again alone if necessary, and yield its report."""
         log.warning(
-            "a worker process died, hung or took too much memory; files that are tried again, one by one: %d",
+            "a worker process died, hung or took too much memory; %d files are tried again, one at a time",
             len(suspects),
         )
         moved = quarantined_by(self.run_context)

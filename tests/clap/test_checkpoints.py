@@ -190,7 +190,7 @@ def test_a_published_checkpoint_with_another_hash_is_modified_and_not_corrupt(
     warn_of_odd_weights(weights)
     assert f"is a modified {NAME}: its sha256 is {sha256[:12]}…" in caplog.text
     assert f"the published one's {CHECKPOINTS[NAME].sha256[:12]}…" in caplog.text
-    assert "Its vectors compare only with its own" in caplog.text
+    assert "Its vectors are comparable only with each other" in caplog.text
 
 
 def test_equal_texts_mean_comparable_vectors() -> None:

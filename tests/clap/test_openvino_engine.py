@@ -379,7 +379,7 @@ def test_bf16_without_its_arithmetic_is_a_usage_error_before_a_tower_is_built(
     assert run_main(workplace, *flags, "--precision", "bf16") == 2
     assert workplace.rows() == []
     stderr = capsys.readouterr().err
-    assert "error: precision bf16: this CPU has no arithmetic for it" in stderr
+    assert "error: precision bf16: this CPU has no instructions for it" in stderr
     assert "use precision f32" in stderr
     assert "compiling CLAP" not in stderr
 

@@ -61,5 +61,5 @@ def test_cuda_asks_torch_and_not_the_driver(device_of: Callable[..., str], has_t
 
 
 def test_bf16_is_refused_where_torch_only_imitates_it() -> None:
-    with pytest.raises(UsageError, match=r"precision bf16: on a CPU torch only imitates it.*use precision f32"):
+    with pytest.raises(UsageError, match=r"precision bf16: on a CPU torch only emulates it.*use precision f32"):
         refuse_imitated_bf16("cpu")

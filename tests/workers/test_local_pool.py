@@ -117,7 +117,7 @@ def test_a_worker_that_dies_costs_only_the_guilty_file(drums: Workplace) -> None
 
 def test_only_the_file_that_the_dead_worker_had_begun_is_tried_again(drums: Workplace) -> None:
     drums.execute(faults={"die": {some_name(drums): int(signal.SIGSEGV)}})
-    assert "files that are tried again, one by one: 1\n" in drums.log_file.read_text(encoding="utf-8")
+    assert "1 files are tried again, one at a time\n" in drums.log_file.read_text(encoding="utf-8")
 
 
 def test_a_worker_that_exits_is_told_from_one_that_is_killed(drums: Workplace) -> None:
