@@ -48,11 +48,11 @@ def vector(row: dict[str, Any]) -> Any:
 
 
 def comparable(place: Workplace) -> list[dict[str, Any]]:
-    """Return all rows without what may differ between two runs on the same files: time, and folder of the WAVs."""
+    """Return all rows without what may differ between two runs on copies: time, inode, folder of the WAVs."""
     rows = place.rows()
     for row in rows:
         assert Path(row["path"]).is_file()
-        row["imported_at"] = ""
+        row["imported_at"] = row["inode"] = ""
     return rows
 
 

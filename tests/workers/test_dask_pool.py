@@ -75,7 +75,7 @@ def everything(place: Workplace) -> tuple[list[dict[str, Any]], dict[str, bytes]
     rows = place.rows()
     base = os.path.realpath(place.folder)
     for row in rows:
-        del row["imported_at"]
+        del row["imported_at"], row["inode"]
         for column in ("original_file", "path"):
             row[column] = row[column].replace(base, "")
     wavs = {str(wav.relative_to(place.wavs)): wav.read_bytes() for wav in sorted(place.wavs.rglob("*.wav"))}
