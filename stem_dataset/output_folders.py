@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stem_dataset.config import Config
-from stem_dataset.errors import AlreadyRunning, MachineFault, RunStopped, with_remedy
-from stem_dataset.files import open_regular
+from stem_dataset.errors import AlreadyRunning, RunStopped, with_remedy
 from stem_dataset.logs import log, printable
 
 # The folder of unfinished WAVs, beside the finished ones.
@@ -100,15 +99,6 @@ def write_readme(folder: Path, text: str) -> None:
 def _is_empty_file(path: Path) -> bool:
     status = path.lstat()
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
-
-
-def is_output_folder(folder: str | Path) -> bool:
-    """Return whether the README in `folder` marks it as an output folder."""
-    try:
-        with open_regular(os.path.join(folder, README_NAME)) as file:
-            return file.readline(len(MARKER) + 2).rstrip(b"\r\n") == MARKER.encode("ascii")
-    except (OSError, MachineFault):  # missing, or a FIFO
-        return False
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from stem_dataset.errors import RunStopped, UsageError, with_remedy
 from stem_dataset.logs import log, printable
@@ -68,10 +67,6 @@ class Summary:
         """Files with an outcome, per second of this run."""
         return (self.inserted + self.quarantined + self.failed) / self.seconds if self.seconds else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return {**dataclasses.asdict(self), "ignored": dict(self.ignored), "files_per_s": round(self.files_per_s, 3)}
-
     def __str__(self) -> str:
         ignored = f"{self.ignored.total()} ignored"
         if self.ignored:
@@ -109,10 +104,6 @@ class ReEmbedding:
     def sum_closes(self) -> bool:
         """Whether each row has exactly one outcome."""
         return self.rows == self.re_embedded + self.already_done + self.failed + self.left
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         left = f", {self.left} left for the next --re-embed" if self.left else ""
@@ -173,10 +164,6 @@ class Verification:
             f"{rest} and replaces the vectors that differ"
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return dataclasses.asdict(self)
-
     def __str__(self) -> str:
         return (
             f"{self.rows} rows: {self.checked} checked, {self.differ} differ, {self.replaced} replaced, "
@@ -214,10 +201,6 @@ class Forgetting:
             f"those of {self.out_of_reach} are out of reach"
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return dataclasses.asdict(self)
-
     def __str__(self) -> str:
         return f"{self.rows} rows: {self.what_is_missing}; {self.forgotten} forgotten; {self.seconds:.1f} s"
 
@@ -244,10 +227,6 @@ class LibraryCheck:
     def failed(self) -> int:
         """The number of findings."""
         return len(self.findings)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--report` writes."""
-        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         return (
@@ -285,7 +264,11 @@ class Report:
             return exit_code
         try:
             with self.file as file:
-                file.write(json.dumps({**account.as_dict(), "exit_code": exit_code}, indent=1) + "\n")
+                content = {**dataclasses.asdict(account), "exit_code": exit_code}
+                if isinstance(account, Summary):
+                    # `asdict` counts the items of a Counter.
+                    content |= {"ignored": dict(account.ignored), "files_per_s": round(account.files_per_s, 3)}
+                file.write(json.dumps(content, indent=1) + "\n")
         except OSError as error:  # the run's own outcome stands
             log.error("--report %s: cannot be written: %s", printable(self.path), printable(with_remedy(error)))
             return exit_code or RunStopped.exit_code
