@@ -62,8 +62,8 @@ class TaskReport:
     # The worker reached its memory limit, so the file will be tried again alone.
     memory_error: str | None = None
     # How long the worker took, and how long it computed.
-    seconds: float = 0.0
-    cpu_s: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
+    cpu_s: float = field(default=0.0, compare=False)
     log_records: list[logging.LogRecord] = field(default_factory=list)
 
 
