@@ -205,7 +205,7 @@ def test_a_worker_without_the_shared_disk_is_named(healthy: Cluster, place: Work
     assert f"Dask worker {worker.address}: it " in stderr
     assert stderr.count("Dask worker tcp:") == 1
     assert folder in stderr
-    assert ("does not see the input" if flaw == "blind" else "Read-only file system") in stderr
+    assert ("it sees another input at" if flaw == "blind" else "Read-only file system") in stderr
 
 
 def test_a_worker_with_another_version_of_this_program_is_named(
