@@ -79,8 +79,9 @@ class Library:
         condition, values = filters.condition()
         if not values and condition == "1":
             return np.arange(len(self.vectors))
-        rows = self.connection.execute(f"SELECT position FROM stems WHERE {condition} ORDER BY position", values)
-        return np.fromiter((position for (position,) in rows), np.int64)
+        rows = self.connection.execute(f"SELECT position FROM stems WHERE {condition}", values)
+        # In the order of the index.
+        return np.sort(np.fromiter((position for (position,) in rows), np.int64))
 
     def comparable(self, kept: Positions) -> Positions:
         """Return those of `kept` whose vectors are of the model."""

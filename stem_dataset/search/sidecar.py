@@ -62,6 +62,8 @@ CREATE TABLE stems (
   category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop
 );
 """
+# Filters read this index alone: a fifth of the table, of which a category is a part.
+FILTER_INDEX = "CREATE INDEX stems_filters ON stems (category, bpm, key, is_loop, duration_s, user_rating, quality_ok)"
 ENTER_STEM = "INSERT INTO stems VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PAGE_OF_STEMS = f"""
 SELECT rowid, id, original_file, path, sha256, embedding_model, clap_embedding FROM stems
@@ -273,6 +275,7 @@ def _copy(
             position += len(page)
             tick(position, rows)
         target.execute("CREATE INDEX stems_id ON stems (id)")
+        target.execute(FILTER_INDEX)
         target.execute("COMMIT")
     return [(model, count, references.get(model)) for model, count in counts.items()]
 
