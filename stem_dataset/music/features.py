@@ -50,13 +50,13 @@ PITCH_FRAMES = 16
 PITCH_BLOCKS = 22
 PITCH_BIN_HZ = SAMPLE_RATE_HZ / PITCH_N_FFT
 PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
-# The range of most notes in music. Higher up there are more harmonics than notes, which are fifths and thirds of the notes
-# that are played: with a limit of 2 kHz, the key of two more tunes in a hundred is wrong.
+# The range of most notes in music. Higher up are harmonics, which are fifths and thirds of the notes that are played:
+# with a limit of 2 kHz, the key of two more tunes in a hundred is wrong.
 PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(1_500 / PITCH_BIN_HZ))
 # Steps of 10 cents in an octave, from A upwards.
 PITCH_CLASS_STEPS = 120
 # The share of a frame's highest peak that a peak must reach. Relevant harmonics of a note are louder.
-LEAST_PEAK = 0.03
+LEAST_PEAK = 0.06
 # Twice the rate that a spectrum up to 6 kHz needs: with fewer lags per cycle, high peaks would be missed.
 PITCH_LAG_HZ = 24_000
 MAX_PITCH_LAG = PITCH_LAG_HZ // 20  # 1,200
