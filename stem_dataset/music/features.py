@@ -50,13 +50,16 @@ PITCH_FRAMES = 16
 PITCH_BLOCKS = 22
 PITCH_BIN_HZ = SAMPLE_RATE_HZ / PITCH_N_FFT
 PITCH_BINS = PITCH_N_FFT // 8 + 1  # up to 6 kHz: 1,025
-# The range of most notes in music. Higher up there are more harmonics than notes, and those are fifths and thirds of
-# the notes that are played: with a limit of 2 kHz, the key of two more tunes in a hundred is wrong.
-PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(1_500 / PITCH_BIN_HZ))
+PITCH_CLASS_BINS = slice(round(50 / PITCH_BIN_HZ), round(3_000 / PITCH_BIN_HZ))
+# Above this, peaks count less the higher they are: most are harmonics, which are fifths and thirds of the notes that
+# are played.
+FULL_WEIGHT_HZ = 500.0
+# Half a second, about one beat: 6 frames.
+PITCH_CLASS_FRAMES = round(0.5 * SAMPLE_RATE_HZ / PITCH_HOP)
 # Steps of 10 cents in an octave, from A upwards.
 PITCH_CLASS_STEPS = 120
 # The share of a frame's highest peak that a peak must reach. Relevant harmonics of a note are louder.
-LEAST_PEAK = 0.03
+LEAST_PEAK = 0.06
 # Twice the rate that a spectrum up to 6 kHz needs: with fewer lags per cycle, high peaks would be missed.
 PITCH_LAG_HZ = 24_000
 MAX_PITCH_LAG = PITCH_LAG_HZ // 20  # 1,200
@@ -328,20 +331,24 @@ def _pitch_classes(magnitude: Float32) -> Float64:
 
     `magnitude` is a `_pitch_spectrum` up to the bin after `PITCH_CLASS_BINS`. Spectral peaks count if they last for two
     frames, which those of a drum do not. Each counts with the root of its magnitude, so that loud notes do not hide
-    the others (Gómez, "Tonal description of polyphonic audio", 2006, without its harmonics).
+    the others. Each half second counts the same, so that loud chords do not hide the quiet ones (as in Gómez, "Tonal
+    description of polyphonic audio", 2006, where each frame is normalised).
     """
     around = np.pad(magnitude, ((1, 1), (0, 0)), mode="edge")
     lasting = np.minimum(magnitude, np.maximum(around[:-2], around[2:]) if len(magnitude) > 1 else 0)
     level = np.log(lasting + NO_ENERGY).astype(np.float64)
     bins = PITCH_CLASS_BINS
     left, middle, right = (level[:, bins.start + shift : bins.stop + shift] for shift in (-1, 0, 1))
-    heights = lasting[:, bins]
+    heights = np.where((middle > left) & (middle >= right), lasting[:, bins], 0)
     loud = heights > np.maximum(LEAST_PEAK * heights.max(axis=1, keepdims=True), LEAST_PEAK**2 * heights.max())
-    frame, peak = np.nonzero((middle > left) & (middle >= right) & loud)
+    frame, peak = np.nonzero(loud)
     offset = _parabola_offset(left[frame, peak], middle[frame, peak], right[frame, peak])
     hz = (bins.start + peak + offset) * PITCH_BIN_HZ
     steps = np.rint(PITCH_CLASS_STEPS * np.log2(hz / 440)).astype(int) % PITCH_CLASS_STEPS
-    return np.bincount(steps, np.sqrt(heights[frame, peak]), PITCH_CLASS_STEPS).astype(np.float64)
+    weights = np.sqrt(heights[frame, peak]) * np.minimum(FULL_WEIGHT_HZ / hz, 1)
+    part = frame // PITCH_CLASS_FRAMES
+    part_sums = np.bincount(part, weights)
+    return np.bincount(steps, weights / part_sums[part], PITCH_CLASS_STEPS).astype(np.float64)
 
 
 def decibels(amplitude: float | None) -> float | None:

@@ -22,7 +22,12 @@ KEY_PROFILES = np.array(
         [0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052],
     ]
 )
-KEY_DEVIATIONS = np.array([np.roll(profile - profile.mean(), tonic) for profile in KEY_PROFILES for tonic in range(12)])
+# How much of a note's third harmonic, a fifth above the note, is in the chroma.
+THIRD_HARMONIC = 0.03
+SOUNDING_PROFILES = KEY_PROFILES + THIRD_HARMONIC * np.roll(KEY_PROFILES, 7, axis=1)
+KEY_DEVIATIONS = np.array(
+    [np.roll(profile - profile.mean(), tonic) for profile in SOUNDING_PROFILES for tonic in range(12)]
+)
 KEY_DEVIATIONS /= np.linalg.norm(KEY_DEVIATIONS, axis=1, keepdims=True)
 KEY_NAMES = tuple(note + mode for mode in ("", "m") for note in NOTE_NAMES)
 MIN_KEY_S = 1.5
@@ -40,6 +45,7 @@ def estimate_keys(pitch_classes: Float64) -> Float64:
     `pitch_classes` are those of `Measurements`. The confidence is the product of three numbers:
 
     - The correlation of the chroma with the key's profile (Krumhansl, "Cognitive Foundations of Musical Pitch", 1990).
+      The profile includes the notes' third harmonics (as in Gómez, "Tonal description of polyphonic audio", 2006).
     - The square root of the share of energy that is in tune with one tempered scale, whatever its tuning. Notes are in
       tune, noise is not.
     - The number of notes, as a share of `ENOUGH_NOTES`, up to 1. Quiet notes count less: it is the number of equally

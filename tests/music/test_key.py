@@ -139,10 +139,22 @@ def test_a_minor_with_chords_of_g_is_not_g_major(folder: Path, mode: str) -> Non
     assert confidences.max() > MIN_KEY_CONFIDENCE
 
 
-def test_harmonics_above_the_notes_have_no_say_in_the_key(folder: Path) -> None:
-    harmonic = 0.5 * sine(1_650)
-    held = analysed(sine(440) + harmonic, folder).pitch_classes
-    assert held == pytest.approx(analysed(sine(440), folder).pitch_classes, rel=0.01, abs=1e-3)
+def test_a_high_harmonic_counts_less_than_an_equally_loud_note(folder: Path) -> None:
+    def share_of_e(hz: float) -> float:
+        chroma, _ = tuned_chroma(analysed(sine(440) + sine(hz), folder).pitch_classes)
+        return float(chroma[NOTE_NAMES.index("E")] / chroma.sum())
+
+    assert share_of_e(330) == pytest.approx(0.5, abs=0.02)
+    assert share_of_e(1_320) == pytest.approx(0.28, abs=0.03)  # 500 / 1,320 as much
+    assert share_of_e(5_274) < 0.01
+
+
+def test_a_quiet_half_counts_as_much_as_a_loud_one(folder: Path) -> None:
+    for gain in (0.1, 1.0, 10.0):
+        halves = np.concatenate([sine(220), sine(220), gain * sine(330), gain * sine(330)])
+        chroma, _ = tuned_chroma(analysed(0.05 * halves, folder).pitch_classes)
+        shares = chroma[[NOTE_NAMES.index("A"), NOTE_NAMES.index("E")]] / chroma.sum()
+        assert shares == pytest.approx([0.5, 0.5], abs=0.15)
 
 
 @pytest.mark.parametrize("heard", [(9,), (9, 4)], ids=["one note", "a fifth"])
