@@ -7,7 +7,7 @@
      (read only)  (kept beside  (SQL)     (cosine and names,
                    the database)           fused)
 
-It only reads the database. What it needs of it is copied to a folder beside it, and copied again when the database has
+It only reads the database. It copies what it needs to a folder beside it, and copies it again when the database has
 changed. A preparer may run at the same time.
 
 Exit codes: 0 done, also if nothing was found · 1 done, but some files could not be copied · 2 usage, or no database ·
@@ -260,7 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_filters(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--category", action="append", default=[], metavar="NAME", help="repeat it for several")
-    group.add_argument("--bpm", type=tempo_of, metavar="BPM|FROM-TO", help="tempo, as 124 or 120-130")
+    group.add_argument("--bpm", type=tempo_of, metavar="BPM|FROM-TO", help="tempo, such as 124 or 120-130")
     group.add_argument("--half-double", action="store_true", help="with --bpm: also half and twice that tempo")
     group.add_argument("--key", type=key_of, metavar="KEY", help="as C, Am, F#m or Bb")
     group.add_argument(
@@ -271,7 +271,7 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
     kind.add_argument("--one-shots", dest="is_loop", action="store_const", const=False, help="one-shots only")
     group.add_argument("--seconds", type=range_of, metavar="FROM-TO", help="length, as 0.2-2, or 2- for 2 and more")
     group.add_argument(
-        "--folder", action="append", default=[], metavar="GLOB", help="in such a folder or below it, as 'Drums/*'"
+        "--folder", action="append", default=[], metavar="GLOB", help="in or below a matching folder, such as 'Drums/*'"
     )
     group.add_argument("--rating", type=rating_of, metavar="N", help="your rating is N or more")
     group.add_argument("--ok", action="store_true", help="without quality issues")

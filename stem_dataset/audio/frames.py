@@ -175,7 +175,7 @@ def cut_frame_at_end(content: bytes, parse: Parse) -> bool:
 
 
 def _find_pair(content: bytes, start: int, parse: Parse) -> tuple[int, Frame] | None:
-    """Return the first frame from `start` that one of its stream follows."""
+    """Return the first frame at or after `start` that is followed by a frame of the same stream."""
     for offset in range(start, len(content) - HEADER_BYTES):
         frame = parse(content[offset : offset + HEADER_BYTES]) if content[offset] in b"\xff\x0b\x7f" else None
         if frame is not None:

@@ -18,7 +18,7 @@ from stem_dataset.errors import is_memory_error
 LOSSY_KINDS = ("MP3", "OGG")
 # This many bytes after the place where libsndfile stopped are searched for more frames of an MP3.
 UNREAD_BYTES = 2**16
-# With fewer bytes left there are none: the MP3 decoder may have read this far ahead.
+# If no more than this is left, it is not searched: the MP3 decoder may have read this far ahead.
 READ_AHEAD_BYTES = 4_096
 
 

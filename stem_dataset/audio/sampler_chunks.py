@@ -116,7 +116,7 @@ def _basc(content: bytes) -> FileTags:
 
 
 def _apple_loop(content: bytes) -> FileTags:
-    """Read pairs of texts that end with NUL, after their number."""
+    """Read pairs of NUL-terminated texts; their number comes first."""
     texts = [text.decode("utf-8", "replace") for text in content[4:].split(b"\0")]
     values = dict(zip(texts[::2], texts[1::2], strict=False))
     mode = values.get("key type", "")

@@ -149,7 +149,7 @@ def _standardise(open_decoder: Callable[[], Decoder], audio: StandardisedAudio, 
 def _count(decoder: Decoder, max_duration_s: float) -> None:
     """Raise `TooLong` if the file really is longer than `max_duration_s`.
 
-    Its header says so, but may be wrong. Counting first avoids writing gigabytes: 400 kB at 1 Hz are that at 48 kHz.
+    Its header says so, but may be wrong. Counting first avoids writing gigabytes for a file of 400 kB at 1 Hz.
     """
     clock = Clock(max_duration_s)
     with contextlib.closing(decoder):

@@ -1,6 +1,6 @@
 """Read what a file says about its music: tempo, beats, key, root note, loop or one-shot.
 
-Nothing here blames a file. Tags that are damaged say nothing; whether the rest is believed, `music.file_tags` decides.
+Nothing here blames a file. Damaged tags are ignored; `music.file_tags` decides whether to believe the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEY_NAMES = ("initial_key", "initialkey", "key")
 TAGGED_KINDS = frozenset({"FLAC", "OGG", "MP4", "ASF"})
 ID3_CHUNKS = (b"ID3 ", b"id3 ")
 
-# A text tag that is longer is cut. Only pictures and lyrics are.
+# Longer fields are cut. In practice, only pictures and lyrics are longer.
 MOST_FIELD_BYTES = 2**20
 # No tags of real files need more than a tenth of these. Hostile ones would take minutes and gigabytes.
 MOST_READ_BYTES = 2**24
@@ -114,7 +114,7 @@ class _BoundedFile:
         content = self.part.read(min(size, MOST_FIELD_BYTES))
         self.read_bytes += len(content)
         if size > MOST_FIELD_BYTES:
-            # What follows a long field is still read in its place.
+            # Skip the rest of the field, so that the next read starts after it.
             self.part.seek(end)
         return content
 

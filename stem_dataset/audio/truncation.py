@@ -99,7 +99,7 @@ def _mp3_is_cut(part: WatchedFile, read: Promise) -> bool:
 def _promised_samples(part: WatchedFile) -> int | None:
     """Return the number of samples that an MP3's first frame states.
 
-    The file begins with an ID3v2 tag, whose size is in 4 x 7 bits. The first frame follows. It may hold "Xing" or
+    The file may begin with an ID3v2 tag, whose size is in 4 x 7 bits. The first frame follows. It may hold "Xing" or
     "Info", flags, and the number of frames. The encoder's name is 120 bytes after "Xing". The numbers of samples that
     the encoder added before and after the audio, which decoders cut off, are 21 bytes after the name, in 12 bits each.
     Or the frame holds "VBRI", the version, the delay and the quality (2 bytes each), and the numbers of bytes and

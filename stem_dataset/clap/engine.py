@@ -109,7 +109,7 @@ class TextVectors:
     def _read(self) -> dict[str, Float32]:
         """Return the vectors in the file; {} if missing or damaged."""
         try:
-            # numpy leaves a file that it opened itself open where it is damaged.
+            # If numpy opens a damaged file itself, it does not close it.
             with open(self.file, "rb") as file, np.load(file) as archive:
                 return dict(archive)
         except FileNotFoundError:
@@ -238,7 +238,7 @@ class CpuEngine(Engine):
             return stream(reference_window())
 
         futures = [self.threads.submit(work, stream) for stream in self.streams]
-        # Also after a refused window: the next call must find each stream at rest.
+        # Wait even if a window was refused: no stream may still be running at the next call.
         wait(futures)
         return vectors, np.stack([future.result() for future in futures])
 

@@ -187,7 +187,7 @@ def checked_openvino(
 TOWER_FILES = tuple(f"{name}.{suffix}" for name in TOWER_PARTS for suffix in ("xml", "bin"))
 # The card says what the files were made from, and has stock laion_clap's reference vector. It is written last.
 TOWER_CARD = "tower.json"
-# To be raised when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes.
+# Increase this when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes.
 TOWER_RECIPE = 3
 
 

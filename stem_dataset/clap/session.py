@@ -73,7 +73,7 @@ def build_engine(weights: Weights, config: Config) -> Engine:
 
 
 def refuse_mistakes(config: Config) -> None:
-    """Raise `UsageError` if the config names a checkpoint or a device that is not there, or a precision it lacks.
+    """Raise `UsageError` if the config names a missing checkpoint or device, or a precision that the device lacks.
 
     This makes no file, and reads none but the checkpoint's name.
     """

@@ -15,7 +15,7 @@ from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import numbered_names, put_in_place
 from stem_dataset.logs import printable
 
-# What to do about a damaged database, for messages. SQLite would play a `-wal` that is left back into the backup.
+# What to do about a damaged database, for messages. SQLite would replay a leftover `-wal` into the backup.
 RESTORE_TEXT = (
     "put a backup in its place, and first remove the files beside it whose names end with -wal and -shm, which belong "
     "to the damaged one and would damage the backup; or move all three away"

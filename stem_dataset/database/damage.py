@@ -22,7 +22,7 @@ FROM stems WHERE rowid = ?"""
 
 
 def refuse_damaged_after_kill(path: Path, on_wait: Callable[[], None]) -> None:
-    """Raise `RunStopped` if a run ended without closing the database, and that has damaged it.
+    """Raise `RunStopped` if the database was not closed properly and is damaged.
 
     A file `-wal` with content shows such an end; SQLite recovers from it. But if somebody put a backup in the place of
     the database and left the `-wal`, SQLite writes pages of the former database over the backup. Here the files are

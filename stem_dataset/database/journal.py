@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from stem_dataset.logs import log
 
-# A checkpoint is left out while less than this many times the duration of the last one has passed, so that checkpoints
+# The next checkpoint waits until this many times the duration of the last one has passed, so that checkpoints
 # take at most a hundredth of a run. On an SSD one takes 5 to 30 ms: then a batch that takes over 3 s gets its own.
 PAUSE_PER_CHECKPOINT = 100
 # Rows are in the main file after this time, however slow the disk is.
@@ -49,12 +49,12 @@ class Journal:
         self.checkpoint_if_due()
 
     def checkpoint_if_due(self) -> None:
-        """Copy committed rows to the main file if that was left out before, and its time has come."""
+        """Make a checkpoint if one is needed and due."""
         if self.is_behind and not self.connection.in_transaction and time.monotonic() >= self._next_s:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Copy to the main file what no reader still needs as it is there.
+        """Copy to the main file the pages whose old versions no reader still needs.
 
         PASSIVE waits for nobody. With a reader in an old transaction, it copies a part, or nothing.
         """
@@ -71,7 +71,7 @@ class Journal:
     def end(self) -> None:
         """Leave one file, complete and in DELETE mode; errors are logged, since all rows are safe in the WAL."""
         try:
-            # --verify-vectors has forbidden writes to its rows.
+            # --verify-vectors has made the connection read-only.
             self.connection.execute("PRAGMA query_only = OFF")
             if self._mode() == "wal":
                 self._leave_wal_mode()

@@ -12,7 +12,7 @@ from stem_dataset.database.stems import MOVED_MTIME_NS, Database
 from stem_dataset.datatypes import path_text_of
 from stem_dataset.output_folders import wav_path
 
-# So many rows are re-based in one transaction (40 MB of the write-ahead log).
+# The number of rows to rebase per transaction (40 MB of the write-ahead log).
 ROWS_PER_STEP = 10_000
 
 
@@ -73,7 +73,7 @@ ORDER BY original_file LIMIT 1 OFFSET :rows"""
 def rebase_rows(database: Database, old: str, new: str) -> int:
     """Point all rows under the folder `old` to the same names under `new`; return how many.
 
-    Neither folder is inside the other. A row whose new name another row has stays. Nothing is read but the database.
+    Neither folder is inside the other. A row stays if another row has its new name. Only the database is read.
     If the program is killed between two steps, the rows that are left are as they were, and the next run goes on.
     """
     values = {**_values_of(old, new), "rows": ROWS_PER_STEP}

@@ -49,7 +49,7 @@ class ResumeFilter:
         return {}
 
     def is_done(self, found: FoundFile) -> bool:
-        """Return whether a file needs nothing; ask once about each."""
+        """Return whether a file needs no work; call this only once per file."""
         status = (found.size_bytes, found.mtime_ns)
         row = self.unfound.pop(found.path, None)
         if row == status and (status not in self._shared or self._has_its_inode(found)):

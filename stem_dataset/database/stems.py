@@ -1,4 +1,4 @@
-"""All SQL of a run."""
+"""Read and write the rows of the database during a run."""
 
 from __future__ import annotations
 

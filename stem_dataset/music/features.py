@@ -27,7 +27,7 @@ MAX_MUSIC_S = 120.0
 UNDEFINED_IN_SILENCE = ("spectral_centroid", "spectral_rolloff", "spectral_bandwidth")
 
 BINS = N_FFT // 2 + 1  # 1,025
-# `_rolloff_hz` uses that the bins are 25 groups of 41.
+# `_rolloff_hz` splits the bins into this many groups, of 41 bins each.
 BIN_GROUPS = 25
 BIN_HZ = SAMPLE_RATE_HZ / N_FFT  # 23.4
 # Each row has 1, Hz and Hz² of a bin.
@@ -201,7 +201,7 @@ def _sums_over_frames(values: Float32) -> Float64:
 
 
 def _rolloff_hz(magnitude: Float32) -> Float64:
-    """Return up to which frequency `ROLLOFF_SHARE` of each frame's magnitude lies, shape (frames,).
+    """Return the frequency below which `ROLLOFF_SHARE` of each frame's magnitude lies, shape (frames,).
 
     First the group of bins is found, then the bin within: `np.cumsum` over all bins takes as long as the whole STFT.
     """

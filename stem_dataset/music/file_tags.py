@@ -50,7 +50,7 @@ def tag_features(tags: FileTags) -> dict[str, Any]:
 def stored_tags(features: Mapping[str, Any]) -> FileTags:
     """Return the tags in a row's features.
 
-    A row of an earlier version has none. In a file that was cut, the beats are not those of its length.
+    A row of an earlier version has none. In a truncated file, the number of beats does not fit the length.
     """
     stated = features.get("file_tags") or {}
     is_cut = "truncated" in features["quality_issues"]

@@ -23,7 +23,7 @@ from stem_dataset.music.name_words import (
 
 # A longer file is a song.
 LONGEST_DRUM_S = 60.0
-# 'Greatest Hits' and 'The Singles' make no one-shot of a longer file.
+# In a longer file, 'Greatest Hits' or 'The Singles' does not mean a one-shot.
 LONGEST_HIT_S = 10.0
 
 

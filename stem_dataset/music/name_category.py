@@ -26,7 +26,7 @@ DRUM_KIT_WORDS = frozenset("drum drums schlagzeug batterie batteria bateria ба
 CONJUNCTION = re.compile(r"&|(?<![^\W_])(?:and|und|et|y|e)(?![^\W_])", re.IGNORECASE)
 # 'MT-100' and 'SH-101' are models of synthesizers, not toms.
 MODEL = re.compile(r"(?<![^\W_])[A-Za-z]{2}-\d{2,}")
-# 'no_vocals', 'NoKick', 'without drums', 'minus drums': the category is of the words behind these.
+# 'no_vocals', 'NoKick', 'without drums', 'minus drums': the category named after one of these is excluded.
 NEGATIONS = frozenset("no without minus ohne sans sin senza sem без".split())
 # These may stand between: 'no lead vocals', 'senza la voce'.
 BEHIND_NEGATION = frozenset("lead main backing any the la le el los las il die den o a as os".split())
@@ -72,7 +72,7 @@ def category_of(
 
     The category 'loop' is of a file whose names say nothing more specific. `is_loop` is what the names say of that: a
     one-shot is no drum loop. A file whose own name has a key is no drum loop by its folder: 'Beats' may hold songs. A
-    folder of voices has no folder of drums below it, but one of a speaker (`voices/tom`).
+    drum's name below a folder of voices is taken for a speaker's (`voices/tom`).
     """
     lexicon = _lexicon(tuple((category, *words) for category, words in categories.items()))
     excluded = {DRUM_LOOP, LOOP_CATEGORY} if is_loop is False else set()
@@ -195,7 +195,7 @@ def _without_negated(words: Sequence[str], lexicon: Lexicon) -> tuple[list[str],
 
 
 def _unglued(words: Iterable[str], lexicon: Lexicon) -> list[str]:
-    """Split 'bassslap' into 'bass' and 'slap', if both or a word that is clear enough are known."""
+    """Split glued words, such as 'bassslap' into 'bass' and 'slap'; see `GLUED` and `GLUED_TAIL`."""
     return [part for word in words for part in _parts_of(word, lexicon)]
 
 

@@ -30,7 +30,7 @@ NOTE_PATTERNS = (
     re.compile(rf"(?<![A-Z0-9#])(?P<note>[A-G])(?!(?<=E)s){ACCIDENTAL}?[ _-]?{MODE}{END}"),
     # 'gmin', 'c_minor': a small letter needs a word for the mode. 'a minor' is no key, since it may be English.
     re.compile(rf"(?<![A-Za-z0-9#])(?!a[ _-]m)(?P<note>[a-g]){ACCIDENTAL}?[ _-]?{MODE}{END}"),
-    # 'bed-a-minor-70bpm', 'a_min': in a slug, at its end or before what is no noun. 'a-minor-threat' is English.
+    # 'bed-a-minor-70bpm', 'a_min': in a slug, at its end or before a number or music word. 'a-minor-threat' is English.
     re.compile(
         rf"(?<![A-Za-z0-9#])(?P<note>a)[_-]{MODE}"
         r"(?=$|[_-]+(?:$|\d|(?:bpm|loop|key|scale|chords?|melody|lead|bass|pad|piano|guitar|wet|dry|stem|mix|take|v\d)"

@@ -43,9 +43,9 @@ def numbers_in(name: str) -> list[float]:
 def lone_bpm(name: str, loop_words: Set[str], instrument_words: Set[str], has_folder_tempo: bool) -> float | None:
     """Return the only number in a file's own name that may be a tempo; None if it may be a counter.
 
-    It is the tempo of a file that has one, which the caller knows. A number that stands directly behind a word, without
-    a bracket, may be a counter: at the end behind a word for a loop ('Bass Loop 101'), or there behind a word for an
-    instrument or elsewhere behind the word for a loop, if it is small or the folder states another tempo.
+    Call this only for a file that should have a tempo. A number directly after a word, without a bracket, may be a
+    counter. At the end, after a word for a loop, it counts as one ('Bass Loop 101'). If it is small or a folder states
+    a tempo, so is one elsewhere after a word for a loop, or at the end after a word for an instrument.
     """
     candidates = _candidates(name)
     if len({_number(_text(match)) for match in candidates}) != 1:

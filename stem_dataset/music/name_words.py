@@ -12,7 +12,7 @@ GLUED_LOOP = re.compile(r"(\w{3,})(loops?)$")
 # A run of capitals ('HH', the H of 'HiHat'), a capitalised or small word, or a number.
 WORD = re.compile(r"A+(?!a)|(?<!a)aAa+|A?a+|9+")
 LOOP_WORDS = frozenset("loop loops break breaks breakbeat breakbeats boucle boucles bucle bucles луп".split())
-# These make a one-shot of a file of any length, the weak ones only of a short one: 'Greatest Hits', 'The Singles'.
+# These mark a file of any length as a one-shot, the weak ones only a short file: 'Greatest Hits', 'The Singles'.
 ONE_SHOT_WORDS = frozenset("oneshot oneshots".split())
 ONE_SHOT_PAIRS = frozenset({("one", "shot"), ("one", "shots")})
 WEAK_ONE_SHOT_WORDS = frozenset("shot shots hit hits single singles".split())

@@ -154,7 +154,7 @@ def _without_trend(strength: Float32) -> Float64:
 def _correlation(one: Float64, other: Float64) -> Float64:
     """Return the similarity of two bands after each lag, shape (n,).
 
-    It is the mean of both orders. Equal bands have 1 at each lag.
+    It is the mean of both orders. Equal bands have 1 at lag 0.
     """
     import scipy.fft
 

@@ -61,7 +61,7 @@ def _write_new(folder: Path, stem: str, suffix: str, content: Any) -> Path:
     for name in numbered_names(stem, suffix):
         path = folder / name
         try:
-            # "x" never opens a file that is there, also if its name differs in case only on some systems.
+            # "x" never opens an existing file, even if the file system ignores case and the names differ only in case.
             target = open(path, "xb")  # noqa: SIM115  # closed below
         except FileExistsError:
             continue

@@ -80,7 +80,7 @@ class Library:
         if not values and condition == "1":
             return np.arange(len(self.vectors))
         rows = self.connection.execute(f"SELECT position FROM stems WHERE {condition}", values)
-        # In the order of the index.
+        # SQLite may return them in the order of the index.
         return np.sort(np.fromiter((position for (position,) in rows), np.int64))
 
     def comparable(self, kept: Positions) -> Positions:

@@ -97,7 +97,7 @@ def range_of(text: str) -> Range:
 
 
 def tempo_of(text: str) -> Range:
-    """Parse '120-130', '120-' or '120', which means half a beat more or less."""
+    """Parse '120-130', '120-', or '120', which means 119.5 to 120.5."""
     match = RANGE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r}: give a tempo in beats per minute, as 124, or two, as 120-130")

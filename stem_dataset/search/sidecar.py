@@ -40,7 +40,7 @@ What search_dataset_sql.py copied out of the database beside this folder, to ans
 You can remove this folder at any time. The next search makes it again.
 """
 CARD = "card.json"
-# To be raised when the content of the files changes.
+# Increase this when the content of the files changes.
 RECIPE = 1
 ROWS_PER_PAGE = 1_000
 
@@ -62,7 +62,7 @@ CREATE TABLE stems (
   category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop
 );
 """
-# Filters read this index alone: a fifth of the table, of which a category is a part.
+# Filters read only this index, a fifth the size of the table; a filter by category reads only a part of it.
 FILTER_INDEX = "CREATE INDEX stems_filters ON stems (category, bpm, key, is_loop, duration_s, user_rating, quality_ok)"
 ENTER_STEM = "INSERT INTO stems VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PAGE_OF_STEMS = f"""
@@ -107,7 +107,7 @@ def _status_of(path: Path) -> list[int]:
 
 
 def settled_stamp(database: Path) -> list[int]:
-    """Return the stamp, once a later commit must give another one.
+    """Return the stamp, after waiting long enough that any later commit changes it.
 
     Two commits within one step of the file system's clock may have the same time and leave the same size.
     """
