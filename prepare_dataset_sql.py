@@ -24,7 +24,7 @@ These guarantees hold whatever the folder contains and whenever the run is stopp
 - Vectors that are not comparable are never mixed: each row names its model. A run with another model, or on an engine
   that computes other vectors, is refused until --re-embed has replaced them all. --verify-vectors computes stored
   vectors again and lists those that differ.
-- After each batch its rows are in the database's main file. A run's end leaves one file, of which a plain copy is
+- Rows are copied to the database's main file soon after each batch. At the end of a run, a plain copy of that file is
   complete. --verify checks the file, each row, its WAV, and the quarantine.
 
 Exit codes: 0 done · 1 done, but some files failed through no fault of theirs, or stored vectors are wrong · 2 usage or
@@ -405,7 +405,7 @@ class DatasetPreparer:
     def _new_files(self, follow: Callable[[Move], None]) -> list[FoundFile]:
         """Return new and changed files, and count the imported files that have vanished.
 
-        If the library was moved as a whole, `follow` is called first.
+        If the library was moved as a whole, `follow` is called with the move.
         """
         files = []
         for found in discover(self._walk_rules, self.summary):
@@ -851,7 +851,7 @@ def _run_options(options: argparse.Namespace, config: Config, signals: StopSigna
 
 
 def _account_and_work(options: argparse.Namespace, preparer: DatasetPreparer) -> tuple[Account, Callable[[], Account]]:
-    """Return the work and its account, which survives an error."""
+    """Return the account and the function that fills it, so that the account can be reported after an error."""
     run_id = preparer.summary.run_id
     command: type[StoredStems]
     account: StoredAccount

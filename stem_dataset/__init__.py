@@ -2,9 +2,9 @@
 
 A file passes through `discover`, `audio` (which makes it 48 kHz, mono and 24 bit), `music` (which describes the sound),
 `clap` (which computes the vector) and `database` (which stores the row). A broken file goes to `quarantine` instead.
-`workers` holds the processes that decode, and `commands` holds what is not part of an import. `search` finds stems in a
-finished database. Imports go one way: script, commands and search, which do not import each other, workers,
-duplicates, then clap, music and database, which do not either, then audio, then the modules in this folder.
+`workers` runs the processes that decode, and `commands` holds all other commands. `search` finds stems in a
+finished database. Imports go one way: the scripts, then commands and search, which are independent, then workers,
+duplicates, then clap, music and database, which do not either, then progress and time_left, then audio, then the rest.
 """
 
 from pathlib import Path

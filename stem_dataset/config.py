@@ -319,5 +319,5 @@ def _types_of(name: str) -> list[Any]:
 
 
 def path_if_given(text: str) -> Path | str:
-    """Return a flag's path, or `text` as it is where that names nothing, which the checks refuse: Path("") is '.'."""
+    """Return a flag's path; an empty or null `text` is returned as it is, to be refused later, as Path("") is '.'."""
     return Path(text) if is_given(text) else text

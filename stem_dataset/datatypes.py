@@ -39,7 +39,7 @@ class Windowed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FormerRow:
-    """What is kept of a row whose file broke."""
+    """What outlives the row of an earlier version of a file."""
 
     id: str
     user_rating: int | None
@@ -155,7 +155,7 @@ class NameFacts:
     numbers: bare numbers that may be a tempo, as in '_128_'
     key_root: the note on which the key is, if the file's own name has no key but that note beside a tempo: '_98_G#'
     is_loop: True for a loop, False for a one-shot, None if no name says so
-    is_loop_if_long: the same without the words 'hit', 'single' and 'shot', which may be of a title
+    is_loop_if_long: the same, ignoring the words 'hit', 'single' and 'shot', which may belong to a title
     """
 
     stated_bpm: float | None = None
@@ -282,7 +282,7 @@ class KnownRow:
     id: str
     original_file: str
     is_gone: bool  # there is nothing at `original_file` any more
-    can_serve: bool  # the row of another file can be made of it
+    can_serve: bool  # it is current and has its WAV
 
 
 @dataclass(frozen=True, slots=True)

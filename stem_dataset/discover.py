@@ -137,7 +137,7 @@ def _entries_of(folder: str, rules: WalkRules, summary: Summary) -> list[os.DirE
 def _is_entered(entry: os.DirEntry[str], is_link: bool, entered: set[str], rules: WalkRules, summary: Summary) -> bool:
     """Return whether the walk enters a folder, or a link to one.
 
-    If a user would miss the folder's stems, the reason is counted.
+    An excluded folder is counted as ignored. So is one with an audio name, although the walk enters it.
     """
     if rules.skips_folder(entry.path):
         return False
@@ -204,7 +204,7 @@ def _reason_to_ignore(entry: os.DirEntry[str], rules: WalkRules) -> str | None:
         return "resource fork"
     if entry.name.startswith("."):
         return "hidden"
-    # This comes before the suffix is checked: the stems in the folder are missing, whatever its name.
+    # Checked before the suffix: a link to a folder leaves out its stems, whatever its name.
     if _is_linked_folder(entry):
         return "linked folder"
     if suffix not in READABLE_SUFFIXES:

@@ -167,10 +167,10 @@ class Duplicates:
         self._moved: set[str] = set()  # the paths among those to which rows have moved
 
     def to_hash_first(self, known: ResumeFilter) -> list[FoundFile]:
-        """Return the files that may take part in an exchange of names.
+        """Return the files that may have swapped names with each other.
 
-        These are the files that have changed since their import, and those with the sizes that they had. They must all
-        be hashed before one is decoded: a row that is written anew no longer shows whose bytes it described.
+        These are the files that have changed since their import, and those of a size one of them had. They must all
+        be hashed before one is decoded, because decoding rewrites the row, and with it the hash of the old bytes.
         """
         sizes = set(known.changed.values())
         return [found for found in known.new_files if found.path in known.changed or found.size_bytes in sizes]
@@ -182,7 +182,7 @@ class Duplicates:
         holds other bytes now. A file whose bytes no row describes keeps its row.
         """
         self.digests = digests
-        # No row describes a file of such a size.
+        # No row has the size of these files, so they do not hold the bytes of any row.
         edited = {found.path for found in known.new_files if found.size_bytes not in known.shared_sizes}
         rows = {digest: [row[:2] for row in self.database.rows_of(digest)] for digest in set(digests.values())}
 

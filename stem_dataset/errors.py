@@ -114,7 +114,7 @@ class TooMuchMemory(BrokenFile):
 class UnfitWorker(Exception):
     """A Dask worker cannot do its part.
 
-    The message has its address and the reason.
+    The arguments are its address and the reason.
     """
 
 

@@ -22,7 +22,7 @@ def size_and_mtime_ns(status: os.stat_result) -> tuple[int, int]:
 
 
 def inode_of(status: os.stat_result) -> int | None:
-    """Return the number by which a file system knows a file, whatever its name; None if it has none."""
+    """Return a file's inode number, which a rename does not change; None if it has none."""
     # Some file systems use all 64 bits; an integer of SQLite has 63.
     return status.st_ino & (2**63 - 1) or None
 
@@ -32,7 +32,7 @@ def is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-# ext4, APFS and NTFS allow no longer file names.
+# The length limit of file names on ext4, APFS and NTFS.
 NAME_BYTES = 255
 
 

@@ -137,7 +137,7 @@ class Lines:
             self.write(standing)
 
     def write(self, standing: Standing) -> None:
-        """Write the line; the account of the run takes the place of the last one."""
+        """Log the line, except at 100 %, where the account of the run follows."""
         if standing.done < standing.total:
             log.info("%s", standing.as_line())
 
@@ -180,7 +180,7 @@ class Progress:
         self.batch_windows = config.batch_windows
         self.signals = signals
         self.clock = clock
-        # While a library is loaded, `sys.stdout` is the log.
+        # `prints_to_log` replaces `sys.stdout`, so the real one is kept here.
         self.stdout = sys.stdout
         self.done = self.total = self.decoded = 0
         self.activity = "starting"
@@ -198,7 +198,7 @@ class Progress:
     def over(self, files: int, upcoming: Upcoming | None = None) -> Iterator[None]:
         """Show the progress over this many files, or rows, while the `with` block runs.
 
-        `upcoming` says what is known of the files. Without it, they are rows that are embedded again.
+        `upcoming` describes the files. Without it, the run works on rows that are already in the database.
         """
         self.begun_s = self.clock()
         self.done, self.total = 0, files

@@ -63,7 +63,7 @@ def usable_memory_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/f
 def inference_threads() -> int:
     """Return how many threads CLAP may use.
 
-    It is OMP_NUM_THREADS if set, as Dask does for its workers, else all cores.
+    It is OMP_NUM_THREADS if that is set, as it is in Dask's workers, else all cores.
     """
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() and int(text) else usable_cores()
@@ -82,9 +82,9 @@ def worker_memory_bytes(config: Config) -> int | None:
 
 @contextlib.contextmanager
 def beyond_the_memory_limit() -> Iterator[None]:
-    """Load libraries: the addresses that they take are added to this process's limit, if it has one.
+    """Raise this process's memory limit, if any, by what the `with` block loads.
 
-    They are no memory of the file that needs them first, and what lacks room would fail as a broken installation.
+    Otherwise a library would count as memory of the first file that needs it, and could fail to load.
     """
     if sys.platform != "linux":
         yield

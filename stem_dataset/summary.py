@@ -178,7 +178,7 @@ class Forgetting:
 
     gone: rows whose files are gone; `rated` are those among them that have the user's rating
     out_of_reach: rows whose files are missing, perhaps with their drives; they are kept
-    left: of those that are gone, not forgotten: the user said no, or the run was stopped, or the file came back
+    left: rows among `gone` that were not forgotten: the user said no, or the run was stopped, or the file came back
     """
 
     run_id: str
@@ -266,7 +266,7 @@ class Report:
             with self.file as file:
                 content = {**dataclasses.asdict(account), "exit_code": exit_code}
                 if isinstance(account, Summary):
-                    # `asdict` counts the items of a Counter.
+                    # `asdict` would turn a Counter into a count of its (key, value) pairs.
                     content |= {"ignored": dict(account.ignored), "files_per_s": round(account.files_per_s, 3)}
                 file.write(json.dumps(content, indent=1) + "\n")
         except OSError as error:  # the run's own outcome stands

@@ -19,7 +19,7 @@ from stem_dataset.config import Config
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, FoundFile
 from stem_dataset.resources import usable_workers
 
-# Bytes of a second of audio, until the run has decoded files with the suffix.
+# Bytes per second of audio, until the run has decoded a file with that suffix.
 START_BYTES_PER_S = {
     **dict.fromkeys(".flac .ape .wv .tta".split(), 90_000.0),
     **dict.fromkeys(".mp3 .mp2 .wma .ac3 .eac3".split(), 28_000.0),
@@ -38,7 +38,7 @@ SECONDS_PER_WINDOW = 0.11
 CPU_S_PER_WINDOW = 0.15
 # How far back the speed of the machine is measured, in seconds.
 SPEED_MARKS = 90
-# The newest of this many files, or batches, count more than all before them.
+# Old measurements fade: the newest files, or batches, of this number outweigh all earlier ones.
 FILES_REMEMBERED = 200.0
 BATCHES_REMEMBERED = 6.0
 
@@ -144,7 +144,7 @@ class Upcoming(Protocol):
         """Return the seconds until the last files are decoded, or 0 while there are more of them than workers."""
 
     def cpu_s(self) -> float:
-        """Return the time that workers still have to compute, whatever their number."""
+        """Return the CPU time that the files still need, added up over all workers."""
 
     def cpu_used_s(self) -> float:
         """Return the time that workers have computed so far."""
@@ -163,7 +163,7 @@ class FilesToDecode:
         self.clock = clock
         self.max_windows = config.max_windows
         self.workers_embed = config.embed_on == "workers"
-        # On a cluster, it is measured how many work at once.
+        # None on a cluster, where the number of busy workers is measured.
         self.workers = None if config.scheduler else usable_workers(config)
         # Their sizes, in the order in which they are decoded.
         self.sizes: dict[str, int] = {}
@@ -177,7 +177,7 @@ class FilesToDecode:
         self.cost, self.cpu_cost = DecodeCost(), DecodeCost()
         self.busy_s = self.counted_cpu_s = 0.0
         self.begun_s: float | None = None
-        # When the files that are being decoded were begun: whenever another one was done.
+        # When each file in progress was begun. A worker begins one when it has finished another.
         self.begins_s = deque([clock()], maxlen=self.workers)
 
     def _count(self, path: str, size_bytes: int, files: int) -> None:
@@ -199,7 +199,7 @@ class FilesToDecode:
         self.counted_cpu_s += cpu_s
         if self.begun_s is None:
             self.begun_s = self.clock() - seconds
-        # The last file of all is begun while as many are left as there are workers.
+        # If at least as many files are left as there are workers, this worker now begins another one.
         if len(self.sizes) >= (self.workers or 1):
             self.begins_s.append(self.clock())
 
@@ -394,7 +394,7 @@ class TimeLeft:
         return max(embed_s, decode_s + last_batch * window_s)
 
     def _window_s(self, start_s: float, rate: Rate, batch_s: float) -> float:
-        """Return what a window costs, from the batches so far, or from the first one as far as it is."""
+        """Return what a window costs, measured over the batches so far, or over the unfinished first batch."""
         if rate.predicted_s or not self.embedding:
             return start_s * rate.factor
         return max(start_s, batch_s / self.embedding)

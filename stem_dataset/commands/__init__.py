@@ -1,1 +1,1 @@
-"""What is not the main story."""
+"""Commands on an existing database, and the repairs at the start of a run."""

@@ -59,7 +59,7 @@ class CheckLibrary(StoredStems):
         self.account.findings.append(finding)
 
     def _check_rows(self) -> frozenset[int]:
-        """Check each row with its files, then what no row names; return the rowids with findings."""
+        """Check each row and its files, then look for WAVs without a row; return the rowids with findings."""
         suspects, wavs = set(), set()
         with self.progress.over(self._count_rows()):
             for row, findings in self._in_threads(findings_of, readable_rows(self.database.connection)):
@@ -136,7 +136,7 @@ class CheckLibrary(StoredStems):
 
 
 def findings_of(row: RowToCheck | str) -> list[str]:
-    """Return what is wrong with a row and its files; a text is what is wrong with a row that cannot be read."""
+    """Return what is wrong with a row and its files; a `str` describes a row that cannot be read."""
     if isinstance(row, str):
         return [row]
     title = f"{printable(row.original_file)} (id {row.id})"

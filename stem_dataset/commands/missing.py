@@ -23,7 +23,7 @@ from stem_dataset.output_folders import drop_wav
 from stem_dataset.signals import TICK_S
 from stem_dataset.summary import Forgetting
 
-# So many rows are forgotten in one transaction, and their WAVs before it.
+# Each transaction deletes this many rows. Their WAVs are removed before it.
 ROWS_PER_BATCH = 500
 
 
@@ -84,7 +84,7 @@ class Folders:
         return self._seen[path]
 
     def _topmost_silent(self, path: str) -> str:
-        """Return the folder that stands for a whole silent drive: else each folder on it would cost `STAT_S`."""
+        """Return the topmost folder that hangs, so that those below it do not each cost `STAT_S`."""
         for parent in reversed(Path(path).parents):
             try:
                 self._seen[str(parent)] = FolderAt(str(parent))

@@ -25,7 +25,7 @@ from stem_dataset.files import is_inside
 from stem_dataset.logs import log, printable
 from stem_dataset.quarantine import json_path_of, read_entry, relocate_entry
 
-# So many new files are compared with all rows. If a library was moved, nearly all of them show it.
+# This many new files are compared with all rows. If the library was moved, nearly all of them match one.
 SAMPLE_FILES = 200
 
 
@@ -88,7 +88,7 @@ def _has_moved(old: str, root: str) -> bool:
 def rebase(move: Move, config: Config, database: Database) -> None:
     """Point all that is known of a library to its new root.
 
-    The rows of `stems` come last: by them the next run notices that this one was killed.
+    The rows of `stems` come last: if they still have the old root, the next run finds the move again.
     """
     for path, entry in _entries(config.quarantine):
         if is_inside(entry.original_file, move.old):

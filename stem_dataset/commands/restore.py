@@ -64,7 +64,7 @@ def _restore(json_path: Path, database: Database) -> str:
 def clean_up(config: Config, database: Database) -> None:
     """Finish or undo what a killed run left.
 
-    These are partial WAVs, and quarantined files that the database does not know.
+    Also follow a stems folder, and quarantined files, that were moved since the last run.
     """
     for folder in filter(None, (config.stems, config.quarantine)):
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)

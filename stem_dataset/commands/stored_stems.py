@@ -53,7 +53,7 @@ def read_windows(stem: StoredStem, config: Config) -> list[Int16]:
             if is_memory_error(error):
                 raise MemoryError(f"not enough memory to read {stem.original_file}: {error}") from None
             if isinstance(error, PROGRAM_ERRORS) or getattr(error, "errno", None) in OF_ALL_FILES:
-                # It is not about this stem, and would fail all others one by one.
+                # The stem is not the cause, and every other stem would fail too.
                 raise
             log.debug("%s: traceback", printable(stem.original_file), exc_info=True)
             if isinstance(error, ProgramFault):

@@ -79,7 +79,7 @@ class VerifyVectors(StoredStems):
                 self._check_the_rest(rows, sample)
 
     def _rows_to_verify(self) -> Sequence[int]:
-        """Return the rowids of this run's model.
+        """Return the rowids of the rows to check, which have vectors of this run's model.
 
         It cannot check the other rows, and warns about them.
         """

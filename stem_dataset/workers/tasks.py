@@ -50,7 +50,7 @@ class RunContext:
 class TaskReport:
     """The outcome of one file in a worker, and its log lines.
 
-    Exactly one of the other fields is set: the outcome is a `ProcessedFile`, a hash, a fault, a quarantined file, or
+    Exactly one of the five outcome fields is set: a `ProcessedFile`, a hash, a fault, a quarantined file, or
     too much memory.
     """
 
