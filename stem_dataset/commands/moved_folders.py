@@ -117,7 +117,6 @@ def follow_quarantined_file(path: Path, database: Database) -> None:
     if entry is not None and entry.path != str(path):
         original_file = _original_moved_along(entry, str(path))
         follow_quarantined(database, entry.path, str(path), original_file)
-        # This comes last: by it the next run notices that this one was killed.
         relocate_entry(path, entry, original_file)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stem_dataset.commands.moved_folders import follow_quarantined_file, follow_stems
 from stem_dataset.config import Config
+from stem_dataset.database.moves import folder_of_last_run, note_folder
 from stem_dataset.database.stems import Database
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import SCRATCH, drop_wav, token_of
@@ -75,15 +76,19 @@ def clean_up(config: Config, database: Database) -> None:
     follow_stems(config.stems, database)
     known = database.quarantined_paths()
     quarantine = Path(os.path.realpath(config.quarantine))
+    has_moved = folder_of_last_run(database, "quarantine") != str(quarantine)
     for json_path in sorted(quarantine.glob("ERROR_*.json")):
         path = json_path.with_suffix("")
-        if str(path) not in known:
+        if has_moved or str(path) not in known:
             try:
                 follow_quarantined_file(path, database)
                 _repair(path, json_path, database)
             except OSError as error:
                 # One file that cannot be read must not end every run.
                 log.warning("%s: not repaired: %s", printable(path), printable(error))
+    if has_moved:
+        # Last: if this run is killed, the next one follows the rest.
+        note_folder(database, "quarantine", quarantine)
 
 
 def _repair(path: Path, json_path: Path, database: Database) -> None:

@@ -18,6 +18,7 @@ from prepare_dataset_sql import main
 from records import PROVENANCE, record
 from stem_dataset.database.moves import rebase_rows
 from stem_dataset.database.stems import Database
+from stem_dataset.quarantine import json_path_of, read_entry
 from stem_dataset.summary import Summary
 from workplace import Workplace, use_quick_analysis
 
@@ -112,6 +113,26 @@ def test_quarantined_files_go_back_to_the_new_place_without_a_run_before(a: Work
     assert main([*b.flags()[2:], "--restore-quarantine"]) == 0
     assert (b.input / "Kicks" / "broken.wav").exists()
     assert not a.folder.exists()
+
+
+def test_a_run_that_is_killed_while_it_follows_the_quarantine_is_finished_by_the_next(
+    a: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    elsewhere = a.folder / "elsewhere"
+    a.quarantine.rename(elsewhere)
+    with monkeypatch.context() as patch:
+        replace_name(patch, "relocate_entry", killed)
+        with pytest.raises(KeyboardInterrupt):
+            a.run(quarantine=elsewhere)
+    a.run(quarantine=elsewhere)
+    path = next(elsewhere.glob("ERROR_*.wav"))
+    entry = read_entry(json_path_of(path))
+    assert entry is not None
+    assert entry.path == str(path)
+    assert a.rows("SELECT quarantine_path FROM quarantined") == [{"quarantine_path": str(path)}]
 
 
 def test_a_quarantine_that_was_moved_alone_is_found(a: Workplace) -> None:
