@@ -1,8 +1,11 @@
 """Drives that hang, that are gone, or that are on a network.
 
-A call to a drive that hangs (a dead network share, a failing disk) blocks in the kernel, where no exception reaches it.
-A worker makes such calls under its time limit. The parent process makes them with `start_call`, and goes on without the
-result after a while.
+A call to a drive that hangs (a dead network share, a failing disk) blocks in the kernel, where no exception reaches it,
+and where sometimes even SIGKILL does not end it. The policy is:
+
+- A worker makes such calls under its time limit.
+- Whether a drive answers, the parent process asks with `answers`: a process makes the call, and is left behind.
+- Other calls that may hang the parent makes with `start_call`, and after a while it goes on without the result.
 """
 
 from __future__ import annotations
@@ -45,11 +48,15 @@ def is_gone(path: str) -> bool:
 def answers(path: str) -> bool:
     """Whether the file system answers a `stat` of `path` in time.
 
-    The limit is `STAT_S`. An error is an answer too.
+    The limit is `STAT_S`. An error is an answer too. The call runs in a process that can be left behind; a thread that
+    is blocked in the kernel would keep this process from ending.
     """
+    command = [sys.executable, "-SIc", "import os, sys; os.path.exists(sys.argv[1])", path]
+    asked = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        start_call(os.path.exists, path).result(STAT_S)
-    except TimeoutError:
+        asked.wait(STAT_S)
+    except subprocess.TimeoutExpired:
+        asked.kill()
         return False
     return True
 
