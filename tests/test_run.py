@@ -236,7 +236,7 @@ def list_left(iterator: Any, files: list[FoundFile]) -> list[FoundFile]:
 def test_a_task_is_small_and_holds_neither_model_nor_connection(workplace: Workplace) -> None:
     preparer = product.DatasetPreparer(workplace.config(), show_progress=False)
     task = (run_tasks, product._process_file, [FoundFile("/a/kick.wav", 1, 1)], preparer._run_context)
-    assert len(pickle.dumps(task)) < 8_000  # most of it words of the config
+    assert len(pickle.dumps(task)) < 12_000  # most of it words of the config
 
 
 # -- what the model may do -------------------------------------------------------------------------------------------

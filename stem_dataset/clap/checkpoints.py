@@ -215,7 +215,7 @@ def _refuse_other_content(file: Path) -> None:
         begin = opened.read(4)
     if not (ZIP_BEGIN.startswith(begin) or begin.startswith(PICKLE_BEGIN)):
         raise WeightsMissing(
-            f"--checkpoint {printable(file)}: holds no checkpoint: it is neither a zip archive nor a pickle of torch's"
+            f"{printable(file)}: holds no checkpoint: it is neither a zip archive nor a pickle of torch's"
         )
 
 

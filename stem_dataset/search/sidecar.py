@@ -42,7 +42,7 @@ You can remove this folder at any time. The next search makes it again.
 CARD = "card.json"
 # Increase this when the content of the files changes.
 RECIPE = 1
-ROWS_PER_PAGE = 1_000
+STEMS_PER_PAGE = 1_000
 
 # A file system notes the time of a write in steps: Linux in 10 ms at most, FAT in 2 s.
 FINE_STEP_S, COARSE_STEP_S = 0.05, 2.0
@@ -67,7 +67,7 @@ FILTER_INDEX = "CREATE INDEX stems_filters ON stems (category, bpm, key, is_loop
 ENTER_STEM = "INSERT INTO stems VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PAGE_OF_STEMS = f"""
 SELECT rowid, id, original_file, path, sha256, embedding_model, clap_embedding FROM stems
-WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_PER_PAGE}"""
+WHERE rowid > ? ORDER BY rowid LIMIT {STEMS_PER_PAGE}"""
 REFERENCES = """
 SELECT embedding_model, hex(reference_vector), min(rowid) FROM provenance WHERE reference_vector IS NOT NULL
 GROUP BY embedding_model"""
