@@ -606,8 +606,8 @@ def with_a_flipped_bit(content: bytes) -> bytes:
 # How a file that is no CLAP checkpoint is made, and a word that its refusal must have.
 NO_CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "truncated: ends after 0 bytes"),
-    "text": (lambda: b"this is no checkpoint\n", "loaded safely"),
-    "git-lfs pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "loaded safely"),
+    "text": (lambda: b"this is no checkpoint\n", "holds no checkpoint"),
+    "git-lfs pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "holds no checkpoint"),
     "truncated": (lambda: torch_file({"state_dict": {"a": zeros(999)}})[:-99], "truncated: ends after"),
     "truncated, in torch's old format": (lambda: old_torch_file({"state_dict": {"a": zeros(9)}})[:-9], "loaded safely"),
     "truncated to its head, in torch's old format": (lambda: old_torch_file({"state_dict": {}})[:52], "loaded safely"),
