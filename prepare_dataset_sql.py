@@ -547,7 +547,7 @@ class DatasetPreparer:
         """
         for report in pool.reports(work, files):
             self.embedder.tick()
-            self.database.journal.checkpoint_if_due()
+            self.database.checkpoint_if_due()
             if pool.is_retrying:
                 self.embedder.finish()
             if report is not None:

@@ -137,6 +137,11 @@ class Database:
                 raise
             self.journal.committed()
 
+    def checkpoint_if_due(self) -> None:
+        """See `Journal.checkpoint_if_due`."""
+        with self.errors():
+            self.journal.checkpoint_if_due()
+
     def prepare_to_write(self) -> None:
         """Wait for a program that holds the database before files are decoded in vain."""
         with self.errors():

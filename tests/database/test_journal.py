@@ -24,6 +24,7 @@ from records import PROVENANCE, record
 from stem_dataset.database import journal
 from stem_dataset.database.journal import Journal
 from stem_dataset.database.stems import Database
+from stem_dataset.errors import RunStopped
 from workplace import Workplace, obey_modes, wait_for_log
 
 BATCHES = 5
@@ -268,3 +269,19 @@ def test_no_checkpoint_is_tried_within_a_transaction(tmp_path: Path) -> None:
     database.close()
     assert is_one_file(database.path)
     assert os.listdir(tmp_path) == ["stems.db"]
+
+
+def test_a_disk_that_fails_at_a_checkpoint_is_the_machines(tmp_path: Path) -> None:
+    def failing(sql: str) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    with closing(Database(tmp_path / "stems.db")) as database:
+        database.insert([record("/a.wav")], PROVENANCE)
+        connection, database.journal.is_behind = database.journal.connection, True
+        database.journal._next_s = 0.0
+        database.journal.connection = SimpleNamespace(execute=failing, in_transaction=False)  # type: ignore[assignment]
+        with pytest.raises(RunStopped, match="its disk is full, failing or gone"):
+            database.checkpoint_if_due()
+        database.journal.connection = connection
