@@ -18,6 +18,7 @@ from stem_dataset.music.tempo import (
     SAME_TEMPO,
     WHOLE_NUMBER_TOLERANCE,
     is_whole_bars,
+    least_regularity,
 )
 
 # The tempi that a count of beats may give. Any other means that the count is wrong.
@@ -26,6 +27,9 @@ LEAST_BPM, MOST_BPM = 30.0, 300.0
 # A tempo of the audio supports a stated one if it is at least this regular, as a share of the most regular one. If all
 # candidates did, a third of wrong tempi or more would find support by chance (`benchmarks/bench_tags.py`).
 AGREEING_REGULARITY = 2 / 3
+
+# Editors write this tempo into files that have none.
+EDITORS_BPM = 120.0
 
 # 'Am', 'F#m', 'Bbmaj', 'a minor', 'E♭ Major', and 'C' and 'F#', which are major by the rules of ID3's TKEY. 'CM' may
 # mean either mode, and 'a' alone is German for A minor.
@@ -78,7 +82,7 @@ def tempo_in_tags(tags: FileTags, tempi: Sequence[Tempo], duration_s: float) -> 
     """Return the tempo in the tags if something supports it, else None.
 
     A count of beats needs no support. A stated tempo needs a length in whole bars, or one of the audio's more regular
-    tempi (`tempi`) that is the same, half or double.
+    tempi (`tempi`) that is the same, half or double. If the audio has no pulse, any stated tempo counts but 120.
     """
     of_beats = _tempo_of_beats(tags, duration_s)
     if of_beats is not None:
@@ -87,11 +91,15 @@ def tempo_in_tags(tags: FileTags, tempi: Sequence[Tempo], duration_s: float) -> 
         return tags.bpm if is_stated else round(of_beats, 3)
     if tags.bpm is None:
         return None
-    return tags.bpm if _fills_bars(tags, duration_s) or _is_in_audio(tags.bpm, tempi) else None
+    return tags.bpm if _fills_bars(tags, duration_s) or _is_in_audio(tags.bpm, tempi, duration_s) else None
 
 
-def _is_in_audio(bpm: float, tempi: Sequence[Tempo]) -> bool:
-    least = max([MIN_REGULARITY, *(AGREEING_REGULARITY * tempo.regularity for tempo in tempi)])
+def _is_in_audio(bpm: float, tempi: Sequence[Tempo], duration_s: float) -> bool:
+    most = max((tempo.regularity for tempo in tempi), default=0.0)
+    if most < least_regularity(duration_s):
+        # A pad has no pulse that could contradict.
+        return bpm != EDITORS_BPM
+    least = max(MIN_REGULARITY, AGREEING_REGULARITY * most)
     return any(
         tempo.regularity >= least and abs(octave * tempo.bpm / bpm - 1) <= SAME_TEMPO
         for tempo in tempi

@@ -56,10 +56,15 @@ def estimate_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> R
     A file is a loop if its names say so, if its length is a whole number of bars at the tempo in its name, or if it has
     a steady pulse.
     """
-    least = MIN_LOOP_REGULARITY if name.is_loop else MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s)
+    least = MIN_LOOP_REGULARITY if name.is_loop else least_regularity(duration_s)
     if tempi and tempi[0].regularity < least:
         tempi = []
     return Rhythm(duration_s, tempi, _is_loop(name, bool(tempi), duration_s))
+
+
+def least_regularity(duration_s: float) -> float:
+    """Return the least regularity of a steady pulse in a file of this length."""
+    return MIN_REGULARITY + MIN_REGULARITY_1_S / math.sqrt(duration_s)
 
 
 def _is_loop(name: NameFacts, has_pulse: bool, duration_s: float) -> bool | None:

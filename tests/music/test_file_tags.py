@@ -78,7 +78,12 @@ def test_the_audio_agrees_only_with_tempi_at_which_it_is_regular() -> None:
     tempi = [[80.0, 0.9, 5.0], [92.0, 0.5, 3.0], [117.0, 0.7, 2.0]]
     assert tempo(FileTags(bpm=92), 20.3, tempi=tempi) == (80, "audio")
     assert tempo(FileTags(bpm=117), 20.3, tempi=tempi) == (117, "tag")
-    assert tempo(FileTags(bpm=92), 20.3, tempi=[[92.0, 0.09, 3.0]]) == (None, None)
+
+
+def test_audio_without_a_pulse_contradicts_no_tempo_but_the_one_that_editors_write() -> None:
+    for tempi in ([], [[198.8, -0.15, 1.2], [140.6, 0.15, 0.1]]):
+        assert tempo(FileTags(bpm=92), 20.3, tempi=tempi) == (92, "tag")
+        assert tempo(FileTags(bpm=120), 20.3, tempi=tempi) == (None, None)
 
 
 def test_a_tempo_in_the_name_comes_first_and_whole_bars_last() -> None:
