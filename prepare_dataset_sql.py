@@ -130,7 +130,7 @@ from stem_dataset.errors import (
     with_remedy,
 )
 from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of
-from stem_dataset.logs import log, log_to_console, log_to_file, print_lines, printable
+from stem_dataset.logs import add_level_flags, log, log_to_console, log_to_file, print_lines, printable
 from stem_dataset.music.describe import describe, features_of_audio
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
@@ -755,12 +755,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", type=path_if_given, metavar="FILE", default=None, help="write the account there, as JSON"
     )
-    parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
-    parser.add_argument(
-        "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
-    )
+    add_level_flags(parser)
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(level=logging.INFO)
     return parser
 
 

@@ -31,7 +31,7 @@ from stem_dataset import __version__
 from stem_dataset.config import Config, flag_options, load_config, path_if_given, refuse_nothing
 from stem_dataset.datatypes import Float32
 from stem_dataset.errors import PrepareError, RunStopped, UsageError, with_remedy
-from stem_dataset.logs import log, log_to_console, printable
+from stem_dataset.logs import add_level_flags, log, log_to_console, printable
 from stem_dataset.progress import Progress
 from stem_dataset.search.copying import copy_originals
 from stem_dataset.search.library import Hit, Library
@@ -249,12 +249,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=path_if_given, metavar="FILE", default=None, help="settings (default: ./config.yaml)"
     )
-    parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
-    parser.add_argument(
-        "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
-    )
+    add_level_flags(parser)
     parser.add_argument("--version", action="version", version=__version__)
-    parser.set_defaults(level=logging.INFO)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.metadata
 import io
@@ -146,6 +147,15 @@ def log_to_file(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         logging.getLogger().removeHandler(handler)
         handler.close()
+
+
+def add_level_flags(parser: argparse.ArgumentParser) -> None:
+    """Add -v and -q, which set `level`, the least level that `log_to_console` shows."""
+    parser.add_argument("-v", dest="level", action="store_const", const=logging.DEBUG, help="more on the console")
+    parser.add_argument(
+        "-q", dest="level", action="store_const", const=logging.WARNING, help="warnings and errors only"
+    )
+    parser.set_defaults(level=logging.INFO)
 
 
 @contextlib.contextmanager

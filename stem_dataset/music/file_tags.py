@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stem_dataset.audio.tags import LEAST_BPM, MOST_BPM
 from stem_dataset.datatypes import FileTags, NameFacts, Tempo
-from stem_dataset.music.name_key import NOTE_NAMES, NOTE_STEPS
+from stem_dataset.music.name_key import NOTE_STEPS, key_name
 from stem_dataset.music.tempo import (
     LONGEST_LOOP_S,
     MIN_REGULARITY,
@@ -20,9 +21,6 @@ from stem_dataset.music.tempo import (
     is_whole_bars,
     least_regularity,
 )
-
-# The tempi that a count of beats may give. Any other means that the count is wrong.
-LEAST_BPM, MOST_BPM = 30.0, 300.0
 
 # A tempo of the audio supports a stated one if it is at least this regular, as a share of the most regular one. If all
 # candidates did, a third of wrong tempi or more would find support by chance (`benchmarks/bench_tags.py`).
@@ -108,6 +106,7 @@ def _is_in_audio(bpm: float, tempi: Sequence[Tempo], duration_s: float) -> bool:
 
 
 def _tempo_of_beats(tags: FileTags, duration_s: float) -> float | None:
+    """Return the tempo that a count of beats gives; a tempo out of range means that the count is wrong."""
     bpm = 60 * (tags.beats or 0) / duration_s
     return bpm if LEAST_BPM <= bpm <= MOST_BPM else None
 
@@ -130,13 +129,9 @@ def _key_of(text: str) -> str | None:
         if match := wheel.fullmatch(text):
             major = 7 * (int(match["hour"]) - hour_of_c)
             # The relative minor lies three semitones below.
-            return _name_of(major - 3 if match["minor"] else major, match["minor"])
+            return key_name(major - 3 if match["minor"] else major, match["minor"])
     if match := KEY.fullmatch(text):
         accidental = match["accidental"]
         steps = 0 if not accidental else 1 if accidental in ("#", "♯", "sharp") else -1
-        return _name_of(NOTE_STEPS[match["note"].upper()] + steps, match["minor"])
+        return key_name(NOTE_STEPS[match["note"].upper()] + steps, match["minor"])
     return None
-
-
-def _name_of(step: int, minor: str | None) -> str:
-    return NOTE_NAMES[step % 12] + ("m" if minor else "")

@@ -95,7 +95,7 @@ def key_in(name: str) -> str | None:
 def root_in(name: str) -> str | None:
     """Return the one note in `name` that stands beside a tempo, as the major key on it."""
     notes = {
-        _named(NOTE_STEPS[match["note"]] + _accidental_steps(match["accidental"]), None)
+        key_name(NOTE_STEPS[match["note"]] + _accidental_steps(match["accidental"]), None)
         for match in ROOT.finditer(name)
         if BEFORE_ROOT.search(name[: match.start()]) or BEHIND_WHEEL.match(name[match.end() :])
     }
@@ -111,10 +111,12 @@ def _keys_in(name: str) -> Iterator[str]:
         for match in pattern.finditer(name):
             note = match["note"].upper()
             accidental = 1 if note.endswith("IS") else -1 if note.endswith("S") else 0
-            yield _named(GERMAN_NOTE_STEPS[note[0]] + accidental, match["minor"])
+            yield key_name(GERMAN_NOTE_STEPS[note[0]] + accidental, match["minor"])
     for pattern in SYLLABLE_PATTERNS:
         for match in pattern.finditer(name):
-            yield _named(SYLLABLE_STEPS[match["note"].lower()] + _accidental_steps(match["accidental"]), match["minor"])
+            yield key_name(
+                SYLLABLE_STEPS[match["note"].lower()] + _accidental_steps(match["accidental"]), match["minor"]
+            )
 
 
 def _is_english(name: str, am: re.Match[str]) -> bool:
@@ -122,7 +124,7 @@ def _is_english(name: str, am: re.Match[str]) -> bool:
 
 
 def _key(match: re.Match[str]) -> str:
-    return _named(
+    return key_name(
         NOTE_STEPS[match["note"].upper()] + _accidental_steps(match.groupdict().get("accidental")), match["minor"]
     )
 
@@ -149,8 +151,9 @@ def _key_on_wheel(place: int, mode: str) -> str:
     A minor key has the place of its relative major.
     """
     major = FIFTH * (place - (CAMELOT_OF_C if mode in "AB" else OPEN_KEY_OF_C))
-    return _named(major - MINOR_THIRD, "m") if mode in "Am" else _named(major, None)
+    return key_name(major - MINOR_THIRD, "m") if mode in "Am" else key_name(major, None)
 
 
-def _named(step: int, minor: str | None) -> str:
+def key_name(step: int, minor: str | None) -> str:
+    """Return the key whose tonic is `step` semitones above C, minor if `minor` is not empty."""
     return NOTE_NAMES[step % OCTAVE] + ("m" if minor else "")

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from stem_dataset.music.name_key import NOTE_NAMES, NOTE_STEPS
+from stem_dataset.music.name_key import NOTE_NAMES, NOTE_STEPS, key_name
 
 # A single tempo means this much more or less, since tempi are measured.
 SINGLE_BPM_WIDTH = 0.5
@@ -127,7 +127,7 @@ def key_of(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r}: give a key, as C, Am, F#m or Bb")
     step = NOTE_STEPS[match["note"].upper()] + ACCIDENTALS[match["accidental"]]
     is_minor = (match["mode"] or "").startswith("m") and not (match["mode"] or "").startswith("maj")
-    return NOTE_NAMES[step % 12] + ("m" if is_minor else "")
+    return key_name(step, "m" if is_minor else None)
 
 
 def related_keys(key: str) -> tuple[str, ...]:
