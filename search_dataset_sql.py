@@ -11,8 +11,8 @@
 It only reads the database. It copies what it needs to a folder beside it, and copies it again when the database has
 changed. A preparer may run at the same time.
 
---serve opens a page in the browser instead, where stems are also heard, rated and corrected. The page writes ratings and
-corrections to the database.
+--serve opens a page in the browser instead, where stems are also heard, rated and corrected. The page writes ratings
+and corrections to the database.
 
 Exit codes: 0 done, also if nothing was found, or if Ctrl-C ended --serve · 1 done, but some files could not be copied ·
 2 usage, or no database · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) ·

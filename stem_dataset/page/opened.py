@@ -2,8 +2,8 @@
 
 Making the sidecar again takes seconds for a large library, and while a preparer runs, the database changes every few
 seconds. So this is done for a search, not by itself; not more than once in `LEAST_PAUSE_S`; and not so often that it
-takes more than a tenth of the time. Until then, a search answers from the state before, and says so. What the page shows
-of a stem is always read from the database itself.
+takes more than a tenth of the time. Until then, a search answers from the state before, and says so. What the page
+shows of a stem is always read from the database itself.
 """
 
 from __future__ import annotations
