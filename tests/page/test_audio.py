@@ -198,10 +198,10 @@ def test_a_link_is_followed_and_what_is_no_file_is_not_opened(searched: Searched
 
 def test_a_row_cannot_make_the_page_serve_another_file(searched: SearchedLibrary, page: PageClient, kick: str) -> None:
     secret = searched.folder / "secret.txt"
-    secret.write_text("secret")
+    secret.write_text("hush")
     searched.change("UPDATE stems SET original_file = ?, path = ?", str(secret), str(secret))
     for address in (f"/audio/{kick}", f"/file/{kick}", f"/api/waveform/{kick}"):
-        assert b"secret" not in page.http.get(address).content
+        assert b"hush" not in page.http.get(address).content
     wav_of(searched, kick).unlink()
     for address in (f"/audio/{kick}", f"/file/{kick}", f"/api/waveform/{kick}"):
         assert page.http.get(address).status_code == 404
