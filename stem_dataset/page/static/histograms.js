@@ -177,12 +177,15 @@ export class Charts {
     this.histograms = histograms;
     const { bpm, seconds, category, key } = histograms;
     this.bpm.show(binsOf(bpm, shortNumber), endsOf(bpm.edges, shortNumber));
-    this.seconds.show(binsOf(seconds, (value) => `${lengthText(value)}`), endsOf(seconds.edges, lengthText));
+    this.seconds.show(binsOf(seconds, lengthUnit), endsOf(seconds.edges, lengthUnit));
     this.category.show(category.names.map((label, place) =>
       ({ label, count: category.counts[place], colour: colourOf(label) })), []);
     this.key.show(key.names.map((label, place) => ({ label, count: key.counts[place] })), keyAxis(key.names));
   }
 }
+
+/** @param {number} seconds */
+const lengthUnit = (seconds) => (seconds < 60 ? `${shortNumber(seconds)} s` : lengthText(seconds));
 
 /** Without an exponent, and not narrower than the edge was. @param {number} value */
 const plain = (value) => String(Number(value.toFixed(4)));

@@ -102,11 +102,11 @@ function showQuery() {
   showChips(byId("chips"), chipsOf(query, nameOfId, selectedOnMap), change, () => change(emptyQuery()));
   byId("listen").setAttribute("aria-pressed", String(query.needs_listening));
   document.title = query.text ? `${query.text} – Stems` : "Stems";
-  const sort = query.sort || "rank";
+  const sort = query.sort || "rank"; // which is the best first, and so goes neither up nor down
   document.querySelectorAll("#head [data-sort]").forEach((button) => {
     const isSorted = /** @type {HTMLElement} */ (button).dataset.sort === sort;
     const head = /** @type {HTMLElement} */ (button.parentElement);
-    if (isSorted) head.setAttribute("aria-sort", sort === "rating" ? "descending" : "ascending");
+    if (isSorted && sort !== "rank") head.setAttribute("aria-sort", sort === "rating" ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   });
 }

@@ -46,8 +46,7 @@ export function fillRow(element, row) {
   key.textContent = row.key ?? "";
   for (const cell of [category, bpm, key]) markCorrected(cell, row);
   seconds.textContent = lengthText(row.seconds);
-  kind.textContent = row.is_loop === null ? "" : row.is_loop ? "loop" : "hit";
-  kind.title = row.is_loop === null ? "" : row.is_loop ? "Loop" : "One-shot";
+  kind.textContent = row.is_loop === null ? "" : row.is_loop ? "loop" : "one-shot";
   fillRating(rating, row.rating);
 }
 
