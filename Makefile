@@ -7,11 +7,15 @@ INSTALLED := .venv/.installed
 STAND_IN := build/clap/stand-in.json
 DEMO := build/demo.txt
 
-.PHONY: demo check test chaos format readme clean
+.PHONY: demo browse check test chaos format readme clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
 	@cat $(DEMO)
+
+# Opens the page on the demo's database.
+browse: $(DEMO)
+	$(BIN)/python search_dataset_sql.py --serve --config build/demo/config.yaml
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

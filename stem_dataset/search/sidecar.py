@@ -77,10 +77,12 @@ GROUP BY embedding_model"""
 class Sidecar:
     """The files of a sidecar, opened.
 
+    name: of the file of vectors; another one means that a stem may have another position
     vectors: (rows, 512), memory-mapped
     models: the names of the rows' models, with the number of rows and the vector of the reference signal (hex or None)
     """
 
+    name: str
     vectors: Float32
     connection: sqlite3.Connection
     models: list[tuple[str, int, str | None]]
@@ -165,12 +167,14 @@ def _opened(folder: Path, card: dict[str, Any]) -> Sidecar | None:
     try:
         vectors = np.load(folder / card["vectors"], mmap_mode="r").view(np.ndarray)
         uri = f"{(folder / card['stems']).absolute().as_uri()}?mode=ro&immutable=1"
-        connection = sqlite3.connect(uri, uri=True)
+        # The page makes it in one thread and reads it in another, one at a time.
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
     except (OSError, ValueError, sqlite3.Error) as error:
         if not all((folder / card[name]).exists() for name in ("vectors", "stems")):
             return None
         raise RunStopped(f"{printable(folder)}: {error}; remove this folder, and search again") from None
-    return Sidecar(vectors, connection, [(name, rows, reference) for name, rows, reference in card["models"]])
+    models = [(name, rows, reference) for name, rows, reference in card["models"]]
+    return Sidecar(card["vectors"], vectors, connection, models)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,125 @@
+"""The stems of a database while the page is open, opened again when the database has changed.
+
+Making the sidecar again takes seconds for a large library, and while a preparer runs, the database changes every few
+seconds. So this is done for a search, not by itself; not more than once in `LEAST_PAUSE_S`; and not so often that it
+takes more than a tenth of the time. Until then, a search answers from the state before, and says so. What the page
+shows of a stem is always read from the database itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stem_dataset.config import Config
+from stem_dataset.errors import PrepareError
+from stem_dataset.search.ask import reference_of
+from stem_dataset.search.columns import ColumnArrays, load_columns, path_ranks
+from stem_dataset.search.library import Library
+from stem_dataset.search.query_vectors import QueryVectors
+from stem_dataset.search.sidecar import open_sidecar, stamp_of
+
+LEAST_PAUSE_S = 30.0
+# A pause is at least this many times as long as the sidecar took.
+PAUSE_FACTOR = 10
+
+
+class Outdated(PrepareError):
+    """What was asked for belongs to a former state of the library."""
+
+
+@dataclass
+class State:
+    """One state of the library; `name` changes when a stem may have another position."""
+
+    name: str
+    library: Library
+    files: contextlib.ExitStack
+    # Read when they are first needed.
+    ranks: npt.NDArray[np.int32] | None = None
+    arrays: ColumnArrays | None = None
+
+    def path_ranks(self) -> npt.NDArray[np.int32]:
+        """Return the place of each position, (N,), among all stems by path."""
+        if self.ranks is None:
+            self.ranks = path_ranks(self.library.connection)
+        return self.ranks
+
+    def columns(self) -> ColumnArrays:
+        """Return the columns of all stems as arrays."""
+        if self.arrays is None:
+            self.arrays = load_columns(self.library.connection)
+        return self.arrays
+
+
+class OpenLibrary:
+    """The library of the page. One thread at a time uses its connection, within `using`."""
+
+    def __init__(self, config: Config, tick: Callable[[int, int], None]) -> None:
+        """`tick` is called while the sidecar is made, and may raise to stop it."""
+        self.config = config
+        self.tick = tick
+        self.lock = threading.RLock()
+        self.opening = threading.Lock()
+        self.embedding = threading.Lock()
+        self.next_look_s = 0.0
+        self.is_stale = False
+        self.stamp: list[int] = []
+        self.state = self._opened()
+        self._query_vectors = self._new_query_vectors()
+
+    def _opened(self) -> State:
+        started_s = time.monotonic()
+        # Before the files are opened: a commit after it makes the next search look again.
+        stamp = stamp_of(self.config.database.resolve())
+        with contextlib.ExitStack() as files:
+            sidecar = files.enter_context(open_sidecar(self.config.database, self.tick))
+            state = State(sidecar.name, Library(sidecar), files.pop_all())
+        self.stamp, self.is_stale = stamp, False
+        now_s = time.monotonic()
+        self.next_look_s = now_s + max(LEAST_PAUSE_S, PAUSE_FACTOR * (now_s - started_s))
+        return state
+
+    def refresh(self, is_urgent: bool = False) -> None:
+        """Open the library again if the database has changed, and if it is time to, or if it `is_urgent`."""
+        with self.opening:
+            if stamp_of(self.config.database.resolve()) == self.stamp:
+                return
+            if time.monotonic() < self.next_look_s and not is_urgent:
+                self.is_stale = True
+                return
+            # Meanwhile, the former state answers.
+            state = self._opened()
+            with self.lock:
+                former, self.state = self.state, state
+                if self._query_vectors.embedding_model != state.library.embedding_model:
+                    self._query_vectors = self._new_query_vectors()
+            former.files.close()
+
+    def _new_query_vectors(self) -> QueryVectors:
+        library = self.state.library
+        return QueryVectors(library.embedding_model, reference_of(library), self.config)
+
+    @property
+    def query_vectors(self) -> QueryVectors:
+        """What embeds texts and sounds; it is kept, since it may have loaded CLAP."""
+        return self._query_vectors
+
+    @contextlib.contextmanager
+    def using(self, name: str | None = None) -> Iterator[State]:
+        """Hold the present state; raises `Outdated` if it is not the one called `name`."""
+        with self.lock:
+            if name not in (None, self.state.name):
+                raise Outdated("the library has changed since this search: search again")
+            yield self.state
+
+    def close(self) -> None:
+        """Close the files."""
+        with self.lock:
+            self.state.files.close()
