@@ -4,8 +4,8 @@
  * @typedef {{rank: number, cosine: number|null, id: string, name: string, folder: string, path: string,
  *   category: string|null, bpm: number|null, key: string|null, seconds: number, is_loop: boolean|null, tags: string[],
  *   rating: number|null, ok: boolean, quality: string[], corrected: string[], audio: "wav"|"original"|null}} Row
- * @typedef {{edges: number[], counts: number[]}} Bins
- * @typedef {{names: string[], counts: number[]}} Bars
+ * @typedef {{edges: number[], counts: number[], missing: number}} Bins
+ * @typedef {{names: string[], counts: number[], missing: number}} Bars
  * @typedef {{bpm: Bins, seconds: Bins, category: Bars, key: Bars}} Histograms
  * @typedef {{result: string, rows: number, notes: string[], histograms: Histograms}} Result
  * @typedef {{rows: number, database: string, understands_texts: boolean, embedding_model: string,

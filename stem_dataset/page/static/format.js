@@ -34,6 +34,19 @@ export function lengthText(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
+/**
+ * The end of a folder's path, as many whole names as fit: its beginning is the same for most stems.
+ *
+ * @param {string} folder
+ * @param {number} [most] characters
+ */
+export function folderText(folder, most = 26) {
+  const names = folder.split(/[\\/]/).filter(Boolean);
+  let kept = names.length - 1;
+  while (kept > 0 && names.slice(kept - 1).join("/").length <= most) kept -= 1;
+  return kept <= 0 ? folder : names.slice(kept).join("/");
+}
+
 /** @param {number} count */
 export const countText = (count) => `${count.toLocaleString("en")} ${count === 1 ? "stem" : "stems"}`;
 

@@ -9,6 +9,10 @@
 
 import { colourOf, countText, element, lengthText, shortNumber } from "./format.js";
 
+const FEWEST_BINS = 12;
+// The least difference between two values of the database.
+const STEPS = { bpm: 0.01, seconds: 0.0001 };
+
 class BarChart {
   /**
    * @param {HTMLElement} figure
@@ -40,9 +44,11 @@ class BarChart {
     this.box.addEventListener("blur", () => this.#blur());
   }
 
-  /** @param {Bar[]} bars  @param {string[]} axis texts below, spread evenly */
-  show(bars, axis) {
+  /** @param {Bar[]} bars  @param {string[]} axis texts below, spread evenly  @param {number} missing have no value */
+  show(bars, axis, missing) {
     this.bars = bars;
+    this.silence = missing ? `${missing.toLocaleString("en")} unknown` : "";
+    this.readout.textContent = this.silence;
     const most = Math.max(1, ...bars.map(({ count }) => count));
     this.box.replaceChildren(...bars.map(({ label, count, colour }, place) => {
       const fill = element("i", { "aria-hidden": "true" });
@@ -119,7 +125,7 @@ class BarChart {
     const bars = first < 0 ? [] : this.bars.slice(first, last + 1);
     const count = bars.reduce((sum, bar) => sum + bar.count, 0);
     const label = bars.length > 1 ? `${bars[0].label.split("–")[0]}–${bars[bars.length - 1].label.split("–").pop()}` : bars[0]?.label;
-    this.readout.textContent = bars.length ? `${label}: ${countText(count)}` : "";
+    this.readout.textContent = bars.length ? `${label}: ${countText(count)}` : this.silence;
   }
 
   /** @param {number} bar  @param {boolean} extends_ */
@@ -153,6 +159,28 @@ class BarChart {
   }
 }
 
+/** The bins that had any stems so far: the server's reach from 30 to 302 BPM, and no library does. */
+class ShownBins {
+  constructor() {
+    this.first = Infinity;
+    this.last = -1;
+  }
+
+  /** @param {import("./api.js").Bins} bins  @returns {import("./api.js").Bins} */
+  part({ edges, counts, missing }) {
+    counts.forEach((count, place) => {
+      if (!count) return;
+      this.first = Math.min(this.first, place);
+      this.last = Math.max(this.last, place);
+    });
+    if (this.last < 0) return { edges: [], counts: [], missing };
+    const spare = Math.max(0, FEWEST_BINS - (this.last - this.first + 1));
+    const first = Math.max(0, this.first - Math.ceil(spare / 2));
+    const last = Math.min(counts.length - 1, Math.max(this.last, first + FEWEST_BINS - 1));
+    return { edges: edges.slice(first, last + 2), counts: counts.slice(first, last + 1), missing };
+  }
+}
+
 export class Charts {
   /**
    * @param {Record<"bpm"|"seconds"|"category"|"key", HTMLElement>} figures
@@ -160,9 +188,11 @@ export class Charts {
    */
   constructor(figures, filter) {
     /** @type {Histograms|null} */ this.histograms = null;
+    this.shown = { bpm: new ShownBins(), seconds: new ShownBins() };
     const range = (/** @type {"bpm"|"seconds"} */ name) => (/** @type {number} */ first, /** @type {number} */ last) => {
-      const { edges } = /** @type {Histograms} */ (this.histograms)[name];
-      filter({ [name]: `${plain(edges[first])}-${plain(edges[last + 1])}` });
+      const { edges } = this.shown[name].part(/** @type {Histograms} */ (this.histograms)[name]);
+      // A bin ends before its upper edge, and a filter includes it.
+      filter({ [name]: `${plain(edges[first])}-${plain(edges[last + 1] - STEPS[name])}` });
     };
     const names = (/** @type {"category"|"key"} */ name) => /** @type {Histograms} */ (this.histograms)[name].names;
     this.bpm = new BarChart(figures.bpm, "Tempo", "across", true, range("bpm"));
@@ -175,12 +205,13 @@ export class Charts {
   /** @param {Histograms} histograms */
   show(histograms) {
     this.histograms = histograms;
-    const { bpm, seconds, category, key } = histograms;
-    this.bpm.show(binsOf(bpm, shortNumber), endsOf(bpm.edges, shortNumber));
-    this.seconds.show(binsOf(seconds, lengthUnit), endsOf(seconds.edges, lengthUnit));
+    const { category, key } = histograms;
+    const [bpm, seconds] = [this.shown.bpm.part(histograms.bpm), this.shown.seconds.part(histograms.seconds)];
+    this.bpm.show(binsOf(bpm, shortNumber), endsOf(bpm.edges, shortNumber), bpm.missing);
+    this.seconds.show(binsOf(seconds, lengthUnit), endsOf(seconds.edges, lengthUnit), seconds.missing);
     this.category.show(category.names.map((label, place) =>
-      ({ label, count: category.counts[place], colour: colourOf(label) })), []);
-    this.key.show(key.names.map((label, place) => ({ label, count: key.counts[place] })), keyAxis(key.names));
+      ({ label, count: category.counts[place], colour: colourOf(label) })), [], category.missing);
+    this.key.show(key.names.map((label, place) => ({ label, count: key.counts[place] })), keyAxis(key.names), key.missing);
   }
 }
 

@@ -13,7 +13,7 @@ import * as api from "./api.js";
 import { chipsOf, showChips } from "./chips.js";
 import { COLUMNS, edit, isEditing } from "./edit.js";
 import { Filters } from "./filters.js";
-import { byId, bpmText, colourOf, countText, element, lengthText, nameColours } from "./format.js";
+import { byId, bpmText, colourOf, countText, element, folderText, lengthText, nameColours } from "./format.js";
 import { Charts } from "./histograms.js";
 import { listenerOf, showKeys } from "./keys.js";
 import { List } from "./list.js";
@@ -101,6 +101,7 @@ function showQuery() {
   filters.show();
   showChips(byId("chips"), chipsOf(query, nameOfId, selectedOnMap), change, () => change(emptyQuery()));
   byId("listen").setAttribute("aria-pressed", String(query.needs_listening));
+  showView();
   document.title = query.text ? `${query.text} – Stems` : "Stems";
   const sort = query.sort || "rank"; // which is the best first, and so goes neither up nor down
   document.querySelectorAll("#head [data-sort]").forEach((button) => {
@@ -308,7 +309,7 @@ function showPlaying(row) {
   const name = byId("playing-name");
   name.replaceChildren(element("bdi", { title: row.path }, row.name));
   name.draggable = true;
-  const facts = [row.category, row.bpm === null ? "" : `${bpmText(row.bpm)} BPM`, row.key, row.ok ? "" : issueText(row.quality), row.folder];
+  const facts = [row.category, row.bpm === null ? "" : `${bpmText(row.bpm)} BPM`, row.key, row.ok ? "" : issueText(row.quality), folderText(row.folder)];
   const dot = element("i", { class: "dot", "aria-hidden": "true" });
   dot.style.backgroundColor = colourOf(row.category);
   byId("playing-facts").replaceChildren(dot, element("bdi", {}, facts.filter(Boolean).join(" · ")));
@@ -361,15 +362,21 @@ byId("repeat").addEventListener("click", toggleRepeat);
 
 // -- the other views --------------------------------------------------------------------------------------------------
 
-async function toggleQuarantine() {
-  const opens = byId("quarantine-panel").hidden;
-  byId("quarantine-panel").hidden = !opens;
-  byId("list-panel").hidden = opens;
-  press(byId("quarantine-toggle"), opens);
-  if (opens) {
+/** Show the quarantine or the list, as the address says. */
+async function showView() {
+  const panel = byId("quarantine-panel");
+  if (panel.hidden !== query.quarantine) return;
+  panel.hidden = !query.quarantine;
+  byId("list-panel").hidden = query.quarantine;
+  press(byId("quarantine-toggle"), query.quarantine);
+  if (query.quarantine) {
     showTab("list");
     await showQuarantine().catch((error) => { byId("quarantine-note").textContent = error.message; });
   } else list.measure();
+}
+
+function toggleQuarantine() {
+  change({ quarantine: !query.quarantine });
 }
 
 /** @param {string} tab what a narrow screen shows */

@@ -4,7 +4,7 @@
  * @typedef {import("./api.js").Row} Row
  */
 
-import { bpmText, colourOf, element, lengthText } from "./format.js";
+import { bpmText, colourOf, element, folderText, lengthText } from "./format.js";
 
 const ISSUES = {
   truncated: "is cut off", too_short: "too short", silent: "silent", too_quiet: "too quiet", clipped: "clipped",
@@ -16,7 +16,8 @@ export function newRow() {
   const cells = ["rank", "name", "folder", "category", "bpm", "key", "seconds", "kind", "rating"].map((name) =>
     element("span", { role: "gridcell", class: `c-${name}`, ...(isCorrectable(name) ? { "data-column": name } : {}) }));
   const row = element("div", { role: "row", class: "row", draggable: "true" }, ...cells);
-  const [, name, , category] = cells;
+  const [, name, folder, category] = cells;
+  folder.append(element("bdi"));
   name.append(element("span", { class: "name" }), element("span", { class: "warning", hidden: "" }));
   category.append(element("i", { class: "dot", "aria-hidden": "true" }), element("span"));
   for (let stars = 1; stars <= 5; stars += 1) {
@@ -39,7 +40,7 @@ export function fillRow(element, row) {
   rank.textContent = String(row.rank);
   fillCosine(rank, row.cosine);
   fillName(name, row);
-  folder.textContent = row.folder;
+  /** @type {HTMLElement} */ (folder.firstElementChild).textContent = folderText(row.folder);
   folder.title = row.folder;
   fillCategory(category, row);
   bpm.textContent = bpmText(row.bpm);
