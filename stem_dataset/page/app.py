@@ -29,6 +29,7 @@ from stem_dataset.page.questions import object_of, parsed, positions_of, questio
 from stem_dataset.page.rows import EXPORT_TYPES, export_parts, file_name_of, json_bytes, quarantined_row
 from stem_dataset.page.threads import in_thread
 from stem_dataset.search.library import Hit
+from stem_dataset.search.owner_changes import DatabaseLocked
 
 STATIC = Path(__file__).with_name("static")
 # Not by `mimetypes`: Windows may call JavaScript plain text, which no browser then runs.
@@ -84,6 +85,8 @@ def reported(error: Exception) -> tuple[int, str, int]:
         return 404, str(error), logging.WARNING
     if isinstance(error, Outdated):
         return 410, str(error), logging.DEBUG
+    if isinstance(error, DatabaseLocked):
+        return 409, str(error), logging.WARNING
     if isinstance(error, PrepareError):
         return 500, str(error), logging.ERROR
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -238,6 +241,8 @@ class Pages:
         if given.keys() != {"column", "value"}:
             raise UsageError('expected {"column": ..., "value": ... or null}')
         column, value = given["column"], given["value"]
+        if not isinstance(column, str):
+            raise UsageError("column: expected text")
         return json_response(await in_thread(self.desk.correct, request.path_params["stem_id"], column, value))
 
     async def waveform(self, request: Request) -> Response:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,9 +25,11 @@ from stem_dataset.search.ask import Part, note_on_text, query_vector, sound_of
 from stem_dataset.search.columns import NOT_KNOWN, ColumnArrays
 from stem_dataset.search.histograms import histograms_of
 from stem_dataset.search.library import Hit
+from stem_dataset.search.owner_changes import OwnerChanges
 
 # The code of a stem without a category, or of one whose category has no code.
 NO_CATEGORY = 255
+NO_VALUE = "none"
 
 
 class Desk:
@@ -39,6 +39,7 @@ class Desk:
         self.config = config
         self.opened = opened
         self.stored = StoredStems(config.database.resolve())
+        self.owner_changes = OwnerChanges(config.database, opened.state.folder)
         self.results = Results()
         self.waveforms = Waveforms(config)
 
@@ -151,16 +152,23 @@ class Desk:
 
     def rate(self, stem_id: str, rating: int | None) -> dict[str, Any]:
         """Set or remove a rating, and return what holds now."""
-        self._write("UPDATE stems SET user_rating = ? WHERE id = ?", rating, stem_id)
+        self.paths_of(stem_id)
+        self.owner_changes.rate(stem_id, rating)
+        self.opened.note_change(stem_id)
         return self.row(stem_id)
 
     def correct(self, stem_id: str, column: str, value: object) -> dict[str, Any]:
-        """Set or remove a correction, and return what holds now."""
-        raise UsageError(f"{column}: corrections come soon")
+        """Set a correction, or remove it with None, and return what holds now.
 
-    def _write(self, statement: str, *values: object) -> None:
-        with contextlib.closing(sqlite3.connect(self.stored.database)) as connection, connection:
-            connection.execute(statement, values)
+        The text 'none' says that the stem has no tempo or no key.
+        """
+        self.paths_of(stem_id)
+        if value is None:
+            self.owner_changes.uncorrect(stem_id, column)
+        else:
+            self.owner_changes.correct(stem_id, column, None if value == NO_VALUE else value)
+        self.opened.note_change(stem_id)
+        return self.row(stem_id)
 
     # -- the map ------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from stem_dataset.search.ask import reference_of
 from stem_dataset.search.columns import ColumnArrays, load_columns, path_ranks
 from stem_dataset.search.library import Library
 from stem_dataset.search.query_vectors import QueryVectors
-from stem_dataset.search.sidecar import open_sidecar, stamp_of
+from stem_dataset.search.sidecar import card_if_current, open_sidecar, stamp_of
 
 LEAST_PAUSE_S = 30.0
 # A pause is at least this many times as long as the sidecar took.
@@ -36,9 +37,14 @@ class Outdated(PrepareError):
 
 @dataclass
 class State:
-    """One state of the library; `name` changes when a stem may have another position."""
+    """One state of the library.
+
+    name: changes when a stem may have another position
+    folder: of the sidecar
+    """
 
     name: str
+    folder: Path
     library: Library
     files: contextlib.ExitStack
     # Read when they are first needed.
@@ -64,6 +70,8 @@ class OpenLibrary:
     def __init__(self, config: Config, tick: Callable[[int, int], None]) -> None:
         """`tick` is called while the sidecar is made, and may raise to stop it."""
         self.config = config
+        # SQLite keeps the WAL beside the real file, not beside a link.
+        self.database = config.database.resolve()
         self.tick = tick
         self.lock = threading.RLock()
         self.opening = threading.Lock()
@@ -77,10 +85,10 @@ class OpenLibrary:
     def _opened(self) -> State:
         started_s = time.monotonic()
         # Before the files are opened: a commit after it makes the next search look again.
-        stamp = stamp_of(self.config.database.resolve())
+        stamp = stamp_of(self.database)
         with contextlib.ExitStack() as files:
-            sidecar = files.enter_context(open_sidecar(self.config.database, self.tick))
-            state = State(sidecar.name, Library(sidecar), files.pop_all())
+            sidecar = files.enter_context(open_sidecar(self.database, self.tick))
+            state = State(sidecar.card["vectors"], sidecar.folder, Library(sidecar), files.pop_all())
         self.stamp, self.is_stale = stamp, False
         now_s = time.monotonic()
         self.next_look_s = now_s + max(LEAST_PAUSE_S, PAUSE_FACTOR * (now_s - started_s))
@@ -89,7 +97,8 @@ class OpenLibrary:
     def refresh(self, is_urgent: bool = False) -> None:
         """Open the library again if the database has changed, and if it is time to, or if it `is_urgent`."""
         with self.opening:
-            if stamp_of(self.config.database.resolve()) == self.stamp:
+            if stamp_of(self.database) == self.stamp or self._is_patched():
+                self.is_stale = False
                 return
             if time.monotonic() < self.next_look_s and not is_urgent:
                 self.is_stale = True
@@ -101,6 +110,27 @@ class OpenLibrary:
                 if self._query_vectors.embedding_model != state.library.embedding_model:
                     self._query_vectors = self._new_query_vectors()
             former.files.close()
+
+    def _is_patched(self) -> bool:
+        """Return whether the sidecar that is open has been brought up to date, by a change of the owner."""
+        card = card_if_current(self.state.folder, self.database)
+        if card is None or card["vectors"] != self.state.name:
+            return False
+        self.stamp = card["stamp"]
+        return True
+
+    def note_change(self, stem_id: str) -> None:
+        """Read a stem again, after the owner has changed it."""
+        # If the library is being opened, the next search looks anyway.
+        if self.opening.acquire(blocking=False):
+            try:
+                self._is_patched()
+            finally:
+                self.opening.release()
+        with self.lock:
+            if self.state.arrays is not None:
+                positions = self.state.library.positions_of([stem_id]).tolist()
+                self.state.arrays.refresh(self.state.library.connection, positions)
 
     def _new_query_vectors(self) -> QueryVectors:
         library = self.state.library

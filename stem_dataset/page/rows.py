@@ -11,7 +11,7 @@ from typing import Any
 from stem_dataset.logs import printable
 from stem_dataset.page.audio import source_of
 from stem_dataset.page.stored import known_category
-from stem_dataset.search.library import Hit, tags_of
+from stem_dataset.search.library import Hit, texts_of
 from stem_dataset.search.output import COLUMNS, csv_of, m3u_of, valid_text, values_of
 
 # A page of an export.
@@ -24,7 +24,7 @@ def row_of(hit: Hit, now: Mapping[str, Any] | None) -> dict[str, Any]:
     bpm, key, category, tags = hit.bpm, hit.key, hit.category, hit.tags
     rating, is_ok, is_loop = hit.user_rating, hit.quality_ok, hit.is_loop
     if now is not None:
-        bpm, key, category, tags = now["bpm"], now["key"], now["category"], tags_of(now["tags"])
+        bpm, key, category, tags = now["bpm"], now["key"], now["category"], texts_of(now["tags"])
         rating, is_ok = now["user_rating"], bool(now["quality_ok"])
         is_loop = None if now["is_loop"] is None else bool(now["is_loop"])
     return {
@@ -42,8 +42,8 @@ def row_of(hit: Hit, now: Mapping[str, Any] | None) -> dict[str, Any]:
         "tags": list(tags),
         "rating": rating,
         "ok": is_ok,
-        "quality": list(tags_of(now["quality_issues"] or "[]")) if now is not None else [],
-        "corrected": (now["corrected"] or "").split() if now is not None else [],
+        "quality": list(texts_of(now["quality_issues"]) if now is not None else hit.quality_issues),
+        "corrected": (now["corrected"] or "").split() if now is not None else list(hit.corrected),
         "audio": source_of(hit.original_file, hit.wav),
     }
 

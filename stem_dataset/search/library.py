@@ -19,7 +19,8 @@ from stem_dataset.search.text_index import matches
 # This many of each ranking are fused. Further down, a rank adds less than a seventeenth of what the first adds.
 FUSED_DEPTH = 1_000
 HIT_COLUMNS = (
-    "position, id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop"
+    "position, id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop, "
+    "quality_issues, corrected"
 )
 
 
@@ -29,6 +30,8 @@ class Hit:
 
     original_file, wav: bytes that are not UTF-8 are surrogates
     cosine: with the query vector; None if the search has none, or the stem's vector is of another model
+    quality_issues: why quality_ok is False
+    corrected: the columns that show a correction of the owner
     """
 
     rank: int
@@ -45,6 +48,8 @@ class Hit:
     quality_ok: bool
     seconds: float
     is_loop: bool | None
+    quality_issues: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -200,10 +205,10 @@ def cosines_at(kept: Positions, scores: Float32, positions: Sequence[int]) -> li
     ]
 
 
-def tags_of(text: str) -> tuple[str, ...]:
-    """Return the tags in a JSON array; none if someone wrote something else."""
+def texts_of(text: str | None) -> tuple[str, ...]:
+    """Return the texts in a JSON array; none if someone wrote something else."""
     try:
-        tags = json.loads(text)
+        tags = json.loads(text or "[]")
     except ValueError:
         return ()
     return tuple(map(str, tags)) if isinstance(tags, list) else ()
@@ -211,7 +216,8 @@ def tags_of(text: str) -> tuple[str, ...]:
 
 def hit_of(rank: int, cosine: float | None, row: Sequence[Any]) -> Hit:
     """Return the hit of a row with `HIT_COLUMNS` but for the position."""
-    stem_id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, seconds, is_loop = row
+    stem_id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, seconds, *others = row
+    is_loop, quality_issues, corrected = others
     return Hit(
         rank=rank,
         cosine=cosine,
@@ -222,9 +228,11 @@ def hit_of(rank: int, cosine: float | None, row: Sequence[Any]) -> Hit:
         category=category,
         bpm=bpm,
         key=key,
-        tags=tags_of(tags),
+        tags=texts_of(tags),
         user_rating=user_rating,
         quality_ok=bool(quality_ok),
         seconds=seconds,
         is_loop=None if is_loop is None else bool(is_loop),
+        quality_issues=texts_of(quality_issues),
+        corrected=tuple(corrected.split()) if corrected else (),
     )

@@ -17,7 +17,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import put_in_place
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import LOCK_NAME, write_readme
-from stem_dataset.search.text_index import ENTER_NAMES, TEXT_INDEX, names_row
+from stem_dataset.search.text_index import ENTER_NAMES, REMOVE_NAMES, TEXT_INDEX, names_row
 from stem_dataset.signals import TICK_S
 
 FOLDER_SUFFIX = ".search"
@@ -41,7 +41,7 @@ You can remove this folder at any time. The next search makes it again.
 """
 CARD = "card.json"
 # Increase this when the content of the files changes.
-RECIPE = 1
+RECIPE = 2
 STEMS_PER_PAGE = 1_000
 
 # A file system notes the time of a write in steps: Linux in 10 ms at most, FAT in 2 s.
@@ -49,7 +49,10 @@ FINE_STEP_S, COARSE_STEP_S = 0.05, 2.0
 # A clock of another machine may be wrong by this much.
 CLOCK_ERROR_S = 60.0
 
-SHOWN_COLUMNS = "id category bpm key tags user_rating quality_ok duration_s is_loop".split()
+# How long to wait for another process that reads or writes the sidecar's tables.
+LOCKED_TABLES_S = 5.0
+
+SHOWN_COLUMNS = "id category bpm key tags user_rating quality_ok duration_s is_loop quality_issues corrected".split()
 TABLES = """
 CREATE TABLE stems (
   position      INTEGER PRIMARY KEY,  -- of the vector, from 0
@@ -59,12 +62,13 @@ CREATE TABLE stems (
   folder        TEXT NOT NULL,        -- printable, in lower case, with slashes, also at both ends
   sha256        TEXT NOT NULL,
   model         INTEGER NOT NULL,     -- the place of embedding_model in the card
-  category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop
+  category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop, quality_issues, corrected
 );
 """
 # Filters read only this index, a fifth the size of the table; a filter by category reads only a part of it.
 FILTER_INDEX = "CREATE INDEX stems_filters ON stems (category, bpm, key, is_loop, duration_s, user_rating, quality_ok)"
-ENTER_STEM = "INSERT INTO stems VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ENTER_STEM = f"INSERT INTO stems VALUES ({', '.join('?' * (6 + len(SHOWN_COLUMNS)))})"
+UPDATE_STEM = f"UPDATE stems SET {', '.join(f'{column} = ?' for column in SHOWN_COLUMNS[1:])} WHERE position = ?"
 PAGE_OF_STEMS = f"""
 SELECT rowid, id, original_file, path, sha256, embedding_model, clap_embedding FROM stems
 WHERE rowid > ? ORDER BY rowid LIMIT {STEMS_PER_PAGE}"""
@@ -77,15 +81,22 @@ GROUP BY embedding_model"""
 class Sidecar:
     """The files of a sidecar, opened.
 
-    name: of the file of vectors; another one means that a stem may have another position
+    folder: where they are
+    card: what card.json said
     vectors: (rows, 512), memory-mapped
     models: the names of the rows' models, with the number of rows and the vector of the reference signal (hex or None)
     """
 
-    name: str
+    folder: Path
+    card: dict[str, Any]
     vectors: Float32
     connection: sqlite3.Connection
     models: list[tuple[str, int, str | None]]
+
+    def is_current(self, database: Path) -> bool:
+        """Return whether another search of `database` would use the same files."""
+        card = card_if_current(self.folder, database.resolve())
+        return card is not None and card["vectors"] == self.card["vectors"]
 
 
 def stamp_of(database: Path) -> list[int]:
@@ -96,11 +107,13 @@ def stamp_of(database: Path) -> list[int]:
     the WAL into the file changes both. An empty WAL counts as none. If the content is the same after all, as after that
     move, the sidecar is made again for nothing.
     """
-    return [*_status_of(database), *_status_of(database.with_name(database.name + "-wal"))]
+    # When root opens a WAL, SQLite gives it to the owner of the database, which changes the ctime and nothing else.
+    size_bytes, mtime_ns, _, number = _status_of(database.with_name(database.name + "-wal"))
+    return [*_status_of(database), size_bytes, mtime_ns, number]
 
 
 def _status_of(path: Path) -> list[int]:
-    """Return size, times and number of a file; zeros if it is empty or missing."""
+    """Return size, mtime, ctime and number of a file; zeros if it is empty or missing."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -130,7 +143,7 @@ def open_sidecar(database: Path, tick: Callable[[int, int], None]) -> Iterator[S
     # SQLite keeps the WAL beside the real file, not beside a link.
     database = database.resolve()
     require_current_database(database)
-    with _folder_of(database) as folder:
+    with _writable_folder(database) as folder:
         sidecar = None
         while sidecar is None:
             sidecar = _opened(folder, _current_card(folder, database, tick))
@@ -154,11 +167,11 @@ def require_current_database(database: Path) -> None:
 
 def _current_card(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dict[str, Any]:
     """Return the card of the sidecar, which is made first if need be."""
-    card = _card_if_current(folder, database)
+    card = card_if_current(folder, database)
     if card is None:
         with _lock(folder, tick):
             # Another search may have made it meanwhile.
-            card = _card_if_current(folder, database) or _make(folder, database, tick)
+            card = card_if_current(folder, database) or _make(folder, database, tick)
     return card
 
 
@@ -166,21 +179,35 @@ def _opened(folder: Path, card: dict[str, Any]) -> Sidecar | None:
     """Open the files of a card; None if another search has just replaced them."""
     try:
         vectors = np.load(folder / card["vectors"], mmap_mode="r").view(np.ndarray)
-        uri = f"{(folder / card['stems']).absolute().as_uri()}?mode=ro&immutable=1"
-        # The page makes it in one thread and reads it in another, one at a time.
-        connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        connection = _opened_tables(folder / card["stems"])
+        connection.execute("PRAGMA query_only = ON")
     except (OSError, ValueError, sqlite3.Error) as error:
         if not all((folder / card[name]).exists() for name in ("vectors", "stems")):
             return None
         raise RunStopped(f"{printable(folder)}: {error}; remove this folder, and search again") from None
     models = [(name, rows, reference) for name, rows, reference in card["models"]]
-    return Sidecar(card["vectors"], vectors, connection, models)
+    return Sidecar(folder, card, vectors, connection, models)
+
+
+def _opened_tables(path: Path) -> sqlite3.Connection:
+    """Open the file of tables, which must be there.
+
+    Not "ro": whoever reads it first after a patch was killed has to undo that patch.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    # The page opens it in one thread and reads it in others, one at a time.
+    return sqlite3.connect(uri, uri=True, timeout=LOCKED_TABLES_S, isolation_level=None, check_same_thread=False)
+
+
+def folder_of(database: Path) -> Path:
+    """Return where the sidecar of a database is; `database` is no link."""
+    return database.with_name(database.name + FOLDER_SUFFIX)
 
 
 @contextlib.contextmanager
-def _folder_of(database: Path) -> Iterator[Path]:
+def _writable_folder(database: Path) -> Iterator[Path]:
     """Make the sidecar's folder; one for this search alone where the database's folder is not writable."""
-    folder = database.with_name(database.name + FOLDER_SUFFIX)
+    folder = folder_of(database)
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -213,7 +240,24 @@ def _lock(folder: Path, tick: Callable[[int, int], None]) -> Iterator[None]:
         lock.release()
 
 
-def _card_if_current(folder: Path, database: Path) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def lock_if_free(folder: Path, longest_s: float) -> Iterator[bool]:
+    """Hold the lock of the sidecar in `folder`, if it is free within `longest_s`; yield whether it is held."""
+    import filelock
+
+    with contextlib.ExitStack() as held:
+        # The lock would make the folder.
+        is_held = folder.is_dir()
+        try:
+            if is_held:
+                held.enter_context(filelock.FileLock(folder / LOCK_NAME).acquire(timeout=longest_s))
+        except (OSError, filelock.Timeout):  # the folder cannot be written, or a search makes its copy
+            is_held = False
+        yield is_held
+
+
+def card_if_current(folder: Path, database: Path) -> dict[str, Any] | None:
+    """Return the card of the sidecar in `folder`; None if it is missing or stale. `database` is no link."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         is_current = card["recipe"] == RECIPE and card["stamp"] == stamp_of(database)
@@ -245,13 +289,39 @@ def _make(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dic
             raise RunStopped(f"{printable(database)}: cannot be copied for the search: {error}") from None
         raise
     card = {"recipe": RECIPE, "stamp": stamp, **names, "models": models}
-    scratch = folder / f"{CARD}.unfinished"
-    scratch.write_text(json.dumps(card), encoding="utf-8")
-    put_in_place(scratch, folder / CARD)
+    write_card(folder, card)
     _remove_former(folder, set(names.values()))
     rows = sum(count for _, count, _ in models)
     log.debug("%s: made from %d rows in %.1f s", printable(folder), rows, time.monotonic() - started)
     return card
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Make `card` the current one, also after a power cut. Call it with the lock held."""
+    scratch = folder / f"{CARD}.unfinished"
+    scratch.write_text(json.dumps(card), encoding="utf-8")
+    put_in_place(scratch, folder / CARD)
+
+
+def patch_stem(tables: Path, columns: Sequence[Any]) -> None:
+    """Bring one row of the sidecar's file of tables, with its words, up to date.
+
+    `columns` are the `SHOWN_COLUMNS` of the row. Call it with the lock held. It is one transaction, and it is on the
+    disk when this returns. Raises `sqlite3.Error` if the file is held by others for long, or is damaged.
+    """
+    stem_id, *values = columns
+    tags = values[SHOWN_COLUMNS.index("tags") - 1]
+    with contextlib.closing(_opened_tables(tables)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        former = "SELECT position, original_file, tags FROM stems WHERE id = ?"
+        for position, original_file, former_tags in connection.execute(former, (stem_id,)).fetchall():
+            connection.execute(UPDATE_STEM, (*values, position))
+            if tags != former_tags:
+                text = _text_of(os.fsdecode(original_file))
+                # The index keeps no text, so it must be told what it holds.
+                connection.execute(REMOVE_NAMES, names_row(position, text, former_tags))
+                connection.execute(ENTER_NAMES, names_row(position, text, tags))
+        connection.execute("COMMIT")
 
 
 def _copy(
@@ -288,7 +358,7 @@ def _enter_page(
     source: sqlite3.Connection, target: sqlite3.Connection, page: list[Any], position: int, models: list[str]
 ) -> None:
     """Enter stems, the first at `position`, with their names."""
-    shown = _shown_columns(source, [stem_id for _, stem_id, *_ in page])
+    shown = shown_columns(source, [stem_id for _, stem_id, *_ in page])
     stems, names = [], []
     for place, (_, stem_id, original_file, wav, sha256, model, _) in enumerate(page, position):
         columns = shown[stem_id]
@@ -307,10 +377,10 @@ def _pages(source: sqlite3.Connection) -> Iterator[list[Any]]:
         last = page[-1][0]
 
 
-def _shown_columns(source: sqlite3.Connection, stem_ids: list[str]) -> dict[str, tuple[Any, ...]]:
+def shown_columns(source: sqlite3.Connection, stem_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """Return `SHOWN_COLUMNS` but for the id, by id."""
     query = f"SELECT {', '.join(SHOWN_COLUMNS)} FROM library WHERE id IN (SELECT value FROM json_each(?))"
-    return {row[0]: row[1:] for row in source.execute(query, (json.dumps(stem_ids),))}
+    return {row[0]: row[1:] for row in source.execute(query, (json.dumps(list(stem_ids)),))}
 
 
 def _text_of(path: str) -> str:

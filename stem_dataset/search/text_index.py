@@ -14,6 +14,8 @@ CREATE VIRTUAL TABLE names USING fts5(
   file_name, folder, tags, content='', tokenize='porter unicode61 remove_diacritics 2'
 )"""
 ENTER_NAMES = "INSERT INTO names (rowid, file_name, folder, tags) VALUES (?, ?, ?, ?)"
+# The values must be those that were entered.
+REMOVE_NAMES = "INSERT INTO names (names, rowid, file_name, folder, tags) VALUES ('delete', ?, ?, ?, ?)"
 # bm25 is lower for a better match: it counts rare words more than common ones, and words of short names more than those
 # of long ones. The weights are those of the three columns, so a word in the file's name counts most. A word that every
 # path has, as the name of the folder of all samples, counts nothing.
