@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import sys
@@ -77,7 +78,33 @@ def serve_on(listener: socket.socket, desk: Desk, signals: StopSignals) -> None:
         ws="none",
         timeout_graceful_shutdown=LAST_ANSWERS_S,
     )
-    Server(settings, signals).run(sockets=[listener])
+    with libraries_to_log():
+        Server(settings, signals).run(sockets=[listener])
+
+
+class DebugLog(logging.Handler):
+    """Logs what uvicorn and asyncio say at debug level: a browser that goes away is no news to a user."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        log.debug("%s: %s", record.name, printable(record.getMessage()), exc_info=record.exc_info)
+
+
+@contextlib.contextmanager
+def libraries_to_log() -> Iterator[None]:
+    """Send what uvicorn and asyncio log to this program's log, inside the `with` block."""
+    handler = DebugLog()
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    former = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagates in zip(loggers, former, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagates
 
 
 @contextlib.contextmanager
