@@ -7,6 +7,9 @@ INSTALLED := .venv/.installed
 STAND_IN := build/clap/stand-in.json
 DEMO := build/demo.txt
 
+# Where this is set, each start of the program compiles its modules anew, and the tests start it by the hundred.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo check test chaos format readme clean
 .DELETE_ON_ERROR:
 
