@@ -45,7 +45,8 @@ clean:
 
 $(INSTALLED): requirements.txt requirements-dev.txt requirements-cluster.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	# Not compiled: a quarter of it is ever imported, and is compiled then.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 # The stand-in for CLAP, since its weights are 1.9 GB: the real architecture, untrained.
