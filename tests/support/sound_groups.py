@@ -36,7 +36,7 @@ def library_of(vectors: Float32, ids: Sequence[str], models: Sequence[str] | Non
     rows = [(place, stem_id, f"sha256 of {stem_id}", names.index(models[place])) for place, stem_id in enumerate(ids)]
     statement = "INSERT INTO stems (position, id, original_file, folder, sha256, model) VALUES (?, ?, x'', '', ?, ?)"
     connection.executemany(statement, rows)
-    counts = [(name, models.count(name), None) for name in names]
+    counts: list[tuple[str, int, str | None]] = [(name, models.count(name), None) for name in names]
     return Library(Sidecar(Path(), {}, vectors, coarse_of(vectors), connection, counts))
 
 
