@@ -16,6 +16,11 @@ Exit codes: 0 done, also if nothing was found · 1 done, but some files could no
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stem_dataset.startup import prepare_process
+
+    prepare_process("interrupted")
+
 import argparse
 import contextlib
 import difflib
@@ -56,6 +61,7 @@ from stem_dataset.search.query_vectors import QueryVectors, vector_of_hex
 from stem_dataset.search.rank import combined
 from stem_dataset.search.sidecar import open_sidecar
 from stem_dataset.signals import StopSignals
+from stem_dataset.startup import open_standard_streams, read_names_as_utf8
 
 TOP = 20
 NEAR_COSINE = 0.98
@@ -304,6 +310,8 @@ def cosine_given(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
+    # Under pythonw this process has none.
+    open_standard_streams()
     with StopSignals() as signals:
         try:
             options = build_parser().parse_args(argv)
@@ -385,6 +393,7 @@ class Reading:
 
 def command() -> NoReturn:
     """Run this process's command line; the installed `search-dataset-sql` calls this."""
+    read_names_as_utf8()
     sys.exit(main())
 
 
