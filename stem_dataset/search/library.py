@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from stem_dataset.datatypes import Float32
-from stem_dataset.search.coarse import best_cosines
 from stem_dataset.search.query import Filters
-from stem_dataset.search.rank import Positions, best, fused
+from stem_dataset.search.rank import Positions, best, cosines, fused
 from stem_dataset.search.sidecar import Sidecar
 from stem_dataset.search.text_index import matches
 
@@ -66,7 +65,6 @@ class Library:
 
     def __init__(self, sidecar: Sidecar) -> None:
         self.vectors = sidecar.vectors
-        self.coarse = sidecar.coarse
         self.connection = sidecar.connection
         self.models = sidecar.models
         # While --re-embed is not done, a database has vectors of two models. Those of the more common one are used.
@@ -115,10 +113,8 @@ class Library:
             paths = self._paths(position for position, _ in named)
             return self.hits(sorted_by(named, paths)[:count])
         kept = self.comparable(kept)
-        own_depth = depth if named else count
-        by_name = np.asarray([position for position, _ in named], np.int64)
-        scores = best_cosines(self.vectors, self.coarse, kept, vector, own_depth, by_name)
-        ranked = kept[best(scores, own_depth)].tolist()
+        scores = cosines(self.vectors, kept, vector)
+        ranked = kept[best(scores, depth if named else count)].tolist()
         farness = {position: -(cosine or 0.0) for position, cosine in cosines_at(kept, scores, [p for p, _ in named])}
         chosen = fused([ranked, sorted_by(named, farness)], count)
         return self.hits(chosen, dict(cosines_at(kept, scores, chosen)))
