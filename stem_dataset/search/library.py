@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from stem_dataset.datatypes import Float32
+from stem_dataset.search.coarse import best_cosines
 from stem_dataset.search.query import Filters
-from stem_dataset.search.rank import Positions, best, cosines, fused
+from stem_dataset.search.rank import Positions, best, fused
 from stem_dataset.search.sidecar import Sidecar
 from stem_dataset.search.text_index import matches
 
 # This many of each ranking are fused. Further down, a rank adds less than a seventeenth of what the first adds.
 FUSED_DEPTH = 1_000
 HIT_COLUMNS = (
-    "position, id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop"
+    "position, id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop, "
+    "quality_issues, corrected"
 )
 
 
@@ -29,6 +31,8 @@ class Hit:
 
     original_file, wav: bytes that are not UTF-8 are surrogates
     cosine: with the query vector; None if the search has none, or the stem's vector is of another model
+    quality_issues: why quality_ok is False
+    corrected: the columns that show a correction of the owner
     """
 
     rank: int
@@ -45,6 +49,8 @@ class Hit:
     quality_ok: bool
     seconds: float
     is_loop: bool | None
+    quality_issues: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -60,6 +66,7 @@ class Library:
 
     def __init__(self, sidecar: Sidecar) -> None:
         self.vectors = sidecar.vectors
+        self.coarse = sidecar.coarse
         self.connection = sidecar.connection
         self.models = sidecar.models
         # While --re-embed is not done, a database has vectors of two models. Those of the more common one are used.
@@ -108,8 +115,10 @@ class Library:
             paths = self._paths(position for position, _ in named)
             return self.hits(sorted_by(named, paths)[:count])
         kept = self.comparable(kept)
-        scores = cosines(self.vectors, kept, vector)
-        ranked = kept[best(scores, depth if named else count)].tolist()
+        own_depth = depth if named else count
+        by_name = np.asarray([position for position, _ in named], np.int64)
+        scores = best_cosines(self.vectors, self.coarse, kept, vector, own_depth, by_name)
+        ranked = kept[best(scores, own_depth)].tolist()
         farness = {position: -(cosine or 0.0) for position, cosine in cosines_at(kept, scores, [p for p, _ in named])}
         chosen = fused([ranked, sorted_by(named, farness)], count)
         return self.hits(chosen, dict(cosines_at(kept, scores, chosen)))
@@ -118,9 +127,9 @@ class Library:
         rows = len(self.vectors)
         if len(kept) == rows:
             return matches(self.connection, text, rows, count)
-        passing = np.zeros(rows, bool)
-        passing[kept] = True
-        return [match for match in matches(self.connection, text, rows, -1) if passing[match[0]]][:count]
+        passing = np.zeros(rows, np.uint8)
+        passing[kept] = 1
+        return matches(self.connection, text, rows, count, passing.tobytes())
 
     def _paths(self, positions: Iterable[int]) -> dict[int, bytes]:
         query = "SELECT position, original_file FROM stems WHERE position IN (SELECT value FROM json_each(?))"
@@ -169,10 +178,10 @@ def cosines_at(kept: Positions, scores: Float32, positions: Sequence[int]) -> li
     ]
 
 
-def tags_of(text: str) -> tuple[str, ...]:
-    """Return the tags in a JSON array; none if someone wrote something else."""
+def texts_of(text: str | None) -> tuple[str, ...]:
+    """Return the texts in a JSON array; none if someone wrote something else."""
     try:
-        tags = json.loads(text)
+        tags = json.loads(text or "[]")
     except ValueError:
         return ()
     return tuple(map(str, tags)) if isinstance(tags, list) else ()
@@ -180,7 +189,8 @@ def tags_of(text: str) -> tuple[str, ...]:
 
 def hit_of(rank: int, cosine: float | None, row: Sequence[Any]) -> Hit:
     """Return the hit of a row with `HIT_COLUMNS` but for the position."""
-    stem_id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, seconds, is_loop = row
+    stem_id, original_file, wav, sha256, category, bpm, key, tags, user_rating, quality_ok, seconds, *others = row
+    is_loop, quality_issues, corrected = others
     return Hit(
         rank=rank,
         cosine=cosine,
@@ -191,9 +201,11 @@ def hit_of(rank: int, cosine: float | None, row: Sequence[Any]) -> Hit:
         category=category,
         bpm=bpm,
         key=key,
-        tags=tags_of(tags),
+        tags=texts_of(tags),
         user_rating=user_rating,
         quality_ok=bool(quality_ok),
         seconds=seconds,
         is_loop=None if is_loop is None else bool(is_loop),
+        quality_issues=texts_of(quality_issues),
+        corrected=tuple(corrected.split()) if corrected else (),
     )

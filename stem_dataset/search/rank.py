@@ -13,30 +13,18 @@ from stem_dataset.errors import UsageError
 
 Positions = npt.NDArray[np.int64]
 
-# 134 MB of vectors. Only the pages of this block and the result need memory.
-BLOCK_ROWS = 65_536
-# If a block's positions lie farther apart than this on average, their rows are copied out one by one.
-SPARSE = 4
 # The constant of reciprocal rank fusion, as in its paper.
 FUSION_CONSTANT = 60
 # In Rocchio's formula, what a user does not want counts less than what the user wants.
 UNLIKE_WEIGHT = 0.5
 
 
-def cosines(vectors: Float32, kept: Positions, query: Float32) -> Float32:
-    """Return the cosine of each row in `kept` with `query`, (512,), of unit length.
+def exact_cosines(vectors: Float32, query: Float32) -> Float32:
+    """Return the cosines, (N,), of unit vectors, (N, 512), with `query`, (512,).
 
-    `vectors`, (N, 512), have unit length and may be memory-mapped. `kept` is in ascending order.
+    They are summed in float64 and in one order, so that equal vectors have equal cosines.
     """
-    result = np.empty(len(kept), np.float32)
-    for start in range(0, len(kept), BLOCK_ROWS):
-        positions = kept[start : start + BLOCK_ROWS]
-        first, last = int(positions[0]), int(positions[-1]) + 1
-        if last - first <= SPARSE * len(positions):
-            result[start : start + BLOCK_ROWS] = (vectors[first:last] @ query)[positions - first]
-        else:
-            result[start : start + BLOCK_ROWS] = vectors[positions] @ query
-    return result
+    return np.asarray(np.einsum("ij,j->i", np.asarray(vectors, np.float64), np.asarray(query, np.float64)), np.float32)
 
 
 def best(scores: Float32, count: int) -> Positions:

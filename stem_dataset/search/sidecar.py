@@ -2,6 +2,7 @@
 
     stems.db.search/
         vectors-….npy    (rows, 512) float32, memory-mapped
+    coarse-….npy     the same in a byte each, see coarse.py, memory-mapped
         stems-….db       the columns that searches show and filter by, and the full-text index
         card.json        which files are current, and of which state of the database
 
@@ -17,10 +18,10 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -31,7 +32,8 @@ from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import put_in_place
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import LOCK_NAME, write_readme
-from stem_dataset.search.text_index import ENTER_NAMES, TEXT_INDEX, names_row
+from stem_dataset.search.coarse import ROW, CoarseRows, coarse_of
+from stem_dataset.search.text_index import ENTER_NAMES, REMOVE_NAMES, TEXT_INDEX, names_row
 from stem_dataset.signals import TICK_S
 
 FOLDER_SUFFIX = ".search"
@@ -41,7 +43,9 @@ You can remove this folder at any time. The next search makes it again.
 """
 CARD = "card.json"
 # Increase this when the content of the files changes.
-RECIPE = 1
+RECIPE = 3
+# The names in the card, and those of the files without what makes them unique.
+FILES = {"vectors": ("vectors-", ".npy"), "coarse": ("coarse-", ".npy"), "stems": ("stems-", ".db")}
 STEMS_PER_PAGE = 1_000
 
 # A file system notes the time of a write in steps: Linux in 10 ms at most, FAT in 2 s.
@@ -49,7 +53,10 @@ FINE_STEP_S, COARSE_STEP_S = 0.05, 2.0
 # A clock of another machine may be wrong by this much.
 CLOCK_ERROR_S = 60.0
 
-SHOWN_COLUMNS = "id category bpm key tags user_rating quality_ok duration_s is_loop".split()
+# How long to wait for another process that reads or writes the sidecar's tables.
+LOCKED_TABLES_S = 5.0
+
+SHOWN_COLUMNS = "id category bpm key tags user_rating quality_ok duration_s is_loop quality_issues corrected".split()
 TABLES = """
 CREATE TABLE stems (
   position      INTEGER PRIMARY KEY,  -- of the vector, from 0
@@ -59,12 +66,13 @@ CREATE TABLE stems (
   folder        TEXT NOT NULL,        -- printable, in lower case, with slashes, also at both ends
   sha256        TEXT NOT NULL,
   model         INTEGER NOT NULL,     -- the place of embedding_model in the card
-  category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop
+  category, bpm, key, tags, user_rating, quality_ok, duration_s, is_loop, quality_issues, corrected
 );
 """
 # Filters read only this index, a fifth the size of the table; a filter by category reads only a part of it.
 FILTER_INDEX = "CREATE INDEX stems_filters ON stems (category, bpm, key, is_loop, duration_s, user_rating, quality_ok)"
-ENTER_STEM = "INSERT INTO stems VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ENTER_STEM = f"INSERT INTO stems VALUES ({', '.join('?' * (6 + len(SHOWN_COLUMNS)))})"
+UPDATE_STEM = f"UPDATE stems SET {', '.join(f'{column} = ?' for column in SHOWN_COLUMNS[1:])} WHERE position = ?"
 PAGE_OF_STEMS = f"""
 SELECT rowid, id, original_file, path, sha256, embedding_model, clap_embedding FROM stems
 WHERE rowid > ? ORDER BY rowid LIMIT {STEMS_PER_PAGE}"""
@@ -77,13 +85,24 @@ GROUP BY embedding_model"""
 class Sidecar:
     """The files of a sidecar, opened.
 
+    folder: where they are
+    card: what card.json said
     vectors: (rows, 512), memory-mapped
+    coarse: (rows,) of `coarse.ROW`, memory-mapped
     models: the names of the rows' models, with the number of rows and the vector of the reference signal (hex or None)
     """
 
+    folder: Path
+    card: dict[str, Any]
     vectors: Float32
+    coarse: CoarseRows
     connection: sqlite3.Connection
     models: list[tuple[str, int, str | None]]
+
+    def is_current(self, database: Path) -> bool:
+        """Return whether another search of `database` would use the same files."""
+        card = card_if_current(self.folder, database.resolve())
+        return card is not None and card["vectors"] == self.card["vectors"]
 
 
 def stamp_of(database: Path) -> list[int]:
@@ -94,11 +113,13 @@ def stamp_of(database: Path) -> list[int]:
     the WAL into the file changes both. An empty WAL counts as none. If the content is the same after all, as after that
     move, the sidecar is made again for nothing.
     """
-    return [*_status_of(database), *_status_of(database.with_name(database.name + "-wal"))]
+    # When root opens a WAL, SQLite gives it to the owner of the database, which changes the ctime and nothing else.
+    size_bytes, mtime_ns, _, number = _status_of(database.with_name(database.name + "-wal"))
+    return [*_status_of(database), size_bytes, mtime_ns, number]
 
 
 def _status_of(path: Path) -> list[int]:
-    """Return size, times and number of a file; zeros if it is empty or missing."""
+    """Return size, mtime, ctime and number of a file; zeros if it is empty or missing."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -128,7 +149,7 @@ def open_sidecar(database: Path, tick: Callable[[int, int], None]) -> Iterator[S
     # SQLite keeps the WAL beside the real file, not beside a link.
     database = database.resolve()
     require_current_database(database)
-    with _folder_of(database) as folder:
+    with _writable_folder(database) as folder:
         sidecar = None
         while sidecar is None:
             sidecar = _opened(folder, _current_card(folder, database, tick))
@@ -152,31 +173,48 @@ def require_current_database(database: Path) -> None:
 
 def _current_card(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dict[str, Any]:
     """Return the card of the sidecar, which is made first if need be."""
-    card = _card_if_current(folder, database)
+    card = card_if_current(folder, database)
     if card is None:
         with _lock(folder, tick):
             # Another search may have made it meanwhile.
-            card = _card_if_current(folder, database) or _make(folder, database, tick)
+            card = card_if_current(folder, database) or _make(folder, database, tick)
     return card
 
 
 def _opened(folder: Path, card: dict[str, Any]) -> Sidecar | None:
     """Open the files of a card; None if another search has just replaced them."""
     try:
-        vectors = np.load(folder / card["vectors"], mmap_mode="r").view(np.ndarray)
-        uri = f"{(folder / card['stems']).absolute().as_uri()}?mode=ro&immutable=1"
-        connection = sqlite3.connect(uri, uri=True)
+        vectors, coarse = (
+            np.load(folder / card[name], mmap_mode="r").view(np.ndarray) for name in ("vectors", "coarse")
+        )
+        connection = _opened_tables(folder / card["stems"])
+        connection.execute("PRAGMA query_only = ON")
     except (OSError, ValueError, sqlite3.Error) as error:
-        if not all((folder / card[name]).exists() for name in ("vectors", "stems")):
+        if not all((folder / card[name]).exists() for name in FILES):
             return None
         raise RunStopped(f"{printable(folder)}: {error}; remove this folder, and search again") from None
-    return Sidecar(vectors, connection, [(name, rows, reference) for name, rows, reference in card["models"]])
+    models = [(name, rows, reference) for name, rows, reference in card["models"]]
+    return Sidecar(folder, card, vectors, coarse, connection, models)
+
+
+def _opened_tables(path: Path) -> sqlite3.Connection:
+    """Open the file of tables, which must be there.
+
+    Not "ro": whoever reads it first after a patch was killed has to undo that patch.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=LOCKED_TABLES_S, isolation_level=None)
+
+
+def folder_of(database: Path) -> Path:
+    """Return where the sidecar of a database is; `database` is no link."""
+    return database.with_name(database.name + FOLDER_SUFFIX)
 
 
 @contextlib.contextmanager
-def _folder_of(database: Path) -> Iterator[Path]:
+def _writable_folder(database: Path) -> Iterator[Path]:
     """Make the sidecar's folder; one for this search alone where the database's folder is not writable."""
-    folder = database.with_name(database.name + FOLDER_SUFFIX)
+    folder = folder_of(database)
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -209,11 +247,28 @@ def _lock(folder: Path, tick: Callable[[int, int], None]) -> Iterator[None]:
         lock.release()
 
 
-def _card_if_current(folder: Path, database: Path) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def lock_if_free(folder: Path, longest_s: float) -> Iterator[bool]:
+    """Hold the lock of the sidecar in `folder`, if it is free within `longest_s`; yield whether it is held."""
+    import filelock
+
+    with contextlib.ExitStack() as held:
+        # The lock would make the folder.
+        is_held = folder.is_dir()
+        try:
+            if is_held:
+                held.enter_context(filelock.FileLock(folder / LOCK_NAME).acquire(timeout=longest_s))
+        except (OSError, filelock.Timeout):  # the folder cannot be written, or a search makes its copy
+            is_held = False
+        yield is_held
+
+
+def card_if_current(folder: Path, database: Path) -> dict[str, Any] | None:
+    """Return the card of the sidecar in `folder`; None if it is missing or stale. `database` is no link."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         is_current = card["recipe"] == RECIPE and card["stamp"] == stamp_of(database)
-        are_there = all((folder / card[name]).is_file() for name in ("vectors", "stems"))
+        are_there = all((folder / card[name]).is_file() for name in FILES)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return card if is_current and are_there else None
@@ -225,7 +280,7 @@ def _make(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dic
     The files have new names, so a search that uses the former ones is not disturbed.
     """
     token = uuid.uuid4().hex[:12]
-    names = {"vectors": f"vectors-{token}.npy", "stems": f"stems-{token}.db"}
+    names = {name: f"{start}{token}{end}" for name, (start, end) in FILES.items()}
     started = time.monotonic()
     # The stamp comes first: a commit after it makes the next search look again.
     stamp = settled_stamp(database)
@@ -233,7 +288,7 @@ def _make(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dic
         with contextlib.closing(open_beside_writers(database)) as source:
             # All reads see one state of the database.
             source.execute("BEGIN")
-            models = _copy(source, folder / names["vectors"], folder / names["stems"], tick)
+            models = _copy(source, {name: folder / file for name, file in names.items()}, tick)
     except BaseException as error:
         for name in names.values():
             (folder / name).unlink(missing_ok=True)
@@ -241,34 +296,66 @@ def _make(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dic
             raise RunStopped(f"{printable(database)}: cannot be copied for the search: {error}") from None
         raise
     card = {"recipe": RECIPE, "stamp": stamp, **names, "models": models}
-    scratch = folder / f"{CARD}.unfinished"
-    scratch.write_text(json.dumps(card), encoding="utf-8")
-    put_in_place(scratch, folder / CARD)
+    write_card(folder, card)
     _remove_former(folder, set(names.values()))
     rows = sum(count for _, count, _ in models)
     log.debug("%s: made from %d rows in %.1f s", printable(folder), rows, time.monotonic() - started)
     return card
 
 
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Make `card` the current one, also after a power cut. Call it with the lock held."""
+    scratch = folder / f"{CARD}.unfinished"
+    scratch.write_text(json.dumps(card), encoding="utf-8")
+    put_in_place(scratch, folder / CARD)
+
+
+def patch_stem(tables: Path, columns: Sequence[Any]) -> None:
+    """Bring one row of the sidecar's file of tables, with its words, up to date.
+
+    `columns` are the `SHOWN_COLUMNS` of the row. Call it with the lock held. It is one transaction, and it is on the
+    disk when this returns. Raises `sqlite3.Error` if the file is held by others for long, or is damaged.
+    """
+    stem_id, *values = columns
+    tags = values[SHOWN_COLUMNS.index("tags") - 1]
+    with contextlib.closing(_opened_tables(tables)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        former = "SELECT position, original_file, tags FROM stems WHERE id = ?"
+        for position, original_file, former_tags in connection.execute(former, (stem_id,)).fetchall():
+            connection.execute(UPDATE_STEM, (*values, position))
+            if tags != former_tags:
+                text = _text_of(os.fsdecode(original_file))
+                # The index keeps no text, so it must be told what it holds.
+                connection.execute(REMOVE_NAMES, names_row(position, text, former_tags))
+                connection.execute(ENTER_NAMES, names_row(position, text, tags))
+        connection.execute("COMMIT")
+
+
 def _copy(
-    source: sqlite3.Connection, vectors: Path, stems: Path, tick: Callable[[int, int], None]
+    source: sqlite3.Connection, files: dict[str, Path], tick: Callable[[int, int], None]
 ) -> list[tuple[str, int, str | None]]:
-    """Write both files, and return the models for the card."""
+    """Write the files of `FILES`, and return the models for the card."""
     rows: int = source.execute("SELECT count(*) FROM stems").fetchone()[0]
     references = {model: reference for model, reference, _ in source.execute(REFERENCES)}
     counts: dict[str, int] = {}
-    with open(vectors, "xb") as file, contextlib.closing(sqlite3.connect(stems, isolation_level=None)) as target:
-        # If this is interrupted, the file is removed.
+    with (
+        open(files["vectors"], "xb") as vectors,
+        open(files["coarse"], "xb") as coarse,
+        contextlib.closing(sqlite3.connect(files["stems"], isolation_level=None)) as target,
+    ):
+        # If this is interrupted, the files are removed.
         target.execute("PRAGMA journal_mode = OFF")
         target.execute("PRAGMA synchronous = OFF")
         target.execute(TABLES)
         target.execute(TEXT_INDEX)
         target.execute("BEGIN")
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, EMBEDDING_SIZE)}
-        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+        _begin_array(vectors, np.dtype("<f4"), (rows, EMBEDDING_SIZE))
+        _begin_array(coarse, ROW, (rows,))
         position = 0
         for page in _pages(source):
-            file.write(b"".join(vector for *_, vector in page))
+            numbers = np.frombuffer(b"".join(vector for *_, vector in page), "<f4").reshape(-1, EMBEDDING_SIZE)
+            vectors.write(numbers.data)
+            coarse.write(coarse_of(numbers).data)
             for *_, model, _ in page:
                 counts[model] = counts.get(model, 0) + 1
             _enter_page(source, target, page, position, list(counts))
@@ -280,11 +367,18 @@ def _copy(
     return [(model, count, references.get(model)) for model, count in counts.items()]
 
 
+def _begin_array(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write the header of a .npy file."""
+    descr = np.lib.format.dtype_to_descr(dtype)  # type: ignore[no-untyped-call]
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+
+
 def _enter_page(
     source: sqlite3.Connection, target: sqlite3.Connection, page: list[Any], position: int, models: list[str]
 ) -> None:
     """Enter stems, the first at `position`, with their names."""
-    shown = _shown_columns(source, [stem_id for _, stem_id, *_ in page])
+    shown = shown_columns(source, [stem_id for _, stem_id, *_ in page])
     stems, names = [], []
     for place, (_, stem_id, original_file, wav, sha256, model, _) in enumerate(page, position):
         columns = shown[stem_id]
@@ -303,10 +397,10 @@ def _pages(source: sqlite3.Connection) -> Iterator[list[Any]]:
         last = page[-1][0]
 
 
-def _shown_columns(source: sqlite3.Connection, stem_ids: list[str]) -> dict[str, tuple[Any, ...]]:
+def shown_columns(source: sqlite3.Connection, stem_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """Return `SHOWN_COLUMNS` but for the id, by id."""
     query = f"SELECT {', '.join(SHOWN_COLUMNS)} FROM library WHERE id IN (SELECT value FROM json_each(?))"
-    return {row[0]: row[1:] for row in source.execute(query, (json.dumps(stem_ids),))}
+    return {row[0]: row[1:] for row in source.execute(query, (json.dumps(list(stem_ids)),))}
 
 
 def _text_of(path: str) -> str:
@@ -324,7 +418,7 @@ def _remove_former(folder: Path, current: set[str]) -> None:
 
     Windows refuses for those in use; a later search removes them.
     """
-    for path in (*folder.glob("vectors-*.npy"), *folder.glob("stems-*.db*")):
+    for path in (path for start, end in FILES.values() for path in folder.glob(f"{start}*{end}*")):
         if path.name not in current:
             with contextlib.suppress(OSError):
                 path.unlink()

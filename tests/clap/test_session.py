@@ -566,8 +566,9 @@ SEARCH_OF_PUBLISHED = PUBLISHED.replace("prepare_dataset_sql", "search_dataset_s
 
 def search(text: str, finished: Finished, cache: ModelCache, stand_in: Path, folder: Path, **hub: str) -> Searched:
     watch = Watch(folder / "watch.txt")
-    database = str(shutil.copy(finished.place.database, folder))
-    flags = ["--checkpoint", str(stand_in / "stand-in.pt"), "--database", database, "--model-cache", str(cache.folder)]
+    database = shutil.copy(finished.place.database, folder)
+    flags = ["--checkpoint", str(stand_in / "stand-in.pt"), "--database", str(database)]
+    flags += ["--model-cache", str(cache.folder)]
     environment = {**watch.environment, **hub}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment["PYTHONPATH"]])
     result = run_python("-c", SEARCH_OF_PUBLISHED, text, *flags, stand_in=stand_in, **environment)

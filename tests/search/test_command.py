@@ -103,7 +103,7 @@ def test_a_search_whose_files_another_one_has_just_replaced_opens_the_new_ones(
 ) -> None:
     add_all(searched, ["kick.wav"])
     searched.run()
-    real = sidecar._card_if_current
+    real = sidecar.card_if_current
     calls: list[Any] = []
 
     def replaced_after_the_first_look(*arguments: Any) -> Any:
@@ -114,7 +114,7 @@ def test_a_search_whose_files_another_one_has_just_replaced_opens_the_new_ones(
         calls.append(card)
         return card
 
-    replace_name(monkeypatch, "_card_if_current", replaced_after_the_first_look)
+    replace_name(monkeypatch, "card_if_current", replaced_after_the_first_look)
     assert searched.names() == ["kick.wav"]
     assert len(calls) > 1
 

@@ -25,7 +25,7 @@ def test_a_second_search_uses_the_sidecar_of_the_first(searched: SearchedLibrary
     add_all(searched, ["a.wav", "b.wav"])
     searched.run()
     made = files_of(searched)
-    assert len(made) == 2
+    assert len(made) == 3
     searched.run("--like", "/music/a.wav")
     assert files_of(searched) == made
 
@@ -82,13 +82,14 @@ def test_a_damaged_card_makes_the_sidecar_new(searched: SearchedLibrary, damage:
     (searched.sidecar / "card.json").write_text(damage)
     assert searched.names() == ["a.wav"]
     assert json.loads((searched.sidecar / "card.json").read_text())["recipe"] > 0
-    assert len(files_of(searched)) == 2
+    assert len(files_of(searched)) == 3
 
 
-def test_a_missing_file_makes_the_sidecar_new(searched: SearchedLibrary) -> None:
+@pytest.mark.parametrize("name", ["vectors-*.npy", "coarse-*.npy", "stems-*.db"])
+def test_a_missing_file_makes_the_sidecar_new(searched: SearchedLibrary, name: str) -> None:
     add_all(searched, ["a.wav"])
     searched.run()
-    next(searched.sidecar.glob("*.npy")).unlink()
+    next(searched.sidecar.glob(name)).unlink()
     assert searched.names("--like", "/music/a.wav") == ["a.wav"]
 
 
