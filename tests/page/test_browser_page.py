@@ -114,6 +114,7 @@ def test_a_drag_over_a_chart_filters_by_a_range(visit: Visit) -> None:
     visit.page.mouse.move(second["x"] + 1, second["y"] + 20, steps=4)
     visit.page.mouse.up()
     expect(visit.count).to_have_text(f"2 of {ALL} stems")
+    expect(visit.rows).to_have_count(2)
     assert sorted(visit.names()) == ["groove_124bpm_loop.wav", "groove_90bpm_loop.wav"]
 
 
@@ -281,6 +282,7 @@ def test_all_can_be_done_with_the_keyboard_alone(visit: Visit, small_library: Wo
         visit.press(key)
         visit.press("Tab", "Enter")
         expect(visit.page.locator(".editor")).to_have_count(0)
+    expect(row.locator(".corrected")).to_have_count(0)
     assert stored(small_library, "bass_saw_C.wav")[1] == {}
 
 

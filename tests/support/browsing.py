@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, sync_playwright
 
 from audio_files import use_inline_workers, write_cut_flac, write_text, write_tone
 from libraries import STAND_IN_MODEL
@@ -29,7 +29,8 @@ CHROMIUM_FLAGS = (
     "--disable-sync --mute-audio --use-angle=swiftshader --enable-unsafe-swiftshader"
 ).split()
 PATIENCE_MS = 15_000
-WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
+WIDE: ViewportSize = {"width": 1440, "height": 900}
+NARROW: ViewportSize = {"width": 360, "height": 740}
 
 # Each would set `hacked` if the page took it for HTML.
 MARKUP = (
@@ -157,6 +158,11 @@ class Visit:
         assert found, self.problems
         self.problems.remove(found[0])
 
+    def check(self) -> None:
+        """Fail if a script of a name has run, or if anything has gone wrong in the page."""
+        assert self.ask("() => typeof hacked") == "undefined"
+        assert self.problems == []
+
     def ask(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
 
@@ -189,22 +195,29 @@ def small_address(small_library: Workplace) -> Iterator[str]:
 
 @contextlib.contextmanager
 def visiting(browser: Browser, address: str, **options: Any) -> Iterator[Visit]:
-    """Open a page in a fresh window; at its end, nothing may have gone wrong in it."""
+    """Open a fresh window."""
     context = browser.new_context(**{"viewport": WIDE, "reduced_motion": "reduce", **options})
     try:
         context.set_default_timeout(PATIENCE_MS)
-        visit = Visit(context.new_page(), address)
-        visit.listen()
-        visit.go()
-        yield visit
-        assert visit.ask("() => typeof hacked") == "undefined"
-        assert visit.problems == []
+        yield Visit(context.new_page(), address)
     finally:
         context.close()
 
 
-@pytest.fixture
-def visit(chromium: Browser, small_address: str) -> Iterator[Visit]:
-    """The page of the small library, on a wide screen."""
+@pytest.fixture(scope="module")
+def window(chromium: Browser, small_address: str) -> Iterator[Visit]:
+    """A window for the small library: one for a module, since a fresh one fetches all files anew."""
     with visiting(chromium, small_address) as opened:
+        opened.listen()
         yield opened
+
+
+@pytest.fixture
+def visit(window: Visit) -> Iterator[Visit]:
+    """The page of the small library, just opened on a wide screen; at its end, nothing may have gone wrong in it."""
+    window.page.set_viewport_size(WIDE)
+    window.page.goto("about:blank")
+    window.problems.clear()
+    window.go()
+    yield window
+    window.check()
