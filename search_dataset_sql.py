@@ -21,6 +21,11 @@ Exit codes: 0 done, also if nothing was found, or if Ctrl-C ended --serve · 1 d
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from stem_dataset.startup import prepare_process
+
+    prepare_process("interrupted")
+
 import argparse
 import contextlib
 import difflib
@@ -58,6 +63,7 @@ from stem_dataset.search.query import Filters, key_of, range_of, rating_of, temp
 from stem_dataset.search.query_vectors import QueryVectors
 from stem_dataset.search.sidecar import open_sidecar
 from stem_dataset.signals import StopSignals
+from stem_dataset.startup import open_standard_streams, read_names_as_utf8
 
 TOP = 20
 NEAR_COSINE = 0.98
@@ -290,6 +296,8 @@ def cosine_given(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
+    # Under pythonw this process has none.
+    open_standard_streams()
     with StopSignals() as signals:
         try:
             options = build_parser().parse_args(argv)
@@ -385,6 +393,7 @@ class Reading:
 
 def command() -> NoReturn:
     """Run this process's command line; the installed `search-dataset-sql` calls this."""
+    read_names_as_utf8()
     sys.exit(main())
 
 

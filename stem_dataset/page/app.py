@@ -212,6 +212,8 @@ class Pages:
         if file_format not in EXPORT_TYPES:
             raise UsageError(f"format: give one of {', '.join(EXPORT_TYPES)}")
         token = request.query_params.get("result", "")
+        # Of a former state, there is an error instead of half a file.
+        await in_thread(self.desk.hits, token, 0, 0)
         result = self.desk.results.get(token)
 
         async def hits_from(start: int, count: int) -> list[Hit]:

@@ -24,7 +24,7 @@ from stem_dataset.audio.wav import StandardisedAudio, StoredAudio
 from stem_dataset.config import Config
 from stem_dataset.datatypes import SAMPLE_RATE_HZ
 from stem_dataset.discover import READABLE_SUFFIXES
-from stem_dataset.errors import BrokenFile, MachineFault, UsageError, text_of_error
+from stem_dataset.errors import BrokenFile, MachineFault, text_of_error
 from stem_dataset.files import open_regular
 from stem_dataset.logs import printable
 from stem_dataset.page.stored import StemPaths
@@ -161,7 +161,7 @@ def stored_waveform(path: str) -> dict[str, Any]:
     with open_regular(path) as file, soundfile.SoundFile(file) as sound:
         # The program wrote it: 48 kHz, mono, 24 bit, and the header says how long it is.
         if (sound.samplerate, sound.channels, sound.subtype) != (SAMPLE_RATE_HZ, 1, "PCM_24"):
-            raise UsageError(f"{printable(path)}: is not a standardised WAV")
+            raise FileGone(f"{printable(path)}: is not a standardised WAV")
         return waveform_of(StoredAudio(file, sound.frames))
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic as monotonic_s
 
 import numpy as np
 import numpy.typing as npt
@@ -83,14 +83,14 @@ class OpenLibrary:
         self._query_vectors = self._new_query_vectors()
 
     def _opened(self) -> State:
-        started_s = time.monotonic()
+        started_s = monotonic_s()
         # Before the files are opened: a commit after it makes the next search look again.
         stamp = stamp_of(self.database)
         with contextlib.ExitStack() as files:
             sidecar = files.enter_context(open_sidecar(self.database, self.tick))
             state = State(sidecar.card["vectors"], sidecar.folder, Library(sidecar), files.pop_all())
         self.stamp, self.is_stale = stamp, False
-        now_s = time.monotonic()
+        now_s = monotonic_s()
         self.next_look_s = now_s + max(LEAST_PAUSE_S, PAUSE_FACTOR * (now_s - started_s))
         return state
 
@@ -100,7 +100,7 @@ class OpenLibrary:
             if stamp_of(self.database) == self.stamp or self._is_patched():
                 self.is_stale = False
                 return
-            if time.monotonic() < self.next_look_s and not is_urgent:
+            if monotonic_s() < self.next_look_s and not is_urgent:
                 self.is_stale = True
                 return
             # Meanwhile, the former state answers.

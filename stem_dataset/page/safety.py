@@ -14,6 +14,7 @@ Every answer forbids the browser to run, load or send anything that does not bel
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import MutableMapping
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stem_dataset.logs import log, printable
 
 HOST = "127.0.0.1"
+SHOWN_REFUSALS = 10
 READING_METHODS = ("GET", "HEAD")
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -69,6 +71,7 @@ class OwnPagesOnly:
         self.app = app
         names = (HOST, "localhost")
         # Browsers leave out the port of HTTP.
+        self.refused = 0
         self.hosts = {f"{name}:{port}" for name in names} | ({*names} if port == 80 else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,11 +90,18 @@ class OwnPagesOnly:
         if why is None:
             await self.app(scope, receive, send_guarded)
             return
-        log.warning("a request was refused: %s", printable(why))
+        self._log(why)
         body = json.dumps({"error": why}).encode()
         start = {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"application/json")]}
         await send_guarded(start)
         await send_guarded({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+    def _log(self, why: str) -> None:
+        """Log the first refused requests: another page may send them by the thousand."""
+        self.refused += 1
+        level = logging.WARNING if self.refused <= SHOWN_REFUSALS else logging.DEBUG
+        end = "; others like it are not shown" if self.refused == SHOWN_REFUSALS else ""
+        log.log(level, "a request was refused: %s%s", printable(why), end)
 
 
 def add_headers(message: MutableMapping[str, object], path: str) -> None:

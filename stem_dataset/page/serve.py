@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import sys
@@ -53,27 +54,57 @@ def serve(
     Ctrl-C is the usual end of a server, so it is 0. `port` may be 0: then a free one is chosen. `tick` is called while
     the sidecar is made.
     """
+    # The port comes first: making the sidecar may take minutes.
     with listening(port) as listener, contextlib.closing(OpenLibrary(config, tick)) as opened:
-        # From here on, threads make it.
-        opened.tick = lambda *_: signals.check()
-        port = listener.getsockname()[1]
-        app = OwnPagesOnly(make_app(Desk(config, opened)), port)
-        settings = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=LAST_ANSWERS_S,
-        )
-        address = f"http://{HOST}:{port}/"
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
         log.info("listening on %s (Ctrl-C stops)", address)
         if opens_browser:
             threading.Thread(target=open_browser, args=(address,), daemon=True).start()
-        Server(settings, signals).run(sockets=[listener])
+        serve_on(listener, Desk(config, opened), signals)
     return 0
+
+
+def serve_on(listener: socket.socket, desk: Desk, signals: StopSignals) -> None:
+    """Answer the requests that come to `listener` until a signal comes."""
+    # If the sidecar is made again, a thread does it, without a bar.
+    desk.opened.tick = lambda *_: signals.check()
+    settings = uvicorn.Config(
+        OwnPagesOnly(make_app(desk), listener.getsockname()[1]),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=LAST_ANSWERS_S,
+    )
+    with libraries_to_log():
+        Server(settings, signals).run(sockets=[listener])
+
+
+class DebugLog(logging.Handler):
+    """Logs what uvicorn and asyncio say at debug level: a browser that goes away is no news to a user."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        log.debug("%s: %s", record.name, printable(record.getMessage()), exc_info=record.exc_info)
+
+
+@contextlib.contextmanager
+def libraries_to_log() -> Iterator[None]:
+    """Send what uvicorn and asyncio log to this program's log, inside the `with` block."""
+    handler = DebugLog()
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    former = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagates in zip(loggers, former, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagates
 
 
 @contextlib.contextmanager

@@ -144,9 +144,9 @@ class Library:
         rows = len(self.vectors)
         if len(kept) == rows:
             return matches(self.connection, text, rows, count)
-        passing = np.zeros(rows, bool)
-        passing[kept] = True
-        return [match for match in matches(self.connection, text, rows, -1) if passing[match[0]]][:count]
+        passing = np.zeros(rows, np.uint8)
+        passing[kept] = 1
+        return matches(self.connection, text, rows, count, passing.tobytes())
 
     def _paths(self, positions: Iterable[int]) -> dict[int, bytes]:
         query = "SELECT position, original_file FROM stems WHERE position IN (SELECT value FROM json_each(?))"

@@ -20,7 +20,8 @@ REMOVE_NAMES = "INSERT INTO names (names, rowid, file_name, folder, tags) VALUES
 # of long ones. The weights are those of the three columns, so a word in the file's name counts most. A word that every
 # path has, as the name of the folder of all samples, counts nothing.
 FIND_NAMES = """
-SELECT rowid, bm25(names, 4.0, 2.0, 1.0) AS badness FROM names WHERE names MATCH ? ORDER BY badness, rowid LIMIT ?"""
+SELECT rowid, bm25(names, 4.0, 2.0, 1.0) AS badness FROM names WHERE names MATCH ? {condition}
+ORDER BY badness, rowid LIMIT ?"""
 COUNT_UP_TO = "SELECT count(*) FROM (SELECT 1 FROM names WHERE names MATCH ? LIMIT ?)"
 # A word that more stems have is not looked for in tags. One that over a tenth of all stems have in their paths, as the
 # name of the folder of all samples, is not looked for in folders.
@@ -61,24 +62,34 @@ def terms_of(query: str) -> list[str]:
     return [f'"{term}"' for term in itertools.islice(terms, MOST_TERMS)]
 
 
-def narrowed(connection: sqlite3.Connection, term: str, rows: int) -> str:
-    """Return `term` for the columns in which it says something about one of `rows` stems.
+def narrowed(connection: sqlite3.Connection, term: str, rows: int) -> str | None:
+    """Return `term` for the columns in which it says something about one of `rows` stems; None if none has it.
 
-    bm25 takes 2 µs for each row that has a word. A tag such as 'dark' belongs to a third of all stems, and CLAP, whose
+    bm25 takes 1 µs for each row that has a word, and again for each other term. So one that no row has, as most pairs
+    of words, is left out, which changes no score. A tag such as 'dark' belongs to a third of all stems, and CLAP, whose
     tag it is, ranks those better by their cosines.
     """
     for columns, most in (("", COMMON_ROWS), ("{file_name folder} : ", max(COMMON_ROWS, rows // COMMON_SHARE))):
-        if connection.execute(COUNT_UP_TO, (columns + term, most + 1)).fetchone()[0] <= most:
-            return columns + term
+        found = connection.execute(COUNT_UP_TO, (columns + term, most + 1)).fetchone()[0]
+        if found <= most:
+            return columns + term if found else None
     return f"file_name : {term}"
 
 
-def matches(connection: sqlite3.Connection, query: str, rows: int, count: int) -> list[tuple[int, float]]:
+def matches(
+    connection: sqlite3.Connection, query: str, rows: int, count: int, passing: bytes | None = None
+) -> list[tuple[int, float]]:
     """Return the positions of the stems whose names match best, the best first, with bm25 (lower is better).
 
-    Any word of `query` may match. `rows` is the number of all stems, and `count` how many to return; -1 means all.
+    Any word of `query` may match. `rows` is the number of all stems, and `count` how many to return. If `passing` is
+    given, it has a byte for each stem, and only those whose byte is not 0 are found. What the others are called still
+    counts in how rare a word is.
     """
-    match = " OR ".join(f"({narrowed(connection, term, rows)})" for term in terms_of(query))
+    terms = [narrowed(connection, term, rows) for term in terms_of(query)]
+    match = " OR ".join(f"({term})" for term in terms if term is not None)
     if not match:
         return []
-    return [(position, round(badness, 9)) for position, badness in connection.execute(FIND_NAMES, (match, count))]
+    if passing is not None:
+        connection.create_function("passes", 1, passing.__getitem__)
+    found = FIND_NAMES.format(condition="" if passing is None else "AND passes(rowid)")
+    return [(position, round(badness, 9)) for position, badness in connection.execute(found, (match, count))]
