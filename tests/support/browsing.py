@@ -177,16 +177,16 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_library(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """The library of `make_library`, for a module's tests: each changes stems of its own."""
+    """The library of `make_library`, for all tests of a process: each changes stems of its own."""
     place = Workplace(tmp_path_factory.mktemp("page"))
     place.input.mkdir()
     make_library(place)
     return place
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_address(small_library: Workplace) -> Iterator[str]:
     """The address of the small library's page."""
     with serving(small_library.database, small_library.folder) as address:
