@@ -273,20 +273,20 @@ class Pages:
 
     async def map(self, request: Request) -> Response:
         """Whether there is a map."""
-        return json_response(await in_thread(self.desk.map_state))
+        return json_response(await in_thread(self.desk.map.standing))
 
     async def start_map(self, request: Request) -> Response:
         """Compute the map, if there is none."""
-        return json_response(await in_thread(self.desk.start_map))
+        return json_response(await in_thread(self.desk.map.start))
 
     async def map_points(self, request: Request) -> Response:
         """Two coordinates for each position."""
-        points = await in_thread(self.desk.map_points)
+        points = await in_thread(self.desk.map.points)
         return Response(points.astype("<f4").tobytes(), media_type="application/octet-stream")
 
     async def map_categories(self, request: Request) -> Response:
         """A category for each position."""
-        codes = await in_thread(self.desk.map_categories)
+        codes = await in_thread(self.desk.map.categories)
         return Response(codes.tobytes(), media_type="application/octet-stream")
 
     async def map_ids(self, request: Request) -> Response:

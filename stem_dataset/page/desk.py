@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stem_dataset.config import Config
 from stem_dataset.datatypes import Float32
@@ -16,6 +15,7 @@ from stem_dataset.errors import UsageError
 from stem_dataset.logs import printable
 from stem_dataset.music.key import KEY_NAMES
 from stem_dataset.page.audio import FileGone, Waveforms, served, wav_places
+from stem_dataset.page.maps import PageMap
 from stem_dataset.page.opened import OpenLibrary, State
 from stem_dataset.page.questions import Question
 from stem_dataset.page.results import Results, result_of
@@ -27,8 +27,7 @@ from stem_dataset.search.histograms import histograms_of
 from stem_dataset.search.library import Hit
 from stem_dataset.search.owner_changes import OwnerChanges
 
-# The code of a stem without a category, or of one whose category has no code.
-NO_CATEGORY = 255
+# In the place of a corrected tempo or key: there is none.
 NO_VALUE = "none"
 
 
@@ -42,6 +41,7 @@ class Desk:
         self.owner_changes = OwnerChanges(config.database, opened.state.folder)
         self.results = Results()
         self.waveforms = Waveforms(config)
+        self.map = PageMap(opened)
 
     # -- finding ------------------------------------------------------------------------------------------------------
 
@@ -170,26 +170,9 @@ class Desk:
         self.opened.note_change(stem_id)
         return self.row(stem_id)
 
-    # -- the map ------------------------------------------------------------------------------------------------------
-
-    def map_state(self) -> dict[str, Any]:
-        """Return whether there is a map, and how far it is."""
-        with self.opened.using() as state:
-            return {"state": "none", "done": 0, "total": 0, "rows": len(state.library.vectors), "error": None}
-
-    def start_map(self) -> dict[str, Any]:
-        """Compute the map, if there is none."""
-        return self.map_state()
-
-    def map_points(self) -> Float32:
-        """Return two coordinates for each position, (N, 2)."""
-        raise FileGone("there is no map yet")
-
-    def map_categories(self) -> npt.NDArray[np.uint8]:
-        """Return the place of each position's category in `library`, (N,); 255 for none."""
-        with self.opened.using() as state:
-            codes = state.columns().category
-            return np.where((codes == NOT_KNOWN) | (codes >= NO_CATEGORY), NO_CATEGORY, codes).astype(np.uint8)
+    def close(self) -> None:
+        """End what is being computed."""
+        self.map.close()
 
 
 def categories_of(columns: ColumnArrays) -> list[dict[str, Any]]:

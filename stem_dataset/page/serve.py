@@ -60,7 +60,8 @@ def serve(
         log.info("listening on %s (Ctrl-C stops)", address)
         if opens_browser:
             threading.Thread(target=open_browser, args=(address,), daemon=True).start()
-        serve_on(listener, Desk(config, opened), signals)
+        with contextlib.closing(Desk(config, opened)) as desk:
+            serve_on(listener, desk, signals)
     return 0
 
 

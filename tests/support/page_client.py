@@ -69,8 +69,11 @@ def opened_page(library: SearchedLibrary, **settings: Any) -> Iterator[PageClien
     config = Config(
         **{"database": library.database, "model_cache": library.folder / "cache", "stems": None, **settings}
     )
-    with contextlib.closing(OpenLibrary(config, lambda *_: None)) as opened:
-        yield PageClient(Desk(config, opened))
+    with (
+        contextlib.closing(OpenLibrary(config, lambda *_: None)) as opened,
+        contextlib.closing(Desk(config, opened)) as desk,
+    ):
+        yield PageClient(desk)
 
 
 @pytest.fixture

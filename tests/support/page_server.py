@@ -32,8 +32,12 @@ def running_server(library: SearchedLibrary, stems: Path | None = None) -> Itera
     """Serve the page on a free port while the `with` block runs."""
     config = Config(database=library.database, model_cache=library.folder / "cache", stems=stems)
     signals = StopSignals()
-    with listening(0) as listener, contextlib.closing(OpenLibrary(config, lambda *_: None)) as opened:
-        thread = threading.Thread(target=serve_on, args=(listener, Desk(config, opened), signals))
+    with (
+        listening(0) as listener,
+        contextlib.closing(OpenLibrary(config, lambda *_: None)) as opened,
+        contextlib.closing(Desk(config, opened)) as desk,
+    ):
+        thread = threading.Thread(target=serve_on, args=(listener, desk, signals))
         thread.start()
         try:
             yield RunningServer(listener.getsockname()[1])
