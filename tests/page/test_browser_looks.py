@@ -154,7 +154,7 @@ def test_what_is_found_is_said_to_screen_readers(visit: Visit) -> None:
     snapshot = visit.page.locator("#grid").aria_snapshot()
     assert snapshot.startswith('- grid "Stems":')
     assert 'columnheader "BPM"' in snapshot
-    assert "gridcell \"124\"" in snapshot
+    assert 'gridcell "124"' in snapshot
 
 
 # -- what the browser may do ------------------------------------------------------------------------------------------

@@ -58,9 +58,7 @@ def test_back_and_forward_go_through_the_filters(visit: Visit) -> None:
 
 
 def test_an_address_with_every_filter_shows_them_all(visit: Visit) -> None:
-    every = (
-        "q=kick&category=kick&bpm=90-&half-double=1&key=Am&related=1&kind=loops&seconds=0.1-9&folder=Drums&rating=3&ok=1"
-    )
+    every = "q=kick&category=kick&bpm=90-&half-double=1&key=Am&related=1&kind=loops&seconds=0.1-9&folder=Drums&rating=3&ok=1"
     visit.page.goto(f"{visit.address}#{every}")
     visit.page.reload()
     labels = "Words Category BPM Key Kind Seconds Folder Rating Quality".split()
@@ -331,7 +329,9 @@ def test_a_stem_can_be_dragged_out_as_a_file(visit: Visit) -> None:
     assert (kind, name) == ("application/octet-stream", "bass_low_Am.wav")
     assert text.endswith("/Bass/bass_low_Am.wav")
     with visit.page.expect_download() as download:
-        visit.ask("address => { const link = document.createElement('a'); link.href = address; link.click(); }", address)
+        visit.ask(
+            "address => { const link = document.createElement('a'); link.href = address; link.click(); }", address
+        )
     assert download.value.suggested_filename == "bass_low_Am.wav"
 
 
