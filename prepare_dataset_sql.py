@@ -37,21 +37,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     from stem_dataset.startup import prepare_process
 
-    prepare_process()
-    # The imports below take a quarter of a second. Without these handlers, Ctrl-C in that time prints a traceback.
-    import os
-    import signal
-
-    def _end_at_once(*_: object) -> None:
-        try:
-            os.write(2, b"error: interrupted: what was committed stays; run again to go on\n")
-        finally:  # even if stderr is closed
-            os._exit(130)
-
-    for _name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        _number = getattr(signal, _name, None)
-        if _number is not None and signal.getsignal(_number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(_number, _end_at_once)
+    prepare_process("interrupted: what was committed stays; run again to go on")
 
 import argparse
 import contextlib
@@ -61,7 +47,6 @@ import importlib
 import json
 import logging
 import os
-import signal
 import sys
 import time
 import uuid

@@ -34,8 +34,9 @@ def refuse_damaged_after_kill(path: Path, on_wait: Callable[[], None]) -> None:
     log.info("%s was not closed, as when a run is killed: checking it", printable(path))
     findings = damage_of(path, "quick_check", on_wait)
     if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         raise RunStopped(
-            f"{printable(path)}: is damaged: {findings[0]} ({len(findings)} findings). It was not closed by the last "
+            f"{printable(path)}: is damaged: {findings[0]}{more}. It was not closed by the last "
             f"program that wrote to it, or a backup was put in its place beside {printable(wal)} of the former one. "
             f"Nothing was changed: {RESTORE_TEXT}. Then run again"
         )

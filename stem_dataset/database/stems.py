@@ -397,9 +397,11 @@ class Database:
         return wav
 
     def forget(self, stem_ids: Sequence[str]) -> None:
-        """Delete the rows with these ids, in one transaction."""
+        """Delete the rows with these ids, and their corrections, in one transaction."""
         with self.transaction() as connection:
             connection.executemany("DELETE FROM stems WHERE id = ?", zip(stem_ids))
+            # If such a file comes back, it gets another id, so nothing would ever read them.
+            connection.executemany("DELETE FROM corrections WHERE stem_id = ?", zip(stem_ids))
 
     def quarantined_paths(self) -> set[str]:
         """Return the paths of all quarantined files that the database knows."""

@@ -44,7 +44,9 @@ def read_name(path: str, root: str, categories: Mapping[str, Sequence[str]]) -> 
     own = with_unit[0]
     if own is None and is_loop is not False:
         own_category = category_of(parts[:1], categories, is_loop, has_own_key)
-        if is_loop or has_own_key or own_category in (LOOP_CATEGORY, DRUM_LOOP):
+        is_called_loop = _is_loop_in(parts, 0, known) or own_category in (LOOP_CATEGORY, DRUM_LOOP)
+        # In 'Drum Loops/Trap Dusty 113', the number may count files: the audio decides.
+        if is_called_loop or has_own_key or has_tempo:
             own = lone_bpm(parts[0], _loop_words(categories), known, has_tempo)
     return NameFacts(
         stated_bpm=first_known([own, *with_unit[1:]]),

@@ -48,8 +48,8 @@ def best(scores: Float32, count: int) -> Positions:
     return np.asarray(chosen[np.lexsort((chosen, -scores[chosen]))], np.int64)
 
 
-def fused(rankings: Sequence[Sequence[int]], count: int) -> list[int]:
-    """Return the best `count` positions of several rankings, each the best first.
+def fused(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Return the positions of several rankings, each the best first.
 
     This is reciprocal rank fusion: a position's score is the sum of 1 / (60 + rank) over the rankings that have it
     (Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
@@ -60,7 +60,7 @@ def fused(rankings: Sequence[Sequence[int]], count: int) -> list[int]:
     for ranking in rankings:
         for rank, position in enumerate(ranking, 1):
             scores[position] = scores.get(position, 0.0) + 1 / (FUSION_CONSTANT + rank)
-    return sorted(scores, key=lambda position: -scores[position])[:count]
+    return sorted(scores, key=lambda position: -scores[position])
 
 
 def combined(wanted: Sequence[Float32], unwanted: Sequence[Float32]) -> Float32:

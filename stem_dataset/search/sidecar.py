@@ -195,7 +195,8 @@ def _opened_tables(path: Path) -> sqlite3.Connection:
     Not "ro": whoever reads it first after a patch was killed has to undo that patch.
     """
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=LOCKED_TABLES_S, isolation_level=None)
+    # The page opens it in one thread and reads it in others, one at a time.
+    return sqlite3.connect(uri, uri=True, timeout=LOCKED_TABLES_S, isolation_level=None, check_same_thread=False)
 
 
 def folder_of(database: Path) -> Path:

@@ -224,6 +224,15 @@ def test_rows_whose_files_are_gone_are_forgotten_with_their_wavs(
     assert "rows are gone" not in capsys.readouterr().err
 
 
+def test_corrections_go_with_their_rows_and_those_of_the_others_stay(filled: Workplace) -> None:
+    filled.change("INSERT INTO corrections (stem_id, column_name, value) SELECT id, 'bpm', 99 FROM stems")
+    lose_four(filled)
+    assert main([*filled.flags(), "--forget-missing", "--yes"]) == 0
+    corrected = {row["stem_id"] for row in filled.rows("SELECT * FROM corrections")}
+    assert corrected == {row["id"] for row in filled.rows()}
+    assert len(corrected) == 5
+
+
 def test_rows_out_of_reach_are_named_and_kept(filled: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     filled.input.rename(filled.folder / "elsewhere")
     before = filled.rows()

@@ -132,7 +132,7 @@ def test_what_a_wait_raises_comes_through_the_start_of_a_run(
 ) -> None:
     restore_beside_the_wal(filled)
     replace_name(monkeypatch, "damage_of", lambda *_: ["Page 7 is never used"])
-    with pytest.raises(RunStopped, match=r"Page 7 is never used \(1 findings\)"):
+    with pytest.raises(RunStopped, match=r"Page 7 is never used\. It was"):
         filled.run()
 
 

@@ -400,6 +400,8 @@ def test_title_or_a_hit_with_a_tempo_makes_no_one_shot(path: str) -> None:
         ("bpm.1280", None),
         ("112 b.p.mix", None),
         ("Bass Loop 101", None),
+        ("Drum Loops/Trap Dusty 113", None),
+        ("Melodic Loops/RnB Haze 126", None),
         ("Bass Loop 85 Am", None),
         ("VEC1 128 BPM Perc Loops/VEC1 Perc Loop 121", 128),
         ("drum_loop_48_128", None),

@@ -34,11 +34,62 @@ def test_a_warm_text_query_needs_neither_torch_nor_the_network(searched: Searche
     assert watch.noted("network") == []
 
 
+# The package of each is a tenth of a second or more, and a search whose vectors are kept needs none of them.
+HEAVY = {"openvino", "tokenizers", "torch", "transformers", "laion_clap", "librosa", "scipy", "av", "soxr", "numba"}
+
+
+def test_a_warm_text_query_imports_nothing_that_only_new_texts_and_sounds_need(searched: SearchedLibrary) -> None:
+    searched.add("/music/kick.wav", direction(x=1))
+    searched.understand({"thump": direction(x=1)})
+    flags = ["--database", str(searched.database), "--model-cache", str(searched.folder / "cache")]
+    timed = [sys.executable, "-X", "importtime", *COMMAND[1:], "thump", *flags]
+    done = subprocess.run(timed, capture_output=True, text=True, timeout=120, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "kick.wav" in done.stdout
+    assert "numpy" in imported
+    assert imported & HEAVY == set()
+
+
 def test_a_closed_pipe_is_no_error(searched: SearchedLibrary) -> None:
     add_all(searched, [f"{number}.wav" for number in range(100)])
     command = f"{' '.join(COMMAND)} --database {searched.database} --top 0 --paths | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "/music/0.wav\n", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors")
+def test_a_search_without_standard_streams_writes_its_files(searched: SearchedLibrary, tmp_path: Path) -> None:
+    searched.model = STAND_IN_MODEL
+    searched.add("/music/Größe.wav", direction(x=1))
+    table = tmp_path / "found.csv"
+    command = [*COMMAND, "Größe", "--database", str(searched.database), "--csv", str(table), "--category", "kick"]
+
+    def close() -> None:
+        for descriptor in range(3):
+            os.close(descriptor)
+
+    assert subprocess.run(command, preexec_fn=close, timeout=120).returncode == 0
+    assert "Größe.wav" in table.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sets a POSIX locale")
+def test_in_a_locale_that_is_not_utf_8_the_same_words_find_the_same_names(searched: SearchedLibrary) -> None:
+    searched.model = STAND_IN_MODEL
+    searched.add("/music/Größe.wav", direction(x=1))
+    searched.add("/music/Gre.wav", direction(x=1))
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*COMMAND, "größe", "--database", str(searched.database), "--paths"]
+    done = subprocess.run(command, env={**os.environ, **locale}, stdout=subprocess.PIPE, timeout=120, check=True)
+    assert done.stdout == "/music/Größe.wav\n".encode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_while_it_still_imports_is_no_traceback(searched: SearchedLibrary, tmp_path: Path) -> None:
+    # numpy is one of the first imports that take long.
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*COMMAND, "kick"], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

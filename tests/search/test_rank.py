@@ -184,11 +184,11 @@ def test_the_best_are_those_of_a_full_sort() -> None:
 
 def test_fusion_follows_the_paper() -> None:
     # 7: 1/61 + 1/62; 5: 1/61 alone; 9: 1/62 alone
-    assert fused([[5, 7], [7, 9]], 5) == [7, 5, 9]
+    assert fused([[5, 7], [7, 9]]) == [7, 5, 9]
     # Third twice is better than first once: 2/63 is more than 1/61.
-    assert fused([[1, 8, 2], [6, 7, 2]], 2)[0] == 2
+    assert fused([[1, 8, 2], [6, 7, 2]])[0] == 2
     # Equal scores keep the order of the first ranking.
-    assert fused([[1, 2], [2, 1]], 2) == [1, 2]
+    assert fused([[1, 2], [2, 1]]) == [1, 2]
 
 
 def test_what_cancels_out_is_a_usage_error() -> None:

@@ -348,5 +348,5 @@ if "kill_after" in FAULTS:
     install_kill_after()
 
 if __name__ == "__main__":
-    prepare_process()
+    prepare_process("interrupted: what was committed stays; run again to go on")
     product.leave(main())
