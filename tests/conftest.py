@@ -20,6 +20,7 @@ from workplace import REPOSITORY, Workplace, run_program
 # Each process of pytest-xdist has its own cache for what librosa compiles. When two processes fill one cache at
 # the same time, numba stores a function under the types of another, and the next process to call it crashes.
 os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+os.environ["NUMBA_OPT"] = "0"  # compiling takes longer than all that the tests then call
 
 patching.refuse_patches_that_reach_nothing()
 pytest_plugins = ("ingest", "sounds", "records", "libraries")  # fixtures that several files share
