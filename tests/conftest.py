@@ -28,7 +28,8 @@ pytest_plugins = ("ingest", "sounds", "records", "libraries")  # fixtures that s
 # In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
 # test_session, which computes, runs one that mostly waits, and none of the two that start programs with the real CLAP.
 LONGEST_FILES = (
-    "test_session test_local_pool test_dask_pool test_run test_machine test_openvino_engine test_download".split()
+    "test_session test_local_pool test_dask_pool test_run test_machine test_signals test_openvino_engine "
+    "test_duplicates test_download".split()
 )
 
 
