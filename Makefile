@@ -10,11 +10,15 @@ DEMO := build/demo.txt
 # Where this is set, each start of the program compiles its modules anew, and the tests start it by the hundred.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test chaos format readme clean
+.PHONY: demo browse check test chaos format readme clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
 	@cat $(DEMO)
+
+# Opens the page on the demo's database.
+browse: $(DEMO)
+	$(BIN)/python search_dataset_sql.py --serve --config build/demo/config.yaml
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
     python search_dataset_sql.py "dark punchy kick"
     python search_dataset_sql.py --like kick.wav --category kick --seconds 0.2-2
+    python search_dataset_sql.py --serve
 
     database ──► sidecar ──► filter ──► rank ──► print, write, copy
      (read only)  (kept beside  (SQL)     (cosine and names,
@@ -10,8 +11,12 @@
 It only reads the database. It copies what it needs to a folder beside it, and copies it again when the database has
 changed. A preparer may run at the same time.
 
-Exit codes: 0 done, also if nothing was found · 1 done, but some files could not be copied · 2 usage, or no database ·
-3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) · 130 interrupted.
+--serve opens a page in the browser instead, where stems are also heard, rated and corrected. The page writes ratings
+and corrections to the database.
+
+Exit codes: 0 done, also if nothing was found, or if Ctrl-C ended --serve · 1 done, but some files could not be copied ·
+2 usage, or no database · 3 no CLAP weights · 4 stopped (not writable, disk full, broken installation) ·
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,18 +31,16 @@ import contextlib
 import difflib
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from stem_dataset import __version__
 from stem_dataset.config import Config, flag_options, load_config, path_if_given, refuse_nothing
-from stem_dataset.datatypes import Float32
 from stem_dataset.errors import PrepareError, RunStopped, UsageError, with_remedy
 from stem_dataset.logs import add_level_flags, log, log_to_console, printable
 from stem_dataset.progress import Progress
+from stem_dataset.search.ask import Given, filters_of, note_on_text, query_vector, reference_of, sound_of, unwanted_of
 from stem_dataset.search.copying import copy_originals
 from stem_dataset.search.library import Hit, Library
 from stem_dataset.search.near_duplicates import near_pairs
@@ -56,9 +59,8 @@ from stem_dataset.search.output import (
     values_of,
     write_file,
 )
-from stem_dataset.search.query import Filters, key_of, range_of, rating_of, related_keys, tempo_of
-from stem_dataset.search.query_vectors import QueryVectors, vector_of_hex
-from stem_dataset.search.rank import combined
+from stem_dataset.search.query import Filters, key_of, range_of, rating_of, tempo_of
+from stem_dataset.search.query_vectors import QueryVectors
 from stem_dataset.search.sidecar import open_sidecar
 from stem_dataset.signals import StopSignals
 from stem_dataset.startup import open_standard_streams, read_names_as_utf8
@@ -67,6 +69,7 @@ TOP = 20
 NEAR_COSINE = 0.98
 # The settings that a search shares with the preparer.
 SETTINGS = ("database", "checkpoint", "trust_checkpoint", "device", "model_cache")
+PAGE_OPTIONS = ("serve", "port", "no_open", "level", "config", *SETTINGS)
 # Below this, a bar would only flicker.
 ROWS_WITH_A_BAR = 20_000
 
@@ -79,9 +82,8 @@ class Search:
         self.config = config
         self.library = library
         self.progress = progress
-        reference = library.models[library.model][2] if library.models else None
-        self.query_vectors = QueryVectors(library.embedding_model, vector_of_hex(reference), config)
-        self.filters = filters_of(options)
+        self.query_vectors = QueryVectors(library.embedding_model, reference_of(library), config)
+        self.filters = filters_given(options)
         self.count = options.top or max(1, len(library.vectors))
 
     def run(self) -> int:
@@ -108,44 +110,17 @@ class Search:
         if options.text is None and not options.like and not options.unlike:
             return self.library.by_path(self.filters, self.count)
         kept = self.library.filtered(self.filters)
-        # If nothing passes, CLAP need not be loaded.
-        return self.library.search(kept, options.text, self._query_vector(), self.count) if len(kept) else []
-
-    def _query_vector(self) -> Float32 | None:
-        """Return the vector, (512,), to search by; None if the model understands nothing of the query."""
-        text, options = self.options.text, self.options
-        wanted = [self._sound(name, "--like") for name in options.like]
-        unwanted = [self._unwanted(name) for name in options.unlike]
-        if text is not None and self.query_vectors.understands_texts:
-            wanted.append(self.query_vectors.of_text(text))
-        elif text is not None:
-            model = self.library.embedding_model.partition("/")[0] or "an empty database"
-            by_sound = "; the sounds given rank by sound" if wanted or unwanted else ""
-            log.warning("%s does not understand texts: the words rank by names alone%s", printable(model), by_sound)
-        return combined(wanted, unwanted) if wanted or unwanted else None
-
-    def _sound(self, name: str, flag: str) -> Float32:
-        """Return the vector of a stem, or of an audio file from elsewhere."""
-        position = self.library.position_of(name)
-        if position is not None:
-            vector = self.library.vector_at(position)
-            if vector is not None:
-                return vector
-            # Its vector is of another model, so its file is embedded.
-            name = self.library.hits([position])[0].original_file
-        if not os.path.isfile(name):
-            raise UsageError(f"{flag} {printable(name)}: neither the id of a stem nor a file")
-        return self.query_vectors.of_file(Path(name))
-
-    def _unwanted(self, name: str) -> Float32:
-        """Return the vector of a stem, of an audio file, or else of a text."""
-        is_sound = self.library.position_of(name) is not None or os.path.lexists(name) or os.sep in name
-        if is_sound:
-            return self._sound(name, "--unlike")
-        if not self.query_vectors.understands_texts:
-            text = "neither the id of a stem nor a file, and this database's model does not understand texts"
-            raise UsageError(f"--unlike {printable(name)}: {text}")
-        return self.query_vectors.of_text(name)
+        if not len(kept):
+            # CLAP need not be loaded.
+            return []
+        understands_texts = self.query_vectors.understands_texts
+        wanted = [sound_of(self.library, name, "--like") for name in options.like]
+        unwanted = [unwanted_of(self.library, name, understands_texts) for name in options.unlike]
+        note = note_on_text(self.query_vectors, options.text, bool(wanted or unwanted))
+        if note is not None:
+            log.warning("%s", note)
+        vector = query_vector(self.query_vectors, options.text, wanted, unwanted)
+        return self.library.search(kept, options.text, vector, self.count)
 
     def _near_duplicates(self, least: float) -> int:
         kept = self.library.comparable(self.library.filtered(self.filters))
@@ -199,25 +174,25 @@ class Search:
                 log.info("no stem has the category %s%s", printable(category), text)
 
 
-def filters_of(options: argparse.Namespace) -> Filters:
+def filters_given(options: argparse.Namespace) -> Filters:
     """Return the filters of a command line; raises `UsageError` for a flag that changes nothing."""
     if options.half_double and options.bpm is None:
         raise UsageError("--half-double: needs --bpm")
     if options.related and options.key is None:
         raise UsageError("--related: needs --key")
-    tempi = (options.bpm,) if options.bpm is not None else ()
-    if options.half_double:
-        tempi = tuple(options.bpm.times(factor) for factor in (1, 0.5, 2))
-    keys = (options.key,) if options.key is not None else ()
-    return Filters(
-        categories=tuple(options.category),
-        tempi=tempi,
-        keys=related_keys(options.key) if options.related else keys,
-        is_loop=options.is_loop,
-        seconds=options.seconds,
-        folders=tuple(options.folder),
-        rating=options.rating,
-        is_ok=options.ok,
+    return filters_of(
+        Given(
+            categories=tuple(options.category),
+            tempo=options.bpm,
+            half_double=options.half_double,
+            key=options.key,
+            related=options.related,
+            is_loop=options.is_loop,
+            seconds=options.seconds,
+            folders=tuple(options.folder),
+            rating=options.rating,
+            is_ok=options.ok,
+        )
     )
 
 
@@ -250,6 +225,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="COSINE",
         help=f"list pairs of stems with at least this cosine (default: {NEAR_COSINE}); nothing is deleted",
     )
+    page = parser.add_argument_group("page in the browser")
+    page.add_argument("--serve", action="store_true", help="serve a page to this computer until Ctrl-C")
+    page.add_argument("--port", type=port_given, metavar="N", help="its port (default: a free one)")
+    page.add_argument("--no-open", action="store_true", help="with --serve: do not open the browser")
     for name in SETTINGS:
         parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **flag_options(name))
     parser.add_argument(
@@ -294,6 +273,13 @@ def count_given(text: str) -> int:
     """Parse the value of --top."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: give a number, or 0 for all")
+    return int(text)
+
+
+def port_given(text: str) -> int:
+    """Parse the value of --port."""
+    if not (text.isdecimal() and 0 <= int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a port from 1 to 65535, or 0 for a free one")
     return int(text)
 
 
@@ -345,6 +331,12 @@ def _run_options(options: argparse.Namespace, signals: StopSignals) -> int:
     config = load_config(options.config, {name: value for name, value in vars(options).items() if name in SETTINGS})
     progress = Progress(config, options.level <= logging.INFO, signals)
     reading = Reading(progress)
+    if options.serve:
+        # Starting it takes half a second, which no other search needs.
+        from stem_dataset.page.serve import serve
+
+        with reading:
+            return serve(config, options.port or 0, not options.no_open, signals, reading.tick)
     with reading, open_sidecar(config.database, reading.tick) as sidecar:
         reading.close()
         return Search(options, config, Library(sidecar), progress).run()
@@ -359,6 +351,12 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise UsageError(
             "--near-duplicates: compares all stems that pass the filters: leave text, --like, --unlike out"
         )
+    if not options.serve and (options.port is not None or options.no_open):
+        raise UsageError("--port and --no-open: need --serve")
+    asked = [name for name, usual in vars(build_parser().parse_args([])).items() if getattr(options, name) != usual]
+    asked = [name for name in asked if name not in PAGE_OPTIONS]
+    if options.serve and asked:
+        raise UsageError(f"--serve: leave the search out ({', '.join(asked)}): the page asks for it")
 
 
 class Reading:
@@ -389,6 +387,8 @@ class Reading:
             self.progress.say("reading the database, once after each change")
         self.progress.advance(done - self.done)
         self.done = done
+        if done == rows:
+            self.close()
 
 
 def command() -> NoReturn:

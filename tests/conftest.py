@@ -22,7 +22,7 @@ from workplace import REPOSITORY, Workplace, run_program
 os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
 
 patching.refuse_patches_that_reach_nothing()
-pytest_plugins = ("ingest", "sounds", "records", "libraries")  # fixtures that several files share
+pytest_plugins = ("ingest", "sounds", "records", "libraries", "page_client")  # fixtures that several files share
 
 # In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
 # test_session, which computes, runs one that mostly waits, and none of the two that start programs with the real CLAP.

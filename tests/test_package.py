@@ -71,6 +71,12 @@ def test_the_search_is_installed_too(installed: Path, tmp_path: Path) -> None:
     assert "--near-duplicates" in called(search, "--help", folder=tmp_path)
 
 
+def test_the_page_is_installed_with_all_its_files(installed: Path) -> None:
+    own = REPOSITORY / "stem_dataset" / "page" / "static"
+    (static,) = (installed.parent.parent).rglob("page/static")
+    assert {path.name for path in static.iterdir()} == {path.name for path in own.iterdir()} >= {"page.html"}
+
+
 def test_the_installed_command_knows_the_categories_and_tags_of_config_yaml(installed: Path, tmp_path: Path) -> None:
     python = installed.with_name("python")
     code = "from stem_dataset import config, __file__; c = config.load_config(None, {}); print(__file__, *c.categories)"

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from stem_dataset.datatypes import Float32
-from stem_dataset.search.coarse import best_cosines
 from stem_dataset.search.query import Filters
-from stem_dataset.search.rank import Positions, best, fused
+from stem_dataset.search.rank import Positions, best, cosines, fused
 from stem_dataset.search.sidecar import Sidecar
 from stem_dataset.search.text_index import matches
 
@@ -61,12 +60,24 @@ class Hit:
         return os.path.dirname(self.original_file)
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The positions of what was found, the best first; and the cosines, (N,), of the positions in `compared`, (N,)."""
+
+    positions: list[int]
+    compared: Positions
+    cosines: Float32
+
+    def cosines_of(self, positions: Sequence[int]) -> list[tuple[int, float | None]]:
+        """Return `positions` with their cosines; None for those that are not compared."""
+        return cosines_at(self.compared, self.cosines, positions)
+
+
 class Library:
     """A database's stems, each named by its position in the sidecar."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self.vectors = sidecar.vectors
-        self.coarse = sidecar.coarse
         self.connection = sidecar.connection
         self.models = sidecar.models
         # While --re-embed is not done, a database has vectors of two models. Those of the more common one are used.
@@ -109,19 +120,25 @@ class Library:
         With a `text`, the names rank them. With a `vector`, (512,), their cosines with it do. With both, the two
         rankings are fused. Equally good names are ranked by cosine, or without a vector by path.
         """
+        ranking = self.ranking(kept, text, vector, count)
+        chosen = ranking.positions[:count]
+        return self.hits(chosen, dict(ranking.cosines_of(chosen)))
+
+    def ranking(self, kept: Positions, text: str | None, vector: Float32 | None, count: int) -> Ranking:
+        """Return the best of the stems in `kept`, as `search` does, and the cosines of all that have one.
+
+        Of each ranking that is fused, the best `count` take part, or more.
+        """
         depth = max(FUSED_DEPTH, count)
         named = self._by_name(kept, text, depth) if text is not None else []
         if vector is None:
             paths = self._paths(position for position, _ in named)
-            return self.hits(sorted_by(named, paths)[:count])
+            return Ranking(sorted_by(named, paths), kept[:0], np.empty(0, np.float32))
         kept = self.comparable(kept)
-        own_depth = depth if named else count
-        by_name = np.asarray([position for position, _ in named], np.int64)
-        scores = best_cosines(self.vectors, self.coarse, kept, vector, own_depth, by_name)
-        ranked = kept[best(scores, own_depth)].tolist()
+        scores = cosines(self.vectors, kept, vector)
+        ranked = kept[best(scores, depth if named else count)].tolist()
         farness = {position: -(cosine or 0.0) for position, cosine in cosines_at(kept, scores, [p for p, _ in named])}
-        chosen = fused([ranked, sorted_by(named, farness)], count)
-        return self.hits(chosen, dict(cosines_at(kept, scores, chosen)))
+        return Ranking(fused([ranked, sorted_by(named, farness)]), kept, scores)
 
     def _by_name(self, kept: Positions, text: str, count: int) -> list[tuple[int, float]]:
         rows = len(self.vectors)
@@ -135,12 +152,16 @@ class Library:
         query = "SELECT position, original_file FROM stems WHERE position IN (SELECT value FROM json_each(?))"
         return dict(self.connection.execute(query, (json.dumps(list(positions)),)).fetchall())
 
-    def hits(self, positions: Sequence[int], scores: dict[int, float | None] | None = None) -> list[Hit]:
+    def hits(
+        self, positions: Sequence[int], scores: dict[int, float | None] | None = None, first_rank: int = 1
+    ) -> list[Hit]:
         """Return the stems at `positions`, in that order."""
         query = f"SELECT {HIT_COLUMNS} FROM stems WHERE position IN (SELECT value FROM json_each(?))"
         rows = {row[0]: row[1:] for row in self.connection.execute(query, (json.dumps(list(positions)),))}
         scores = scores or {}
-        return [hit_of(rank, scores.get(position), rows[position]) for rank, position in enumerate(positions, 1)]
+        return [
+            hit_of(rank, scores.get(position), rows[position]) for rank, position in enumerate(positions, first_rank)
+        ]
 
     def position_of(self, name: str) -> int | None:
         """Return the position of the stem with this id, original file or WAV."""
@@ -152,6 +173,12 @@ class Library:
             query = "SELECT position FROM stems WHERE original_file IN (?, ?) OR wav IN (?, ?)"
             found = self.connection.execute(query, [*paths, *paths]).fetchone()
         return int(found[0]) if found else None
+
+    def positions_of(self, ids: Sequence[str]) -> Positions:
+        """Return the positions of the stems with these ids, in ascending order; an unknown id has none."""
+        query = "SELECT position FROM stems WHERE id IN (SELECT value FROM json_each(?)) ORDER BY position"
+        rows = self.connection.execute(query, (json.dumps(list(ids)),))
+        return np.fromiter((position for (position,) in rows), np.int64)
 
     def vector_at(self, position: int) -> Float32 | None:
         """Return the vector, (512,), at a position; None if it is of another model."""

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from stem_dataset.datatypes import UNKNOWN_CATEGORY
 from stem_dataset.music.name_key import NOTE_NAMES, NOTE_STEPS, key_name
 
 # A single tempo means this much more or less, since tempi are measured.
@@ -14,6 +15,10 @@ SINGLE_BPM_WIDTH = 0.5
 RANGE = re.compile(r"(\d+(?:\.\d+)?)(?:(-)(\d+(?:\.\d+)?)?)?")
 KEY = re.compile(r"(?P<note>[A-Ga-g])(?P<accidental>#|b|♯|♭)? *(?P<mode>m|min|minor|maj|major)?")
 ACCIDENTALS = {"#": 1, "♯": 1, "b": -1, "♭": -1, None: 0}
+# Something is wrong with the sound, or something is not known that most stems of its kind have.
+NEEDS_LISTENING = (
+    f"(quality_ok = 0 OR category = '{UNKNOWN_CATEGORY}' OR is_loop IS NULL OR (is_loop = 1 AND bpm IS NULL))"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Filters:
     keys: any of them, as the database has them
     folders: globs, any of them
     rating: the least rating
+    needs_listening: what its owner should check by ear; see `NEEDS_LISTENING`
     """
 
     categories: tuple[str, ...] = ()
@@ -47,6 +53,7 @@ class Filters:
     folders: tuple[str, ...] = ()
     rating: int | None = None
     is_ok: bool = False
+    needs_listening: bool = False
 
     def condition(self) -> tuple[str, list[object]]:
         """Return the SQL condition on the sidecar's table `stems`, and its values.
@@ -76,6 +83,8 @@ class Filters:
             add("user_rating >= ?", self.rating)
         if self.is_ok:
             add("quality_ok = 1")
+        if self.needs_listening:
+            add(NEEDS_LISTENING)
         return " AND ".join(parts) or "1", values
 
 

@@ -13,18 +13,30 @@ from stem_dataset.errors import UsageError
 
 Positions = npt.NDArray[np.int64]
 
+# 134 MB of vectors. Only the pages of this block and the result need memory.
+BLOCK_ROWS = 65_536
+# If a block's positions lie farther apart than this on average, their rows are copied out one by one.
+SPARSE = 4
 # The constant of reciprocal rank fusion, as in its paper.
 FUSION_CONSTANT = 60
 # In Rocchio's formula, what a user does not want counts less than what the user wants.
 UNLIKE_WEIGHT = 0.5
 
 
-def exact_cosines(vectors: Float32, query: Float32) -> Float32:
-    """Return the cosines, (N,), of unit vectors, (N, 512), with `query`, (512,).
+def cosines(vectors: Float32, kept: Positions, query: Float32) -> Float32:
+    """Return the cosine of each row in `kept` with `query`, (512,), of unit length.
 
-    They are summed in float64 and in one order, so that equal vectors have equal cosines.
+    `vectors`, (N, 512), have unit length and may be memory-mapped. `kept` is in ascending order.
     """
-    return np.asarray(np.einsum("ij,j->i", np.asarray(vectors, np.float64), np.asarray(query, np.float64)), np.float32)
+    result = np.empty(len(kept), np.float32)
+    for start in range(0, len(kept), BLOCK_ROWS):
+        positions = kept[start : start + BLOCK_ROWS]
+        first, last = int(positions[0]), int(positions[-1]) + 1
+        if last - first <= SPARSE * len(positions):
+            result[start : start + BLOCK_ROWS] = (vectors[first:last] @ query)[positions - first]
+        else:
+            result[start : start + BLOCK_ROWS] = vectors[positions] @ query
+    return result
 
 
 def best(scores: Float32, count: int) -> Positions:
@@ -36,8 +48,8 @@ def best(scores: Float32, count: int) -> Positions:
     return np.asarray(chosen[np.lexsort((chosen, -scores[chosen]))], np.int64)
 
 
-def fused(rankings: Sequence[Sequence[int]], count: int) -> list[int]:
-    """Return the best `count` positions of several rankings, each the best first.
+def fused(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Return the positions of several rankings, each the best first.
 
     This is reciprocal rank fusion: a position's score is the sum of 1 / (60 + rank) over the rankings that have it
     (Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
@@ -48,7 +60,7 @@ def fused(rankings: Sequence[Sequence[int]], count: int) -> list[int]:
     for ranking in rankings:
         for rank, position in enumerate(ranking, 1):
             scores[position] = scores.get(position, 0.0) + 1 / (FUSION_CONSTANT + rank)
-    return sorted(scores, key=lambda position: -scores[position])[:count]
+    return sorted(scores, key=lambda position: -scores[position])
 
 
 def combined(wanted: Sequence[Float32], unwanted: Sequence[Float32]) -> Float32:

@@ -2,7 +2,6 @@
 
     stems.db.search/
         vectors-….npy    (rows, 512) float32, memory-mapped
-    coarse-….npy     the same in a byte each, see coarse.py, memory-mapped
         stems-….db       the columns that searches show and filter by, and the full-text index
         card.json        which files are current, and of which state of the database
 
@@ -21,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,6 @@ from stem_dataset.errors import RunStopped, UsageError
 from stem_dataset.files import put_in_place
 from stem_dataset.logs import log, printable
 from stem_dataset.output_folders import LOCK_NAME, write_readme
-from stem_dataset.search.coarse import ROW, CoarseRows, coarse_of
 from stem_dataset.search.text_index import ENTER_NAMES, REMOVE_NAMES, TEXT_INDEX, names_row
 from stem_dataset.signals import TICK_S
 
@@ -43,9 +41,7 @@ You can remove this folder at any time. The next search makes it again.
 """
 CARD = "card.json"
 # Increase this when the content of the files changes.
-RECIPE = 3
-# The names in the card, and those of the files without what makes them unique.
-FILES = {"vectors": ("vectors-", ".npy"), "coarse": ("coarse-", ".npy"), "stems": ("stems-", ".db")}
+RECIPE = 2
 STEMS_PER_PAGE = 1_000
 
 # A file system notes the time of a write in steps: Linux in 10 ms at most, FAT in 2 s.
@@ -88,14 +84,12 @@ class Sidecar:
     folder: where they are
     card: what card.json said
     vectors: (rows, 512), memory-mapped
-    coarse: (rows,) of `coarse.ROW`, memory-mapped
     models: the names of the rows' models, with the number of rows and the vector of the reference signal (hex or None)
     """
 
     folder: Path
     card: dict[str, Any]
     vectors: Float32
-    coarse: CoarseRows
     connection: sqlite3.Connection
     models: list[tuple[str, int, str | None]]
 
@@ -184,17 +178,15 @@ def _current_card(folder: Path, database: Path, tick: Callable[[int, int], None]
 def _opened(folder: Path, card: dict[str, Any]) -> Sidecar | None:
     """Open the files of a card; None if another search has just replaced them."""
     try:
-        vectors, coarse = (
-            np.load(folder / card[name], mmap_mode="r").view(np.ndarray) for name in ("vectors", "coarse")
-        )
+        vectors = np.load(folder / card["vectors"], mmap_mode="r").view(np.ndarray)
         connection = _opened_tables(folder / card["stems"])
         connection.execute("PRAGMA query_only = ON")
     except (OSError, ValueError, sqlite3.Error) as error:
-        if not all((folder / card[name]).exists() for name in FILES):
+        if not all((folder / card[name]).exists() for name in ("vectors", "stems")):
             return None
         raise RunStopped(f"{printable(folder)}: {error}; remove this folder, and search again") from None
     models = [(name, rows, reference) for name, rows, reference in card["models"]]
-    return Sidecar(folder, card, vectors, coarse, connection, models)
+    return Sidecar(folder, card, vectors, connection, models)
 
 
 def _opened_tables(path: Path) -> sqlite3.Connection:
@@ -203,7 +195,8 @@ def _opened_tables(path: Path) -> sqlite3.Connection:
     Not "ro": whoever reads it first after a patch was killed has to undo that patch.
     """
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=LOCKED_TABLES_S, isolation_level=None)
+    # The page opens it in one thread and reads it in others, one at a time.
+    return sqlite3.connect(uri, uri=True, timeout=LOCKED_TABLES_S, isolation_level=None, check_same_thread=False)
 
 
 def folder_of(database: Path) -> Path:
@@ -268,7 +261,7 @@ def card_if_current(folder: Path, database: Path) -> dict[str, Any] | None:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         is_current = card["recipe"] == RECIPE and card["stamp"] == stamp_of(database)
-        are_there = all((folder / card[name]).is_file() for name in FILES)
+        are_there = all((folder / card[name]).is_file() for name in ("vectors", "stems"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return card if is_current and are_there else None
@@ -280,7 +273,7 @@ def _make(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dic
     The files have new names, so a search that uses the former ones is not disturbed.
     """
     token = uuid.uuid4().hex[:12]
-    names = {name: f"{start}{token}{end}" for name, (start, end) in FILES.items()}
+    names = {"vectors": f"vectors-{token}.npy", "stems": f"stems-{token}.db"}
     started = time.monotonic()
     # The stamp comes first: a commit after it makes the next search look again.
     stamp = settled_stamp(database)
@@ -288,7 +281,7 @@ def _make(folder: Path, database: Path, tick: Callable[[int, int], None]) -> dic
         with contextlib.closing(open_beside_writers(database)) as source:
             # All reads see one state of the database.
             source.execute("BEGIN")
-            models = _copy(source, {name: folder / file for name, file in names.items()}, tick)
+            models = _copy(source, folder / names["vectors"], folder / names["stems"], tick)
     except BaseException as error:
         for name in names.values():
             (folder / name).unlink(missing_ok=True)
@@ -332,30 +325,24 @@ def patch_stem(tables: Path, columns: Sequence[Any]) -> None:
 
 
 def _copy(
-    source: sqlite3.Connection, files: dict[str, Path], tick: Callable[[int, int], None]
+    source: sqlite3.Connection, vectors: Path, stems: Path, tick: Callable[[int, int], None]
 ) -> list[tuple[str, int, str | None]]:
-    """Write the files of `FILES`, and return the models for the card."""
+    """Write both files, and return the models for the card."""
     rows: int = source.execute("SELECT count(*) FROM stems").fetchone()[0]
     references = {model: reference for model, reference, _ in source.execute(REFERENCES)}
     counts: dict[str, int] = {}
-    with (
-        open(files["vectors"], "xb") as vectors,
-        open(files["coarse"], "xb") as coarse,
-        contextlib.closing(sqlite3.connect(files["stems"], isolation_level=None)) as target,
-    ):
-        # If this is interrupted, the files are removed.
+    with open(vectors, "xb") as file, contextlib.closing(sqlite3.connect(stems, isolation_level=None)) as target:
+        # If this is interrupted, the file is removed.
         target.execute("PRAGMA journal_mode = OFF")
         target.execute("PRAGMA synchronous = OFF")
         target.execute(TABLES)
         target.execute(TEXT_INDEX)
         target.execute("BEGIN")
-        _begin_array(vectors, np.dtype("<f4"), (rows, EMBEDDING_SIZE))
-        _begin_array(coarse, ROW, (rows,))
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, EMBEDDING_SIZE)}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         position = 0
         for page in _pages(source):
-            numbers = np.frombuffer(b"".join(vector for *_, vector in page), "<f4").reshape(-1, EMBEDDING_SIZE)
-            vectors.write(numbers.data)
-            coarse.write(coarse_of(numbers).data)
+            file.write(b"".join(vector for *_, vector in page))
             for *_, model, _ in page:
                 counts[model] = counts.get(model, 0) + 1
             _enter_page(source, target, page, position, list(counts))
@@ -365,13 +352,6 @@ def _copy(
         target.execute(FILTER_INDEX)
         target.execute("COMMIT")
     return [(model, count, references.get(model)) for model, count in counts.items()]
-
-
-def _begin_array(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write the header of a .npy file."""
-    descr = np.lib.format.dtype_to_descr(dtype)  # type: ignore[no-untyped-call]
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
 
 
 def _enter_page(
@@ -398,9 +378,16 @@ def _pages(source: sqlite3.Connection) -> Iterator[list[Any]]:
 
 
 def shown_columns(source: sqlite3.Connection, stem_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """Return `SHOWN_COLUMNS` but for the id, by id."""
-    query = f"SELECT {', '.join(SHOWN_COLUMNS)} FROM library WHERE id IN (SELECT value FROM json_each(?))"
-    return {row[0]: row[1:] for row in source.execute(query, (json.dumps(list(stem_ids)),))}
+    """Return `SHOWN_COLUMNS` but for the id, by id, of a page of stems at most."""
+    return {row[0]: row[1:] for row in source.execute(shown_query(len(stem_ids)), stem_ids)}
+
+
+def shown_query(count: int) -> str:
+    """Return the query for `SHOWN_COLUMNS` of `count` ids.
+
+    Each id is a value of the query. With a subquery after IN, SQLite would read the whole table for each page.
+    """
+    return f"SELECT {', '.join(SHOWN_COLUMNS)} FROM library WHERE id IN ({', '.join('?' * count)})"
 
 
 def _text_of(path: str) -> str:
@@ -418,7 +405,7 @@ def _remove_former(folder: Path, current: set[str]) -> None:
 
     Windows refuses for those in use; a later search removes them.
     """
-    for path in (path for start, end in FILES.values() for path in folder.glob(f"{start}*{end}*")):
+    for path in (*folder.glob("vectors-*.npy"), *folder.glob("stems-*.db*")):
         if path.name not in current:
             with contextlib.suppress(OSError):
                 path.unlink()

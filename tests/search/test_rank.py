@@ -13,8 +13,8 @@ from fake_clap import FakeClap
 from libraries import PUBLISHED_MODEL, STAND_IN_MODEL, SearchedLibrary, add_all, direction
 from patching import replace_name
 from stem_dataset.errors import UsageError, WeightsMissing
-from stem_dataset.search import text_index
-from stem_dataset.search.rank import best, combined, fused
+from stem_dataset.search import rank, text_index
+from stem_dataset.search.rank import best, combined, cosines, fused
 
 
 @pytest.fixture
@@ -164,6 +164,16 @@ def test_a_sound_that_is_nowhere_is_a_usage_error(drums: SearchedLibrary) -> Non
 # -- the arithmetic ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("step", [1, 3, 50])
+def test_cosines_of_blocks_are_those_of_the_whole(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank, "BLOCK_ROWS", 7)
+    dice = np.random.default_rng(1)
+    vectors = dice.standard_normal((200, 512), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = np.arange(2, 200, step)
+    np.testing.assert_allclose(cosines(vectors, kept, vectors[5]), vectors[kept] @ vectors[5], atol=1e-6)
+
+
 def test_the_best_are_those_of_a_full_sort() -> None:
     scores = np.random.default_rng(1).integers(0, 50, 300).astype(np.float32)
     expected = np.argsort(-scores, kind="stable")
@@ -174,11 +184,11 @@ def test_the_best_are_those_of_a_full_sort() -> None:
 
 def test_fusion_follows_the_paper() -> None:
     # 7: 1/61 + 1/62; 5: 1/61 alone; 9: 1/62 alone
-    assert fused([[5, 7], [7, 9]], 5) == [7, 5, 9]
+    assert fused([[5, 7], [7, 9]]) == [7, 5, 9]
     # Third twice is better than first once: 2/63 is more than 1/61.
-    assert fused([[1, 8, 2], [6, 7, 2]], 2)[0] == 2
+    assert fused([[1, 8, 2], [6, 7, 2]])[0] == 2
     # Equal scores keep the order of the first ranking.
-    assert fused([[1, 2], [2, 1]], 2) == [1, 2]
+    assert fused([[1, 2], [2, 1]]) == [1, 2]
 
 
 def test_what_cancels_out_is_a_usage_error() -> None:

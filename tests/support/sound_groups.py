@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from stem_dataset.datatypes import Float32
-from stem_dataset.search.coarse import coarse_of
 from stem_dataset.search.library import Library
 from stem_dataset.search.sidecar import TABLES, Sidecar
 
@@ -37,7 +36,7 @@ def library_of(vectors: Float32, ids: Sequence[str], models: Sequence[str] | Non
     statement = "INSERT INTO stems (position, id, original_file, folder, sha256, model) VALUES (?, ?, x'', '', ?, ?)"
     connection.executemany(statement, rows)
     counts: list[tuple[str, int, str | None]] = [(name, models.count(name), None) for name in names]
-    return Library(Sidecar(Path(), {}, vectors, coarse_of(vectors), connection, counts))
+    return Library(Sidecar(Path(), {}, vectors, connection, counts))
 
 
 def share_of_like_neighbours(places: Float32, of_row: npt.NDArray[np.int64], count: int = 5) -> float:
