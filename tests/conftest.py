@@ -23,7 +23,8 @@ os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / os.environ.
 os.environ["NUMBA_OPT"] = "0"  # compiling takes longer than all that the tests then call
 
 patching.refuse_patches_that_reach_nothing()
-pytest_plugins = ("ingest", "sounds", "records", "libraries", "page_client")  # fixtures that several files share
+# Fixtures that several files share.
+pytest_plugins = ("ingest", "sounds", "records", "libraries", "page_client", "browsing")
 
 # In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
 # test_session, which computes, runs one that mostly waits, and none of the two that start programs with the real CLAP.

@@ -7,7 +7,7 @@
 import { byId, element } from "./format.js";
 
 const FIELDS = "input, select, textarea, [contenteditable]";
-const OWN_KEYS = "button, summary, a, [role=listbox], #waveform, #map";
+const OWN_KEYS = "button, summary, a, [role=listbox]";
 const KEYS_OF_CONTROLS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown", "Enter", " "];
 
 /**

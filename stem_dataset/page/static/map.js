@@ -49,7 +49,7 @@ export class StemMap {
     }).observe(byId("map"));
   }
 
-  /** @returns {Promise<Float32Array>} x, y, x, y, … by position; empty where there is no map */
+  /** @returns {Promise<Float32Array>} x, y, x, y, … by position; NaN without a place; empty where there is no map */
   async pointsSoon() {
     const { state } = await api.mapState();
     return state === "ready" ? this.#load() : new Float32Array();
@@ -195,6 +195,7 @@ export class StemMap {
     const colours = this.parts.colours();
     const groups = Array.from({ length: colours.length + 2 }, () => /** @type {number[]} */ ([]));
     for (let position = 0; position < rows; position += 1) {
+      if (Number.isNaN(points[2 * position])) continue; // its vector is of another model
       const category = Math.min(this.categories[position] ?? 255, colours.length);
       groups[isFound[position] ? category + 1 : 0].push(position);
     }
@@ -283,7 +284,7 @@ export class StemMap {
 
   #placeRing() {
     const ring = byId("map-ring");
-    ring.hidden = this.current < 0 || !this.points || !this.box?.layout;
+    ring.hidden = this.current < 0 || !this.points || Number.isNaN(this.points[2 * this.current]) || !this.box?.layout;
     if (ring.hidden) return;
     const [x, y] = this.#placeOf(this.current);
     ring.style.transform = `translate(${x}px, ${y}px)`;
@@ -345,6 +346,7 @@ export class StemMap {
 function extentOf(points) {
   const ends = [Infinity, -Infinity, Infinity, -Infinity];
   for (let place = 0; place < points.length; place += 2) {
+    if (Number.isNaN(points[place])) continue;
     ends[0] = Math.min(ends[0], points[place]);
     ends[1] = Math.max(ends[1], points[place]);
     ends[2] = Math.min(ends[2], points[place + 1]);

@@ -33,7 +33,7 @@ export const cornersOfBox = (x0, y0, x1, y1) => [[x0, y0], [x1, y0], [x1, y1], [
 /**
  * A point is within if a ray from it crosses the outline an odd number of times.
  *
- * @param {Float32Array} points x, y, x, y, …
+ * @param {Float32Array} points x, y, x, y, …; NaN is never within
  * @param {Outline} outline
  * @returns {number[]} the positions of the points within, in ascending order
  */

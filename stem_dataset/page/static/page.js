@@ -28,6 +28,7 @@ import { Waveform } from "./waveform.js";
 
 const TYPING_MS = 220;
 const MESSAGE_MS = 8_000;
+const SLOW_MS = 400;
 
 /** @type {import("./api.js").Library|null} */ let library = null;
 let query = queryOf(location.hash);
@@ -67,6 +68,7 @@ async function search() {
   const { signal } = searching;
   showQuery();
   byId("grid").setAttribute("aria-busy", "true");
+  const slow = setTimeout(() => showNotes(["Searching …"], false), SLOW_MS); // new words may have to load CLAP first
   try {
     const within = await positionsOfOutline();
     if (signal.aborted) return;
@@ -77,6 +79,7 @@ async function search() {
   } catch (error) {
     if (/** @type {Error} */ (error).name !== "AbortError") showNotes([/** @type {Error} */ (error).message], true);
   } finally {
+    clearTimeout(slow);
     if (!signal.aborted) byId("grid").removeAttribute("aria-busy");
   }
 }
@@ -266,8 +269,14 @@ async function rate(row, rating) {
   }
 }
 
-/** Open a field for a correction. @param {number} index  @param {import("./edit.js").Column} column */
-function correct(index, column) {
+/**
+ * Open a field for a correction.
+ *
+ * @param {number} index
+ * @param {import("./edit.js").Column} column
+ * @param {{given: string, message: string}|null} [refusal] what the server has just refused
+ */
+function correct(index, column, refusal = null) {
   const row = list.rowAt(index);
   if (!row || !isCorrectable(column)) return;
   list.select(index);
@@ -281,12 +290,16 @@ function correct(index, column) {
       showChanged(await api.correct(row.id, name, null));
       say(`${row.name}: the correction of ${name} is undone`);
     },
+    refused: (name, given, error) => {
+      if (isEditing() || list.rowAt(index)?.id !== row.id) say(`${row.name}: ${error.message}`);
+      else correct(index, name, { given, message: error.message });
+    },
     closed: () => {
       fillRow(rowElement, list.rowAt(index));
       byId("grid").focus({ preventScroll: true });
     },
     next: (name) => correct(index, name),
-  });
+  }, refusal);
 }
 
 // -- the player -------------------------------------------------------------------------------------------------------

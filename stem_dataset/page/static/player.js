@@ -101,6 +101,8 @@ export class Player {
     let audio = this.ready.get(url);
     if (!audio) {
       audio = new Audio();
+      audio.dataset.id = row.id;
+      document.body.append(audio); // without controls it is not shown
       audio.preload = "auto";
       audio.loop = this.repeat;
       audio.src = url;
@@ -115,6 +117,7 @@ export class Player {
       if (this.ready.size <= READY_STEMS) break;
       if (kept === this.audio) continue;
       kept.removeAttribute("src");
+      kept.remove();
       this.ready.delete(old);
     }
     return audio;
@@ -129,9 +132,11 @@ export class Player {
 
   #tick() {
     this.parts.changed();
-    if (this.isPlaying) this.frame ||= requestAnimationFrame(() => {
-      this.frame = 0;
-      this.#tick();
-    });
+    if (this.isPlaying) {
+      this.frame ||= requestAnimationFrame(() => {
+        this.frame = 0;
+        this.#tick();
+      });
+    }
   }
 }

@@ -64,7 +64,7 @@ function fillName(cell, row) {
   name.title = row.path;
   const issues = issueText(row.quality);
   warning.hidden = row.ok;
-  warning.textContent = issues || "quality issues";
+  warning.textContent = row.ok ? "" : issues || "quality issues";
 }
 
 /** @param {string[]} issues */
