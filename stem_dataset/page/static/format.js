@@ -1,4 +1,4 @@
-/** How values look: numbers, lengths, stars and the colour of a category. Names stay as they are: they are put in as text. */
+/** How values look: numbers, lengths, folders and the colour of a category. Names are put in as text, as they are. */
 
 // Distinguishable on white and on black, in the order of the most frequent categories.
 const PALETTE = [
