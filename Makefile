@@ -7,6 +7,9 @@ INSTALLED := .venv/.installed
 STAND_IN := build/clap/stand-in.json
 DEMO := build/demo.txt
 
+# Where this is set, each start of the program compiles its modules anew, and the tests start it by the hundred.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo browse check test chaos format readme clean
 .DELETE_ON_ERROR:
 
@@ -46,7 +49,8 @@ clean:
 
 $(INSTALLED): requirements.txt requirements-dev.txt requirements-cluster.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	# Not compiled: a quarter of it is ever imported, and is compiled then.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 # The stand-in for CLAP, since its weights are 1.9 GB: the real architecture, untrained.

@@ -81,8 +81,15 @@ def prints_to_log() -> Iterator[None]:
     The bar and the console lines keep the real stderr.
     """
     lines = _LogLines()
-    with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
-        yield
+    # Without any handler at the root, a library's logging.info would add one that writes to this stderr. What it writes
+    # would be logged, written again, and so on.
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
+            yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 class FileLog(logging.FileHandler):

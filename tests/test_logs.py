@@ -73,3 +73,22 @@ def test_the_versions_are_found_without_importing_anything_heavy() -> None:
     imported = set(done.stdout.split())
     assert "soundfile" in imported
     assert imported & {"torch", "laion_clap", "openvino", "huggingface_hub", "soxr", "librosa", "transformers"} == set()
+
+
+# What laion_clap does when it is loaded: it calls logging's functions where nobody has set logging up.
+LIBRARY_THAT_LOGS = """
+import logging
+from stem_dataset.logs import log, log_to_console, prints_to_log
+with log_to_console(logging.INFO):
+    with prints_to_log():
+        logging.warning("a library warns")
+        print("a library prints")
+    log.info("the program goes on")
+"""
+
+
+def test_a_library_that_logs_and_prints_without_a_log_file_neither_stops_the_program_nor_shows() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY_THAT_LOGS], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "the program goes on\n")

@@ -13,7 +13,8 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,36 +83,38 @@ def library_versions(*names: str) -> dict[str, str]:
 class TextVectors:
     """CLAP's vectors of texts, kept in one file per checkpoint.
 
-    The file is an .npz archive that holds each vector under its text's sha256. Only a text that it lacks needs torch.
+    The file is an .npz archive that holds each vector under its text's sha256. Only a text that it lacks needs a model.
     """
 
     def __init__(self, file: Path, cache: ModelCache, load: Callable[[], Any]) -> None:
-        """Note where the vectors are, and how to load CLAP.
+        """Note where the vectors are, and how to load what embeds a new text.
 
-        `load` returns a CLAP_Module, which takes ten seconds. It is called once, and only for a new text.
+        `load` returns a CLAP_Module, which takes ten seconds, or a `TextTower`. It is called once, and only for a new
+        text.
         """
         self.file = file
         self.cache = cache
         self.load = functools.cache(load)
+        # A page is asked by several threads at once, and a model answers one of them at a time.
+        self.lock = threading.Lock()
 
     def of(self, texts: Sequence[str]) -> Float32:
         """Return (N, 512) float32 of unit length."""
-        vectors = self._read()
-        missing = {key_of_text(text): text for text in texts if key_of_text(text) not in vectors}
-        if missing:
-            vectors |= zip(missing, self._embed(list(missing.values())), strict=True)
-            archive = io.BytesIO()
-            # Read again: another process may have added its own texts while this one computed.
-            np.savez(archive, **{**self._read(), **vectors})
-            self.cache.keep(self.file, archive.getvalue())
+        wanted = {key_of_text(text): text for text in texts}
+        vectors = self._read(wanted)
+        if len(vectors) < len(wanted):
+            with self.lock:
+                # Another thread may have added some while this one waited.
+                vectors = self._read(wanted)
+                vectors |= self._embed({key: text for key, text in wanted.items() if key not in vectors})
         return np.array([vectors[key_of_text(text)] for text in texts], np.float32).reshape(-1, EMBEDDING_SIZE)
 
-    def _read(self) -> dict[str, Float32]:
-        """Return the vectors in the file; {} if missing or damaged."""
+    def _read(self, keys: Container[str] | None = None) -> dict[str, Float32]:
+        """Return the vectors in the file, or those of `keys` alone; {} if missing or damaged."""
         try:
             # If numpy opens a damaged file itself, it does not close it.
             with open(self.file, "rb") as file, np.load(file) as archive:
-                return dict(archive)
+                return {key: archive[key] for key in archive if keys is None or key in keys}
         except FileNotFoundError:
             return {}
         except Exception as error:
@@ -119,12 +122,18 @@ class TextVectors:
             log.debug("%s cannot be read, so its vectors are computed again: %s", printable(self.file), error)
             return {}
 
-    def _embed(self, texts: Sequence[str]) -> list[Float32]:
-        import torch
-
-        module = self.load()
-        with torch.inference_mode(), prints_to_log():
-            return [module.get_text_embedding([storable(text)])[0] for text in texts]
+    def _embed(self, texts: Mapping[str, str]) -> dict[str, Float32]:
+        """Return the vectors of `texts` under the keys of these, and keep them."""
+        if not texts:
+            return {}
+        model = self.load()
+        with prints_to_log():
+            vectors = {key: model.get_text_embedding([storable(text)])[0] for key, text in texts.items()}
+        archive = io.BytesIO()
+        # Read after the texts were computed: another process may have added its own meanwhile.
+        np.savez(archive, **{**self._read(), **vectors})
+        self.cache.keep(self.file, archive.getvalue())
+        return vectors
 
 
 def key_of_text(text: str) -> str:

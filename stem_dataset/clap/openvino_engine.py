@@ -54,15 +54,8 @@ class OpenVinoStream:
         """
         self.requests = []
         for name, part in zip(TOWER_PARTS, tower, strict=True):
-            options = {
-                "NUM_STREAMS": 1,
-                "INFERENCE_NUM_THREADS": threads,
-                # A pinned thread waits for a worker that uses its core, even if other cores are free.
-                "ENABLE_CPU_PINNING": False,
-                # By default OpenVINO uses bf16 or f16 if the processor has it. Only the transformer may run in bf16:
-                # with the spectrogram in bf16 the cosine with f32 falls below 0.9999.
-                "INFERENCE_PRECISION_HINT": precision if name == "transformer" else "f32",
-            }
+            # Only the transformer may run in bf16: with the spectrogram in bf16 the cosine with f32 falls below 0.9999.
+            options = cpu_options(precision if name == "transformer" else "f32", threads)
             self.requests.append(core.compile_model(part, "CPU", options).create_infer_request())
         self.frequencies = tower[0].input(0).shape[-1]
 
@@ -132,6 +125,18 @@ def import_openvino() -> Any:
     return openvino
 
 
+def cpu_options(precision: str, threads: int) -> dict[str, Any]:
+    """Return the options to compile a part of a tower with, for one stream."""
+    return {
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        # A pinned thread waits for a worker that uses its core, even if other cores are free.
+        "ENABLE_CPU_PINNING": False,
+        # By default OpenVINO uses bf16 or f16 if the processor has it.
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+
+
 def check_bf16(precision: str) -> None:
     """Raise `UsageError` if this CPU would only imitate bf16.
 
@@ -184,7 +189,6 @@ def checked_openvino(
     return engine
 
 
-TOWER_FILES = tuple(f"{name}.{suffix}" for name in TOWER_PARTS for suffix in ("xml", "bin"))
 # The card says what the files were made from, and has stock laion_clap's reference vector. It is written last.
 TOWER_CARD = "tower.json"
 # Increase this when `audio_tower`, `tower_parts`, `power_spectrum` or `full_window` changes.
@@ -247,8 +251,8 @@ def convert_tower(module: Any, weights: Weights) -> tuple[list[Any], dict[str, A
     return tower, {"key": tower_key(weights), **facts, "reference_vector": stock_reference(module).tolist()}
 
 
-def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None:
-    """Save a tower in the folder of its checkpoint.
+def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any], parts: Sequence[str] = TOWER_PARTS) -> None:
+    """Save a tower, an openvino.Model for each of `parts`, in a folder below that of its checkpoint.
 
     Each file is written whole or not at all, the card last.
     """
@@ -257,15 +261,16 @@ def keep_tower(folder: Path, tower: Sequence[Any], card: dict[str, Any]) -> None
     scratch = folder.with_name(".tower.tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Under the lock, anything in the scratch folder is left from a killed run: 120 MB.
+        # Under the lock, anything in the scratch folder is left from a killed run: up to 0.5 GB.
         with filelock.FileLock(folder.with_name(".tower.lock")):
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             try:
-                for name, part in zip(TOWER_PARTS, tower, strict=True):
+                for name, part in zip(parts, tower, strict=True):
                     import_openvino().save_model(part, scratch / f"{name}.xml", compress_to_fp16=False)
                 (scratch / TOWER_CARD).write_text(json.dumps(card), encoding="utf-8")
-                for name in (*TOWER_FILES, TOWER_CARD):
+                files = [f"{name}.{suffix}" for name in parts for suffix in ("xml", "bin")]
+                for name in (*files, TOWER_CARD):
                     put_in_place(scratch / name, folder / name)
             finally:
                 # Before the lock is released: afterwards the folder may belong to another process.

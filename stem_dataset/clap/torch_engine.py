@@ -94,7 +94,8 @@ def load_module(weights: Weights, config: Config, device: str) -> Any:
             # torch lists the name of every missing tensor: 12 kB.
             names = printable(str(error)[:500])
             raise WeightsMissing(f"{printable(checkpoint_file)}: does not fit {architecture}: {names} …") from None
-    module.model.eval()
+    # Without gradients, no call needs torch.inference_mode to keep its memory small.
+    module.model.eval().requires_grad_(False)
     module.architecture, module.is_stand_in = architecture, is_stand_in
     return module
 

@@ -20,6 +20,8 @@ RESTORE_TEXT = (
     "put a backup in its place, and first remove the files beside it whose names end with -wal and -shm, which belong "
     "to the damaged one and would damage the backup; or move all three away"
 )
+# How long a reader waits for a writer, who holds the database for the time of one batch.
+LOCKED_S = 5.0
 # A copy goes on by this many pages (16 MB) between two checks for Ctrl-C.
 COPIED_PAGES = 4_096
 
@@ -148,15 +150,20 @@ def open_beside_writers(path: Path) -> sqlite3.Connection:
     """Open a database for reads that take long, while a run may write to it.
 
     `open_read_only` leaves no trace, but what it reads is wrong if a run starts meanwhile. No statement can write.
+    Raises `sqlite3.OperationalError` if a writer holds the database for long.
     """
     # Not "ro": the connection that is closed last moves the WAL into the database, also if the run ended before.
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LOCKED_S)
     connection.text_factory = text_of
     try:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
-        # The folder is not writable, so SQLite cannot make a WAL. Then no run can write either.
+    except sqlite3.OperationalError as error:
         connection.close()
+        # A writer holds it. Without its lock, what is read could be half written.
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise
+        # The folder is not writable, so SQLite cannot make a WAL. Then no run can write either.
         return open_read_only(path)
     return connection

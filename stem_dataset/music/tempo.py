@@ -9,6 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stem_dataset.datatypes import SAMPLE_RATE_HZ, Float32, Float64, NameFacts, Rhythm, Tempo
 from stem_dataset.music.features import HOP, NO_ENERGY
+from stem_dataset.music.name_tempo import LEAST_LONE_BPM
 from stem_dataset.music.tempo_weights import (
     ALL,
     DISTANCE_WEIGHT,
@@ -218,7 +219,9 @@ def regularity_at(bpm: float | None, rhythm: Rhythm) -> float | None:
 
 
 def _is_confirmed(bpm: float, rhythm: Rhythm) -> bool:
-    in_audio = [octave * tempo.bpm for tempo in rhythm.tempi[:1] for octave in (0.5, 1, 2)]
+    # Nobody writes half the tempo as 34: a small number counts files.
+    octaves = (0.5, 1, 2) if bpm >= LEAST_LONE_BPM else (1,)
+    in_audio = [octave * tempo.bpm for tempo in rhythm.tempi[:1] for octave in octaves]
     return any(_is_near(bpm, tempo) for tempo in in_audio) or is_whole_bars(bpm, rhythm.duration_s)
 
 

@@ -55,7 +55,7 @@ class Desk:
                 "database": shown(self.config.database.name),
                 "understands_texts": self.opened.query_vectors.understands_texts,
                 "embedding_model": printable(library.embedding_model),
-                "categories": categories_of(state.columns()),
+                "categories": categories_of(state.columns),
                 "keys": list(KEY_NAMES),
                 "quarantined": quarantined,
                 "other_model_rows": library.rows_of_other_models(),
@@ -68,7 +68,7 @@ class Desk:
         notes, vector = self._vector_of(question)
         with self.opened.using() as state:
             result = result_of(state, question, vector)
-            histograms = dataclasses.asdict(histograms_of(state.columns(), result.ordered))
+            histograms = dataclasses.asdict(histograms_of(state.columns, result.ordered.astype(np.int64)))
             others = state.library.rows_of_other_models()
         if others and vector is not None:
             notes.append(f"{others} rows have vectors of another model, which are not compared")

@@ -74,7 +74,7 @@ class PageMap:
     def categories(self) -> npt.NDArray[np.uint8]:
         """Return the place of each position's category among the library's, (N,); 255 for none."""
         with self.opened.using() as state:
-            codes = state.columns().category
+            codes = state.columns.category
             return np.where((codes == NOT_KNOWN) | (codes >= NO_CATEGORY), NO_CATEGORY, codes).astype(np.uint8)
 
     def _map(self) -> SoundMap | None:

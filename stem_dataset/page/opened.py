@@ -41,27 +41,15 @@ class State:
 
     name: changes when a stem may have another position
     folder: of the sidecar
+    path_ranks: the place of each position, (N,), among all stems by path
     """
 
     name: str
     folder: Path
     library: Library
     files: contextlib.ExitStack
-    # Read when they are first needed.
-    ranks: npt.NDArray[np.int32] | None = None
-    arrays: ColumnArrays | None = None
-
-    def path_ranks(self) -> npt.NDArray[np.int32]:
-        """Return the place of each position, (N,), among all stems by path."""
-        if self.ranks is None:
-            self.ranks = path_ranks(self.library.connection)
-        return self.ranks
-
-    def columns(self) -> ColumnArrays:
-        """Return the columns of all stems as arrays."""
-        if self.arrays is None:
-            self.arrays = load_columns(self.library.connection)
-        return self.arrays
+    path_ranks: npt.NDArray[np.int32]
+    columns: ColumnArrays
 
 
 class OpenLibrary:
@@ -88,7 +76,10 @@ class OpenLibrary:
         stamp = stamp_of(self.database)
         with contextlib.ExitStack() as files:
             sidecar = files.enter_context(open_sidecar(self.database, self.tick))
-            state = State(sidecar.card["vectors"], sidecar.folder, Library(sidecar), files.pop_all())
+            library = Library(sidecar)
+            # Of a million stems, these take three seconds, so no search should have to wait for them.
+            ranks, columns = path_ranks(library.connection), load_columns(library.connection)
+            state = State(sidecar.card["vectors"], sidecar.folder, library, files.pop_all(), ranks, columns)
         self.stamp, self.is_stale = stamp, False
         now_s = monotonic_s()
         self.next_look_s = now_s + max(LEAST_PAUSE_S, PAUSE_FACTOR * (now_s - started_s))
@@ -128,9 +119,8 @@ class OpenLibrary:
             finally:
                 self.opening.release()
         with self.lock:
-            if self.state.arrays is not None:
-                positions = self.state.library.positions_of([stem_id]).tolist()
-                self.state.arrays.refresh(self.state.library.connection, positions)
+            positions = self.state.library.positions_of([stem_id]).tolist()
+            self.state.columns.refresh(self.state.library.connection, positions)
 
     def _new_query_vectors(self) -> QueryVectors:
         library = self.state.library

@@ -1,16 +1,18 @@
 """All stems that pass a question's filters, in order, kept for scrolling.
 
-The order is an array of positions, of eight bytes per stem. The rows are read page by page.
+A result takes eight bytes per stem. Its rows are read page by page.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from stem_dataset.datatypes import Float32
 from stem_dataset.errors import UsageError
@@ -30,17 +32,19 @@ class Result:
 
     state: the name of the library's state, in which the positions hold
     ordered: the positions, (N,), in the order in which they are shown
-    ranking: has the cosines
+    cosines: of these positions with the query, (N,); NaN for those without one
     """
 
     state: str
-    ordered: Positions
-    ranking: Ranking
+    ordered: npt.NDArray[np.int32]
+    cosines: Float32
 
     def hits(self, library: Library, start: int, count: int) -> list[Hit]:
         """Return the stems from the place `start`, at most `count`."""
-        positions = self.ordered[start : start + count].tolist()
-        return library.hits(positions, dict(self.ranking.cosines_of(positions)), start + 1)
+        positions: list[int] = self.ordered[start : start + count].tolist()
+        numbers: list[float] = self.cosines[start : start + count].tolist()
+        cosines = [None if math.isnan(number) else round(number, 6) for number in numbers]
+        return library.hits(positions, dict(zip(positions, cosines, strict=True)), start + 1)
 
 
 class Results:
@@ -78,7 +82,10 @@ def result_of(state: State, question: Question, vector: Float32 | None) -> Resul
     is_ranked = len(kept) and (question.text is not None or vector is not None)
     ranking = library.ranking(kept, question.text, vector, FUSED_DEPTH) if is_ranked else empty_ranking(kept)
     ordered = all_ranked(state, kept, ranking)
-    return Result(state.name, sorted_as(state, ordered, question.sort), ranking)
+    shown = sorted_as(state, ordered, question.sort)
+    all_cosines = np.full(len(library.vectors), np.nan, np.float32)
+    all_cosines[ranking.compared] = ranking.cosines
+    return Result(state.name, shown.astype(np.int32), all_cosines[shown])
 
 
 def empty_ranking(kept: Positions) -> Ranking:
@@ -100,7 +107,7 @@ def selection_of(library: Library, question: Question) -> Positions | None:
 
 def by_path(state: State, positions: Positions) -> Positions:
     """Return positions in the order of their paths."""
-    return positions[np.argsort(state.path_ranks()[positions], kind="stable")]
+    return positions[np.argsort(state.path_ranks[positions], kind="stable")]
 
 
 def all_ranked(state: State, kept: Positions, ranking: Ranking) -> Positions:
@@ -122,7 +129,7 @@ def sorted_as(state: State, ordered: Positions, sort: str) -> Positions:
         return ordered
     if sort == "path":
         return by_path(state, ordered)
-    values = sort_values(state.columns(), sort)[ordered]
+    values = sort_values(state.columns, sort)[ordered]
     return ordered[np.argsort(values, kind="stable")]
 
 

@@ -6,7 +6,6 @@ Each call opens the database and closes it, so the page stands in no writer's wa
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,8 @@ from typing import Any
 
 from stem_dataset.database.connection import open_beside_writers
 from stem_dataset.datatypes import UNKNOWN_CATEGORY
+from stem_dataset.search.sidecar import SHOWN_COLUMNS, shown_columns
 
-NOW_COLUMNS = "bpm key category tags user_rating quality_ok quality_issues is_loop corrected".split()
-NOW = f"SELECT id, {', '.join(NOW_COLUMNS)} FROM library WHERE id IN (SELECT value FROM json_each(?))"
 PATHS = "SELECT original_file, path FROM stems WHERE id = ?"
 QUARANTINED = """
 SELECT original_file, error, quarantined_at FROM quarantined ORDER BY quarantined_at DESC, original_file
@@ -60,10 +58,13 @@ class StoredStems:
         return StemPaths(stem_id, original or "", wav)
 
     def now(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return `NOW_COLUMNS` of stems, with corrections, by id; a stem that is gone is missing."""
+        """Return `SHOWN_COLUMNS` of stems but for the id, with corrections, by id; a stem that is gone is missing.
+
+        `ids` are at most 1,000.
+        """
         with self._connection() as connection:
-            rows = connection.execute(NOW, (json.dumps(list(ids)),)).fetchall()
-        return {row[0]: dict(zip(NOW_COLUMNS, row[1:], strict=True)) for row in rows}
+            shown = shown_columns(connection, ids)
+        return {stem_id: dict(zip(SHOWN_COLUMNS[1:], values, strict=True)) for stem_id, values in shown.items()}
 
     def quarantined(self, start: int, count: int) -> tuple[list[tuple[str, str, str]], int]:
         """Return quarantined files, the latest first, as original path, error and time; and how many there are."""

@@ -153,7 +153,7 @@ def compute(database: str, file: str, reports: Connection) -> None:
                 Path(database), lambda done, total: report("reading the database", done, total)
             ) as sidecar:
                 make_map(Library(sidecar), Path(file), report)
-            end = replace(report.standing, state="done")
+            end = Standing("done", "done", done=1, total=1)
         except Exception as error:
             text = str(error) if isinstance(error, PrepareError) else text_of_error(error)
             end = replace(report.standing, state="failed", error=text)

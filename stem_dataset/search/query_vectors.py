@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -19,7 +19,8 @@ from stem_dataset.audio.windowing import cut_windows, window_rule
 from stem_dataset.clap.checkpoints import CHECKPOINTS, Checkpoint, ModelCache, Weights, identify_weights
 from stem_dataset.clap.embed import embed_windows, file_vector
 from stem_dataset.clap.engine import ClapModel, TextVectors
-from stem_dataset.clap.session import REFERENCE_TOLERANCE, load_clap
+from stem_dataset.clap.session import REFERENCE_TOLERANCE, has_openvino, load_clap
+from stem_dataset.clap.text_tower import load_text_tower
 from stem_dataset.clap.torch_engine import load_module
 from stem_dataset.clap.vectors import BAD_VECTOR_TEXT, cosine_distance_of, well_formed
 from stem_dataset.config import Config
@@ -55,17 +56,18 @@ class QueryVectors:
         return self.published is not None
 
     def of_text(self, text: str) -> Float32:
-        """Return the vector, (512,), of a text.
-
-        It is kept in the model cache, so that only a new text needs torch. Asked only if `understands_texts`.
-        """
-        weights = self.weights
-        file = self.cache.folder_of(weights) / "texts.npz"
-        vectors = TextVectors(file, self.cache, lambda: self._loading(lambda: self._module(weights)))
-        vector: Float32 = vectors.of([text])[0]
+        """Return the vector, (512,), of a text. Asked only if `understands_texts`."""
+        vector: Float32 = self.texts.of([text])[0]
         if not well_formed(vector):
             raise RunStopped("CLAP is broken: its vector of the text is not finite or not of unit length")
         return vector
+
+    @functools.cached_property
+    def texts(self) -> TextVectors:
+        """The vectors of texts. They are kept in the model cache, so that only a new text needs a model."""
+        weights = self.weights
+        file = self.cache.folder_of(weights) / "texts.npz"
+        return TextVectors(file, self.cache, lambda: self._loading(lambda: self._text_model(weights)))
 
     def of_file(self, path: Path) -> Float32:
         """Return the vector, (512,), of an audio file, computed as the preparer does it.
@@ -124,7 +126,10 @@ class QueryVectors:
                 )
         return model
 
-    def _module(self, weights: Weights) -> object:
+    def _text_model(self, weights: Weights) -> Any:
+        """Return the compiled text tower, or torch's where openvino has no wheel."""
+        if has_openvino():
+            return load_text_tower(weights, self.cache, lambda: load_module(weights, self.config, "cpu"))
         log.info("loading CLAP to embed a new text; the vector is kept")
         return load_module(weights, self.config, "cpu")
 

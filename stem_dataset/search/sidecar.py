@@ -378,9 +378,16 @@ def _pages(source: sqlite3.Connection) -> Iterator[list[Any]]:
 
 
 def shown_columns(source: sqlite3.Connection, stem_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """Return `SHOWN_COLUMNS` but for the id, by id."""
-    query = f"SELECT {', '.join(SHOWN_COLUMNS)} FROM library WHERE id IN (SELECT value FROM json_each(?))"
-    return {row[0]: row[1:] for row in source.execute(query, (json.dumps(list(stem_ids)),))}
+    """Return `SHOWN_COLUMNS` but for the id, by id, of a page of stems at most."""
+    return {row[0]: row[1:] for row in source.execute(shown_query(len(stem_ids)), stem_ids)}
+
+
+def shown_query(count: int) -> str:
+    """Return the query for `SHOWN_COLUMNS` of `count` ids.
+
+    Each id is a value of the query. With a subquery after IN, SQLite would read the whole table for each page.
+    """
+    return f"SELECT {', '.join(SHOWN_COLUMNS)} FROM library WHERE id IN ({', '.join('?' * count)})"
 
 
 def _text_of(path: str) -> str:

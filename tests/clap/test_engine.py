@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +145,10 @@ def test_a_damaged_file_of_text_vectors_is_ignored_and_replaced(
     (file,) = tmp_path.glob("*.npz")
     spoil(file)
     module = TextModule()
-    assert np.array_equal(text_vectors(module, tmp_path).of(["kick"]), FakeClap().get_text_embedding(["kick"]))
-    text_vectors(module, tmp_path).of(["kick"])
-    assert module.embedded == ["kick"]
+    expected = FakeClap().get_text_embedding(["kick", "snare"])
+    assert np.array_equal(text_vectors(module, tmp_path).of(["kick", "snare"]), expected)
+    text_vectors(module, tmp_path).of(["kick", "snare"])
+    assert module.embedded == ["kick", "snare"]
 
 
 def test_no_flipped_byte_changes_a_text_vector(tmp_path: Path) -> None:
@@ -170,6 +173,26 @@ def test_texts_that_two_processes_embed_at_the_same_time_are_all_kept(tmp_path: 
     assert np.array_equal(text_vectors(module, tmp_path).of(["kick", "snare"]), expected)
     assert module.embedded == []
     assert [path.name for path in tmp_path.iterdir() if path.name != README_NAME] == ["texts.npz"]
+
+
+def test_texts_that_several_threads_ask_for_are_embedded_once_and_one_at_a_time(tmp_path: Path) -> None:
+    class Slow(TextModule):
+        running = 0
+
+        def get_text_embedding(self, texts: Sequence[str]) -> Vector:
+            self.running += 1
+            time.sleep(0.01)
+            assert self.running == 1
+            self.running -= 1
+            return super().get_text_embedding(texts)
+
+    module = Slow()
+    texts = text_vectors(module, tmp_path)
+    asked = ["kick", "snare", "kick", "hat"] * 2
+    with ThreadPoolExecutor(len(asked)) as threads:
+        vectors = np.concatenate(list(threads.map(lambda text: texts.of([text]), asked)))
+    assert np.array_equal(vectors, FakeClap().get_text_embedding(asked))
+    assert (module.loads, sorted(module.embedded)) == (1, ["hat", "kick", "snare"])
 
 
 def test_text_vectors_that_cannot_be_kept_cost_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

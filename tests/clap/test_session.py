@@ -34,15 +34,17 @@ import make_clap
 import prepare_dataset_sql as product
 from fake_clap import is_reference
 from patching import replace_name
-from stem_dataset.clap.checkpoints import PATCH_EMBEDDING, ModelCache, identify_weights
+from stem_dataset.clap.checkpoints import PATCH_EMBEDDING, ModelCache, Weights, identify_weights
 from stem_dataset.clap.engine import ClapModel, TextVectors, UnprovedVectors, check_engine
 from stem_dataset.clap.openvino_engine import import_openvino
 from stem_dataset.clap.session import load_clap
+from stem_dataset.clap.text_tower import TextTower, load_text_tower
 from stem_dataset.clap.torch_engine import TorchCpuClap, stock_reference
 from stem_dataset.config import Config, load_config
 from stem_dataset.datatypes import EMBEDDING_SIZE
 from stem_dataset.errors import WeightsMissing
 from stem_dataset.resources import usable_cores
+from stem_dataset.search.query_vectors import QueryVectors
 from vectors import ROUNDING, assert_a_swap_would_show, assert_same_vectors, cosines
 from workplace import REPOSITORY, Watch, Workplace, run_program, run_python
 
@@ -479,6 +481,163 @@ def test_vectors_of_texts_are_stock_laion_claps(clap: ClapModel, stock: Any) -> 
     assert_a_swap_would_show(expected[[0, 1, 2, 4]])  # the fourth is the first again
     assert_same_vectors(clap.get_text_embedding(TEXTS), expected)
     assert_same_vectors(clap.get_text_embedding(TEXTS[1:2]), expected[1:2])
+
+
+# -- texts, by the compiled tower ------------------------------------------------------------------------------------
+
+
+def texts_of_every_kind() -> list[str]:
+    """Two hundred texts: what people ask for, and what nobody should."""
+    sounds = "kick snare hat clap tom bass pad lead pluck strings vocal riser impact vinyl rain".split()
+    manners = "a dark|Punchy|the LOUDEST|warm, wide and slow|128 BPM|lo-fi".split("|")
+    sentences = [f"{manner} {sound}" for manner in manners for sound in sounds]
+    odd = [
+        *(
+            "",
+            " ",
+            "\n",
+            "\t\t",
+            "\0",
+            "a\0b",
+            "\x1b[2J",
+            "\r\n" * 40,
+            "\u202eevil",
+            "\ufeffkick",
+            "\u200b",
+            "\x7f\x80",
+        ),
+        *("<s>", "</s>", "<pad>", "<mask> kick", "kick<pad><pad>", "<unk>", "<S>", "</s></s> snare", "kick <mask>"),
+        *("🥁", "👩‍🎤🎸", "🇩🇪", "é", "e\u0301", "ﬁ", "Ǆ", "ß", "İ", "\ufffd", "\U0010ffff", "\ue000", "𝄞", "١٢٨"),
+        *("低音の太鼓", "тёмный бас", "طبل", "תוף", "กลอง", "ढोल", "Trống", "북", "Ǳ" * 80, "低" * 300, "🥁" * 100),
+        *("kick's", "don't", "'ll", "1234567890" * 20, *("a" * n for n in (74, 75, 76, 77, 10_000)), "a " * 76),
+        *(
+            '"; DROP TABLE stems; --',
+            "../../etc/passwd",
+            "%s%n{0}",
+            "<script>alert(1)</script>",
+            "C:\\a.wav",
+            "--top 0",
+        ),
+        *(
+            " kick",
+            "kick ",
+            "kick  snare",
+            "kick\u00a0snare",
+            "\u3000kick",
+            "KICK",
+            "kick",
+            "kick.",
+            "kick!?",
+            "snare " * 99,
+        ),
+    ]
+    dice = np.random.default_rng(7)
+    codes = [*range(0xD800), *range(0xE000, 0x11000)]
+    noise = ["".join(map(chr, dice.choice(codes, length))) for length in range(1, 201 - len(sentences) - len(odd))]
+    return [*sentences, *odd, *noise]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search for a text from the shell, as if the stand-in were published."""
+
+    text: str
+    cache: ModelCache
+    result: subprocess.CompletedProcess[str]
+    watch: Watch
+
+    def weights(self, stand_in: Path) -> Weights:
+        return identify_weights(str(stand_in / "stand-in.pt"), self.cache)
+
+    def vector(self, stand_in: Path) -> Vector:
+        """The vector, (1, 512), that the search has kept."""
+        file = self.cache.folder_of(self.weights(stand_in)) / "texts.npz"
+        return TextVectors(file, self.cache, must_not_be_called).of([self.text])
+
+
+def must_not_be_called(*_: object) -> Any:
+    raise AssertionError("the model was loaded")
+
+
+SEARCH_OF_PUBLISHED = PUBLISHED.replace("prepare_dataset_sql", "search_dataset_sql").replace(
+    "product.leave", "sys.exit"
+)
+
+
+def search(text: str, finished: Finished, cache: ModelCache, stand_in: Path, folder: Path, **hub: str) -> Searched:
+    watch = Watch(folder / "watch.txt")
+    database = shutil.copy(finished.place.database, folder)
+    flags = ["--checkpoint", str(stand_in / "stand-in.pt"), "--database", str(database)]
+    flags += ["--model-cache", str(cache.folder)]
+    environment = {**watch.environment, **hub}
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment["PYTHONPATH"]])
+    result = run_python("-c", SEARCH_OF_PUBLISHED, text, *flags, stand_in=stand_in, **environment)
+    return Searched(text, cache, result, watch)
+
+
+@pytest.fixture(scope="module")
+def first_search(finished: Finished, stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """The first search for a text, which makes the text tower."""
+    folder = tmp_path_factory.mktemp("first_search")
+    return search("a new text", finished, ModelCache(folder / "cache"), stand_in, folder)
+
+
+@pytest.fixture(scope="module")
+def text_tower(first_search: Searched, stand_in: Path) -> TextTower:
+    """The text tower that the first search has kept."""
+    tower = load_text_tower(first_search.weights(stand_in), first_search.cache, must_not_be_called)
+    assert isinstance(tower, TextTower)
+    return tower
+
+
+def test_the_first_new_text_makes_the_text_tower_and_is_found(
+    first_search: Searched, stand_in: Path, stock: Any
+) -> None:
+    assert first_search.result.returncode == 0, first_search.result.stderr
+    text = "compiling CLAP's text tower for this CPU, once for each checkpoint (half a minute)\n"
+    assert first_search.result.stderr == text
+    assert len(first_search.result.stdout.splitlines()) == 21
+    assert "torch" in first_search.watch.noted("import")
+    assert_same_vectors(first_search.vector(stand_in), stock.get_text_embedding(["a new text"]))
+
+
+def test_another_new_text_is_found_without_torch_and_without_the_hubs_cache(
+    first_search: Searched, finished: Finished, stand_in: Path, stock: Any, tmp_path: Path
+) -> None:
+    empty = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = search("Baßtrommel 🥁", finished, first_search.cache, stand_in, tmp_path, **empty)
+    assert (done.result.returncode, done.result.stderr) == (0, "")
+    assert len(done.result.stdout.splitlines()) == 21
+    assert done.watch.noted("import") == []
+    assert done.watch.noted("network") == []
+    assert_same_vectors(done.vector(stand_in), stock.get_text_embedding(["Baßtrommel 🥁"]))
+
+
+def test_the_text_towers_tokens_and_vectors_are_stock_laion_claps(text_tower: TextTower, stock: Any) -> None:
+    import torch
+
+    texts = texts_of_every_kind()
+    assert len(texts) == len(set(texts)) == 200
+    tokens, encoded = stock.tokenizer(texts), [text_tower.tokenizer.encode(text) for text in texts]
+    assert [encoding.ids for encoding in encoded] == tokens["input_ids"].tolist()
+    assert [encoding.attention_mask for encoding in encoded] == tokens["attention_mask"].tolist()
+    with torch.no_grad():
+        expected = stock.get_text_embedding(texts)
+    assert_a_swap_would_show(expected[:100])
+    assert_same_vectors(text_tower.get_text_embedding(texts), expected)
+
+
+def test_where_openvino_is_missing_torch_embeds_a_new_text(
+    module: Any, stock: Any, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    replace_name(monkeypatch, "load_module", lambda *_: module)
+    wanted = config(stand_in, tmp_path / "cache")
+    weights = identify_weights(wanted.checkpoint, ModelCache(wanted.model_cache))
+    vectors = QueryVectors(weights.embedding_model(8, "f32"), None, wanted)
+    assert_same_vectors([vectors.of_text("a kick")], stock.get_text_embedding(["a kick"]))
+    assert list((tmp_path / "cache").glob("*/text-*")) == []
 
 
 # -- a checkpoint file is not trusted --------------------------------------------------------------------------------

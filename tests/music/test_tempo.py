@@ -100,12 +100,18 @@ def test_same_tempo_stated_twice_is_one() -> None:
 
 @pytest.mark.parametrize("audio_bpm", [128, 126.4, 130.2, 64.1, 255])
 def test_bare_number_counts_where_the_audio_has_it_or_an_octave(audio_bpm: float) -> None:
-    assert decide_tempo(read("Jackin_128_Am.wav"), rhythm(audio_bpm)) == (128, "name")
+    assert decide_tempo(read("Loops/Jackin_128_Riff.wav"), rhythm(audio_bpm)) == (128, "name")
 
 
 @pytest.mark.parametrize("bars", [1, 2, 4, 8, 16])
 def test_bare_number_counts_where_the_length_is_whole_bars_at_it(bars: int) -> None:
-    assert decide_tempo(read("Jackin_128_Am.wav"), rhythm(duration_s=bars * 240 / 128)) == (128, "name")
+    assert decide_tempo(read("Loops/Jackin_128_Riff.wav"), rhythm(duration_s=bars * 240 / 128)) == (128, "name")
+
+
+@pytest.mark.parametrize("audio_bpm", [67.5, 17])
+def test_small_number_is_no_octave_of_the_audio(audio_bpm: float) -> None:
+    assert decide_tempo(read("Loops/UK Garage Neon 34.wav"), rhythm(audio_bpm)) == (audio_bpm, "audio")
+    assert decide_tempo(read("Loops/Doom Neon 34.wav"), rhythm(34.2)) == (34, "name")
 
 
 def test_bare_number_does_not_count_where_nothing_bears_it_out() -> None:

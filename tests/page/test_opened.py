@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 
 import pytest
@@ -144,3 +145,17 @@ def test_an_export_of_a_former_state_breaks_off(
     clock[0] += 1000
     page.search()
     assert "search again" in page.get(f"/api/export?result={token}&format=csv", 410)["error"]
+
+
+def test_a_database_that_a_writer_holds_is_not_read_in_parts(
+    searched: SearchedLibrary, page: PageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = page.search()["result"]
+    replace_name(monkeypatch, "LOCKED_S", 0.1)
+    with contextlib.closing(sqlite3.connect(searched.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("UPDATE stems SET bpm = 1")
+        error = page.get(f"/api/rows?result={token}", 409)["error"]
+        assert error == "another program holds the database: try again"
+        other.execute("ROLLBACK")
+    assert page.get(f"/api/rows?result={token}")["rows"][0]["bpm"] is None

@@ -206,3 +206,16 @@ def test_without_a_screen_no_browser_of_the_terminal_opens(monkeypatch: pytest.M
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
     open_browser("http://127.0.0.1:1/")
+
+
+def test_ctrl_c_before_the_page_listens_is_an_interruption(
+    searched: SearchedLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_all(searched, ["kick.wav"])
+
+    def press_ctrl_c(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    replace_name(monkeypatch, "names_row", press_ctrl_c)
+    searched.run("--serve", "--no-open", exit_code=130)
+    assert "listening" not in searched.messages

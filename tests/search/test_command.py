@@ -34,6 +34,22 @@ def test_a_warm_text_query_needs_neither_torch_nor_the_network(searched: Searche
     assert watch.noted("network") == []
 
 
+# The package of each is a tenth of a second or more, and a search whose vectors are kept needs none of them.
+HEAVY = {"openvino", "tokenizers", "torch", "transformers", "laion_clap", "librosa", "scipy", "av", "soxr", "numba"}
+
+
+def test_a_warm_text_query_imports_nothing_that_only_new_texts_and_sounds_need(searched: SearchedLibrary) -> None:
+    searched.add("/music/kick.wav", direction(x=1))
+    searched.understand({"thump": direction(x=1)})
+    flags = ["--database", str(searched.database), "--model-cache", str(searched.folder / "cache")]
+    timed = [sys.executable, "-X", "importtime", *COMMAND[1:], "thump", *flags]
+    done = subprocess.run(timed, capture_output=True, text=True, timeout=120, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "kick.wav" in done.stdout
+    assert "numpy" in imported
+    assert imported & HEAVY == set()
+
+
 def test_a_closed_pipe_is_no_error(searched: SearchedLibrary) -> None:
     add_all(searched, [f"{number}.wav" for number in range(100)])
     command = f"{' '.join(COMMAND)} --database {searched.database} --top 0 --paths | head -1"

@@ -49,7 +49,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_the_map_is_found_when_it_is_done(few: SearchedLibrary) -> None:
     file = map_file(few.database)
     standing = MapComputation(few.database, file).wait(PATIENCE_S)
-    assert (standing.state, standing.error) == ("done", None)
+    assert (standing.state, standing.done, standing.total, standing.error) == ("done", 1, 1, None)
     with open_sidecar(few.database, lambda done, total: None) as sidecar:
         found = find_map(Library(sidecar), file)
     assert found is not None

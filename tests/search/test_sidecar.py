@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from libraries import SearchedLibrary, add_all, direction
+from records import plan_of
 from search_dataset_sql import main
+from stem_dataset.database.stems import Database
 from stem_dataset.discover import WalkRules, discover
+from stem_dataset.search.sidecar import STEMS_PER_PAGE, shown_query
 from stem_dataset.summary import Summary
 
 
@@ -73,6 +76,13 @@ def test_a_database_that_was_replaced_by_an_older_copy_is_found(searched: Search
     searched.database.write_bytes(former)
     os.utime(searched.database, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert searched.json()[0]["category"] == "kick"
+
+
+def test_a_page_of_the_copy_does_not_read_the_whole_table(searched: SearchedLibrary) -> None:
+    add_all(searched, ["a.wav"])
+    with contextlib.closing(Database(searched.database)) as database:
+        for count in (1, STEMS_PER_PAGE):
+            assert "SCAN stems" not in plan_of(database, shown_query(count), ["x"] * count)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"recipe": 0}', ""])

@@ -35,7 +35,8 @@ def library_of(vectors: Float32, ids: Sequence[str], models: Sequence[str] | Non
     rows = [(place, stem_id, f"sha256 of {stem_id}", names.index(models[place])) for place, stem_id in enumerate(ids)]
     statement = "INSERT INTO stems (position, id, original_file, folder, sha256, model) VALUES (?, ?, x'', '', ?, ?)"
     connection.executemany(statement, rows)
-    return Library(Sidecar(Path(), {}, vectors, connection, [(name, models.count(name), None) for name in names]))
+    counts: list[tuple[str, int, str | None]] = [(name, models.count(name), None) for name in names]
+    return Library(Sidecar(Path(), {}, vectors, connection, counts))
 
 
 def share_of_like_neighbours(places: Float32, of_row: npt.NDArray[np.int64], count: int = 5) -> float:
