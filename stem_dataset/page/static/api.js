@@ -75,7 +75,7 @@ export const waveform = (id) => get(`/api/waveform/${encodeURIComponent(id)}`);
 
 let lastWrite = Promise.resolve();
 
-/** Write after the writes before: an answer that came late would show an older state. @param {() => Promise<Row>} write */
+/** Write after the writes before: a late answer would show an older state. @param {() => Promise<Row>} write */
 function inTurn(write) {
   const written = lastWrite.then(write);
   lastWrite = written.then(() => {}, () => {});
@@ -86,7 +86,7 @@ function inTurn(write) {
 export const rate = (id, rating) =>
   inTurn(() => send("PUT", `/api/stem/${encodeURIComponent(id)}/rating`, { rating }));
 
-/** Null removes a correction. @param {string} id  @param {string} column  @param {unknown} value  @returns {Promise<Row>} */
+/** @param {string} id  @param {string} column  @param {unknown} value null removes it  @returns {Promise<Row>} */
 export const correct = (id, column, value) =>
   inTurn(() => send("PUT", `/api/stem/${encodeURIComponent(id)}/correction`, { column, value }));
 

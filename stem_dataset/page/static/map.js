@@ -145,7 +145,7 @@ export class StemMap {
     byId("map-tools").hidden = Boolean(text);
     const bar = byId("map-progress");
     bar.hidden = !progress;
-    if (progress && progress.total) {
+    if (progress && progress.total > 1) {
       bar.max = progress.total;
       bar.value = progress.done;
     } else bar.removeAttribute("value");
