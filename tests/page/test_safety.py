@@ -124,7 +124,7 @@ def test_every_answer_forbids_what_does_not_belong_to_the_page(page: PageClient)
 
 
 def test_no_path_leads_out_of_the_static_files(page: PageClient, tmp_path: Path) -> None:
-    for name in ("../app.py", "..%2Fapp.py", "%2e%2e%2fapp.py", "..%5capp.py", "/etc/passwd", "%00", ".."):
+    for name in ("../app.py", "..%2Fapp.py", "%2e%2e%2fapp.py", "..%5capp.py", "/etc/passwd", "%00", "%2e%2e"):
         assert page.http.get(f"/static/{name}").status_code == 404, name
 
 
