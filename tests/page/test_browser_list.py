@@ -6,7 +6,6 @@ that size takes minutes to make.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlparse
@@ -18,6 +17,8 @@ from browsing import NARROW, Visit, needs_chromium
 
 pytestmark = needs_chromium
 MILLION = 1_000_000
+MADE_UP = ("**/api/search", "**/api/rows?**", "**/api/result/positions?**", "**/api/waveform/*")
+NO_WAVEFORM = {"peaks": [], "seconds": 1}
 
 
 def invented_row(index: int) -> dict[str, object]:
@@ -56,10 +57,9 @@ def play_a_million(page: Page, asked: list[int]) -> None:
         asked.append(start)
         route.fulfill(json={"rows": [invented_row(index) for index in range(start, min(MILLION, start + count))]})
 
-    page.route("**/api/search", found)
-    page.route("**/api/rows?**", rows)
-    page.route("**/api/result/positions?**", lambda route: route.fulfill(body=b""))
-    page.route("**/api/waveform/*", lambda route: route.fulfill(body=json.dumps({"peaks": [], "seconds": 1})))
+    answers = (found, rows, lambda route: route.fulfill(body=b""), lambda route: route.fulfill(json=NO_WAVEFORM))
+    for address, answer in zip(MADE_UP, answers, strict=True):
+        page.route(address, answer)
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def million(visit: Visit) -> Iterator[tuple[Visit, list[int]]]:
     visit.page.reload()
     expect(visit.rows.first).to_contain_text("stem 0.wav")
     yield visit, asked
-    visit.page.unroute_all()
+    for address in MADE_UP:
+        visit.page.unroute(address)
 
 
 def current(visit: Visit) -> tuple[str, str]:
@@ -87,7 +88,8 @@ def test_the_scroll_bar_reaches_the_last_of_a_million(million: tuple[Visit, list
     last = visit.row(f"stem {MILLION - 1}.wav")
     expect(last).to_be_in_viewport(ratio=0.9)
     box, frame = last.bounding_box(), visit.page.locator("#scroller").bounding_box()
-    assert box and frame
+    assert box
+    assert frame
     assert abs(box["y"] + box["height"] - frame["y"] - frame["height"]) < 2
     visit.ask("() => { document.getElementById('scroller').scrollTop = 0; }")
     expect(visit.row("stem 0.wav").first).to_be_in_viewport()

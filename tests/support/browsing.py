@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect, sync_playwright
 
 from audio_files import use_inline_workers, write_cut_flac, write_text, write_tone
 from libraries import STAND_IN_MODEL
@@ -29,6 +29,7 @@ CHROMIUM_FLAGS = (
     "--disable-sync --mute-audio --use-angle=swiftshader --enable-unsafe-swiftshader"
 ).split()
 PATIENCE_MS = 15_000
+expect.set_options(timeout=PATIENCE_MS)
 WIDE: ViewportSize = {"width": 1440, "height": 900}
 NARROW: ViewportSize = {"width": 360, "height": 740}
 
@@ -123,9 +124,10 @@ class Visit:
         self.page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
 
     def go(self, hash_: str = "") -> None:
-        """Open the page, and wait for its rows."""
+        """Open the page anew, and wait for its answer."""
+        self.page.goto("about:blank")  # else only the part behind # would change
         self.page.goto(self.address + hash_)
-        self.rows.first.wait_for()
+        self.page.locator(".row:not(.coming), #empty:not([hidden]), #notes.error").first.wait_for()
 
     @property
     def rows(self) -> Locator:
@@ -209,6 +211,9 @@ def window(chromium: Browser, small_address: str) -> Iterator[Visit]:
     """A window for the small library: one for a module, since a fresh one fetches all files anew."""
     with visiting(chromium, small_address) as opened:
         opened.listen()
+        # plotly is 4.8 MB, which a browser reads again for each page; test_browser_map.py has the real map.
+        no_map = {"state": "none", "done": 0, "total": 1, "activity": "", "rows": 0, "missing": 0, "error": None}
+        opened.page.route("**/api/map", lambda route: route.fulfill(json=no_map))
         yield opened
 
 
@@ -216,7 +221,6 @@ def window(chromium: Browser, small_address: str) -> Iterator[Visit]:
 def visit(window: Visit) -> Iterator[Visit]:
     """The page of the small library, just opened on a wide screen; at its end, nothing may have gone wrong in it."""
     window.page.set_viewport_size(WIDE)
-    window.page.goto("about:blank")
     window.problems.clear()
     window.go()
     yield window

@@ -11,7 +11,8 @@
  * @typedef {{rows: number, database: string, understands_texts: boolean, embedding_model: string,
  *   categories: {name: string, rows: number}[], keys: string[], quarantined: number, other_model_rows: number,
  *   state: string}} Library
- * @typedef {{state: "ready"|"computing"|"none", done: number, total: number, rows: number, error: string|null}} MapState
+ * @typedef {{state: "ready"|"computing"|"none", done: number, total: number, activity: string, rows: number,
+ *   missing: number, error: string|null}} MapState
  */
 
 export class ServerError extends Error {
@@ -72,12 +73,22 @@ export const stem = (id) => get(`/api/stem/${encodeURIComponent(id)}`);
 /** @param {string} id  @returns {Promise<{peaks: [number, number][], seconds: number}>} */
 export const waveform = (id) => get(`/api/waveform/${encodeURIComponent(id)}`);
 
-/** @param {string} id  @param {number|null} rating  @returns {Promise<Row>} */
-export const rate = (id, rating) => send("PUT", `/api/stem/${encodeURIComponent(id)}/rating`, { rating });
+let lastWrite = Promise.resolve();
 
-/** @param {string} id  @param {string} column  @param {unknown} value  @returns {Promise<Row>} */
+/** Write after the writes before: a late answer would show an older state. @param {() => Promise<Row>} write */
+function inTurn(write) {
+  const written = lastWrite.then(write);
+  lastWrite = written.then(() => {}, () => {});
+  return written;
+}
+
+/** @param {string} id  @param {number|null} rating null removes it  @returns {Promise<Row>} */
+export const rate = (id, rating) =>
+  inTurn(() => send("PUT", `/api/stem/${encodeURIComponent(id)}/rating`, { rating }));
+
+/** @param {string} id  @param {string} column  @param {unknown} value null removes it  @returns {Promise<Row>} */
 export const correct = (id, column, value) =>
-  send("PUT", `/api/stem/${encodeURIComponent(id)}/correction`, { column, value });
+  inTurn(() => send("PUT", `/api/stem/${encodeURIComponent(id)}/correction`, { column, value }));
 
 /** @param {number} from  @param {number} count */
 export const quarantine = (from, count) => get(`/api/quarantine?from=${from}&count=${count}`);

@@ -35,7 +35,8 @@ export function chipsOf(query, nameOf, selected) {
   if (query.rating) add("Rating", query.rating === "5" ? "5" : `${query.rating} or more`, { rating: "" });
   if (query.ok) add("Quality", "OK only", { ok: false });
   if (query.needs_listening) add("Needs", "a listen", { needs_listening: false });
-  if (query.outline) add("Map", selected === null ? "selection" : `${selected.toLocaleString("en")} selected`, { outline: "" });
+  const within = selected === null ? "selection" : `${selected.toLocaleString("en")} selected`;
+  if (query.outline) add("Map", within, { outline: "" });
   return chips;
 }
 
@@ -50,10 +51,12 @@ export function showChips(list, chips, remove, removeAll) {
     const text = element("bdi", { title: value }, value);
     const button = element("button", { type: "button", "aria-label": `Remove the filter ${label}: ${value}` }, "×");
     button.addEventListener("click", () => remove(change));
-    return element("li", { class: "chip", "data-label": label }, element("span", { class: "faint" }, label), text, button);
+    const name = element("span", { class: "faint" }, label);
+    return element("li", { class: "chip", "data-label": label }, name, text, button);
   });
   if (chips.length > 1) {
-    const all = element("button", { type: "button", class: "link", "aria-keyshortcuts": "x", title: "Remove all (x)" }, "Clear all");
+    const looks = { type: "button", class: "link", "aria-keyshortcuts": "x", title: "Remove all (x)" };
+    const all = element("button", looks, "Clear all");
     all.addEventListener("click", removeAll);
     items.push(element("li", {}, all));
   }

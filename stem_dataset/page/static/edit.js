@@ -12,7 +12,9 @@ import { bpmText, element } from "./format.js";
 
 export const COLUMNS = /** @type {Column[]} */ (["category", "bpm", "key"]);
 const LISTS = { bpm: "", key: "key-names", category: "category-names" };
-const LABELS = { bpm: "Tempo in beats per minute; empty for none", key: "Key, as Am or F#; empty for none", category: "Category" };
+const LABELS = {
+  bpm: "Tempo in beats per minute; empty for none", key: "Key, as Am or F#; empty for none", category: "Category",
+};
 
 /** @type {(() => void)|null} closes the field that is open */
 let close = null;
@@ -20,8 +22,8 @@ let close = null;
 export const isEditing = () => close !== null;
 
 /**
- * Open a field in a row's cell. It closes at once when it is saved, so that the next key does what it says; `refused` may
- * open it again.
+ * Open a field in a row's cell. It closes at once when it is saved, so that the next key does what it says; `refused`
+ * may open it again.
  *
  * @param {HTMLElement} rowElement
  * @param {Row} row
@@ -65,7 +67,8 @@ export function edit(rowElement, row, column, parts, refusal = null) {
     else act(() => parts.save(column, valueOf(column, given)));
   };
   if (row.corrected.includes(column)) {
-    const undo = element("button", { type: "button", title: "Undo your correction", "aria-label": "Undo your correction" }, "↺");
+    const label = "Undo your correction";
+    const undo = element("button", { type: "button", title: label, "aria-label": label }, "↺");
     undo.addEventListener("click", () => act(() => parts.undo(column)));
     box.append(undo);
   }
@@ -81,7 +84,9 @@ export function edit(rowElement, row, column, parts, refusal = null) {
     else save();
     if (event.key === "Tab") parts.next(neighbour(column, event.shiftKey ? -1 : 1));
   });
-  for (const name of ["click", "dblclick", "pointerdown"]) box.addEventListener(name, (event) => event.stopPropagation());
+  for (const name of ["click", "dblclick", "pointerdown"]) {
+    box.addEventListener(name, (event) => event.stopPropagation());
+  }
   box.addEventListener("focusout", (event) => {
     const into = /** @type {FocusEvent} */ (event).relatedTarget;
     // The focus goes nowhere when the window loses it; then the field stays.

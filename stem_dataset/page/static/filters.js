@@ -58,7 +58,8 @@ export class Filters {
       box.checked = query.categories.includes(box.value);
     });
     const [first, ...more] = query.categories;
-    byId("category-menu").querySelector("summary").textContent = !first ? "Category" : more.length ? `${first} +${more.length}` : first;
+    const others = more.length ? ` +${more.length}` : "";
+    byId("category-menu").querySelector("summary").textContent = first ? first + others : "Category";
     byId("half-double").disabled = !query.bpm;
     byId("related").disabled = !query.key;
   }

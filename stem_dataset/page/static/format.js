@@ -1,4 +1,4 @@
-/** How values look: numbers, lengths, stars and the colour of a category. Names stay as they are: they are put in as text. */
+/** How values look: numbers, lengths, folders and the colour of a category. Names are put in as text, as they are. */
 
 // Distinguishable on white and on black, in the order of the most frequent categories.
 const PALETTE = [
@@ -40,7 +40,7 @@ export function lengthText(seconds) {
  * @param {string} folder
  * @param {number} [most] characters
  */
-export function folderText(folder, most = 26) {
+export function folderText(folder, most = 22) {
   const names = folder.split(/[\\/]/).filter(Boolean);
   let kept = names.length - 1;
   while (kept > 0 && names.slice(kept - 1).join("/").length <= most) kept -= 1;

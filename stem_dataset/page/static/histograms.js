@@ -26,7 +26,8 @@ class BarChart {
     this.readout = element("span", { class: "readout" });
     this.box = element("div", {
       class: `bars ${way}`, role: "listbox", tabindex: "0", "aria-label": title,
-      "aria-orientation": way === "across" ? "horizontal" : "vertical", ...(isRange ? { "aria-multiselectable": "true" } : {}),
+      "aria-orientation": way === "across" ? "horizontal" : "vertical",
+      ...(isRange ? { "aria-multiselectable": "true" } : {}),
     });
     this.axis = element("div", { class: "axis", "aria-hidden": "true" });
     figure.classList.add("chart");
@@ -124,8 +125,7 @@ class BarChart {
   #say(first, last = first) {
     const bars = first < 0 ? [] : this.bars.slice(first, last + 1);
     const count = bars.reduce((sum, bar) => sum + bar.count, 0);
-    const label = bars.length > 1 ? `${bars[0].label.split("–")[0]}–${bars[bars.length - 1].label.split("–").pop()}` : bars[0]?.label;
-    this.readout.textContent = bars.length ? `${label}: ${countText(count)}` : this.silence;
+    this.readout.textContent = bars.length ? `${labelOf(bars)}: ${countText(count)}` : this.silence;
   }
 
   /** @param {number} bar  @param {boolean} extends_ */
@@ -145,7 +145,8 @@ class BarChart {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -this.bars.length, End: this.bars.length };
+    const all = this.bars.length;
+    const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -all, End: all };
     const step = /** @type {Record<string, number>} */ (steps)[event.key];
     if (step) {
       const extending = event.shiftKey && this.isRange;
@@ -189,7 +190,8 @@ export class Charts {
   constructor(figures, filter) {
     /** @type {Histograms|null} */ this.histograms = null;
     this.shown = { bpm: new ShownBins(), seconds: new ShownBins() };
-    const range = (/** @type {"bpm"|"seconds"} */ name) => (/** @type {number} */ first, /** @type {number} */ last) => {
+    /** @param {"bpm"|"seconds"} name  @returns {(first: number, last: number) => void} */
+    const range = (name) => (first, last) => {
       const { edges } = this.shown[name].part(/** @type {Histograms} */ (this.histograms)[name]);
       // A bin ends before its upper edge, and a filter includes it.
       filter({ [name]: `${plain(edges[first])}-${plain(edges[last + 1] - STEPS[name])}` });
@@ -211,12 +213,19 @@ export class Charts {
     this.seconds.show(binsOf(seconds, lengthUnit), endsOf(seconds.edges, lengthUnit), seconds.missing);
     this.category.show(category.names.map((label, place) =>
       ({ label, count: category.counts[place], colour: colourOf(label) })), [], category.missing);
-    this.key.show(key.names.map((label, place) => ({ label, count: key.counts[place] })), keyAxis(key.names), key.missing);
+    const keys = key.names.map((label, place) => ({ label, count: key.counts[place] }));
+    this.key.show(keys, keyAxis(key.names), key.missing);
   }
 }
 
 /** @param {number} seconds */
 const lengthUnit = (seconds) => (seconds < 60 ? `${shortNumber(seconds)} s` : lengthText(seconds));
+
+/** @param {Bar[]} bars  @returns {string} "90–94", or of the first's beginning and the last's end */
+function labelOf(bars) {
+  const ends = bars.flatMap(({ label }) => label.split("–"));
+  return bars.length > 1 ? `${ends[0]}–${ends[ends.length - 1]}` : bars[0].label;
+}
 
 /** Without an exponent, and not narrower than the edge was. @param {number} value */
 const plain = (value) => String(Number(value.toFixed(4)));
@@ -226,7 +235,8 @@ const binsOf = ({ edges, counts }, text) =>
   counts.map((count, place) => ({ label: `${text(edges[place])}–${text(edges[place + 1])}`, count }));
 
 /** @param {number[]} edges  @param {(value: number) => string} text */
-const endsOf = (edges, text) => (edges.length ? [edges[0], edges[Math.floor(edges.length / 2)], edges[edges.length - 1]].map(text) : []);
+const endsOf = (edges, text) =>
+  (edges.length ? [0, Math.floor(edges.length / 2), edges.length - 1].map((place) => text(edges[place])) : []);
 
 /** @param {string[]} names the major keys, then the minor ones */
 const keyAxis = (names) => (names.length === 24 ? ["C", "major", "B", "Cm", "minor", "Bm"] : []);

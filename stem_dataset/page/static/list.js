@@ -38,9 +38,10 @@ export class List {
     this.measure();
   }
 
-  /** Read the row's height from the style sheet; narrow screens have taller rows. */
+  /** Read the row's height from the style sheet; narrow screens have taller rows. What was in view stays in view. */
   measure() {
     const first = this.rowHeight ? Math.round(this.top / this.rowHeight) : 0;
+    const wasInView = this.current >= 0 && this.#distanceToView() === 0;
     this.rowHeight = parseFloat(getComputedStyle(this.grid).getPropertyValue("--row-height")) || 30;
     this.view = this.scroller.clientHeight;
     const full = this.rows * this.rowHeight;
@@ -48,6 +49,7 @@ export class List {
     this.spacer.style.height = `${height}px`;
     this.scale = full > height ? (full - this.view) / Math.max(1, height - this.view) : 1;
     this.#moveTo(first * this.rowHeight);
+    if (wasInView) this.#reveal();
   }
 
   /** Show another result from its first row. @param {number} rows */
@@ -79,10 +81,19 @@ export class List {
   select(index) {
     if (!this.rows) return;
     this.current = Math.max(0, Math.min(this.rows - 1, index));
-    const start = this.current * this.rowHeight;
-    if (start < this.top) this.#moveTo(start);
-    else if (start + this.rowHeight > this.top + this.view) this.#moveTo(start + this.rowHeight - this.view);
+    this.#reveal();
     this.draw();
+  }
+
+  /** @returns {number} pixels by which the current row is below the view; negative above it, 0 within */
+  #distanceToView() {
+    const above = this.current * this.rowHeight - this.top;
+    return Math.min(0, above) || Math.max(0, above + this.rowHeight - this.view);
+  }
+
+  #reveal() {
+    const distance = this.#distanceToView();
+    if (distance) this.#moveTo(this.top + distance);
   }
 
   /** @returns {number} how many rows fit */
@@ -236,7 +247,8 @@ export class List {
   #forgetFar(page) {
     if (this.pages.size < KEPT_PAGES) return;
     const own = Math.floor(this.current / PAGE);
-    const far = [...this.pages.keys()].filter((one) => one !== own).sort((a, b) => Math.abs(b - page) - Math.abs(a - page));
+    const far = [...this.pages.keys()].filter((one) => one !== own);
+    far.sort((one, other) => Math.abs(other - page) - Math.abs(one - page));
     far.slice(0, KEPT_PAGES / 4).forEach((one) => this.pages.delete(one));
   }
 }

@@ -16,7 +16,7 @@ const ASK_MS = 1_000;
 const MARGIN = 0.03;
 const ZOOM = 1.5;
 const PAN = 0.15;
-const SELECTION = "#4f7cff";
+const SHAPE = { line: { color: "#4f7cff", width: 1.5 }, fillcolor: "#4f7cff", opacity: 0.18 };
 const TOOLS = /** @type {Record<string, string>} */ ({ lasso: "drawclosedpath", box: "drawrect", pan: "pan" });
 
 export class StemMap {
@@ -41,6 +41,7 @@ export class StemMap {
     this.drawing = Promise.resolve();
     /** @type {any} */ this.plotly = null;
     byId("map-start").addEventListener("click", () => this.#start());
+    byId("map-update").addEventListener("click", () => this.#start());
     byId("map-tools").addEventListener("click", (/** @type {Event} */ event) => this.#useTool(event));
     byId("map").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event));
     new IntersectionObserver((entries) => {
@@ -84,24 +85,38 @@ export class StemMap {
     if (this.opening) return;
     this.opening = true;
     try {
-      let state = await api.mapState();
-      if (state.state === "none" && !state.error && state.rows <= OWN_START_ROWS && state.rows > 1) state = await api.startMap();
-      while (state.state === "computing") {
-        this.#say("Computing the map by sound. Search meanwhile.", state);
-        await new Promise((resolve) => { setTimeout(resolve, ASK_MS); });
-        state = await api.mapState();
-      }
+      const state = await this.#computed();
       if (state.state === "ready") {
         this.#say("Loading the map");
         await this.#load();
         await this.#draw();
         this.#say("");
+        this.#offerUpdate(state.missing);
       } else this.#offer(state);
     } catch (error) {
       this.#say(`There is no map: ${/** @type {Error} */ (error).message}`);
     } finally {
       this.opening = false;
     }
+  }
+
+  /** @returns {Promise<import("./api.js").MapState>} when nothing is being computed any more */
+  async #computed() {
+    let state = await api.mapState();
+    const isSmall = state.rows > 1 && state.rows <= OWN_START_ROWS;
+    if (isSmall && state.state === "none" && !state.error) state = await api.startMap();
+    while (state.state === "computing") {
+      this.#say(`Computing the map: ${state.activity}`, state);
+      await new Promise((resolve) => { setTimeout(resolve, ASK_MS); });
+      state = await api.mapState();
+    }
+    return state;
+  }
+
+  /** @param {number} missing how many stems have come since the map was made */
+  #offerUpdate(missing) {
+    byId("map-update").hidden = !missing;
+    byId("map-update").textContent = `Add ${countText(missing)}`;
   }
 
   /** @param {import("./api.js").MapState} state */
@@ -113,14 +128,14 @@ export class StemMap {
   }
 
   async #start() {
-    byId("map-start").hidden = true;
+    byId("map-start").hidden = byId("map-update").hidden = true;
     try {
       await api.startMap();
     } catch (error) {
       this.#say(`There is no map: ${/** @type {Error} */ (error).message}`);
       return;
     }
-    this.#open();
+    this.forget();
   }
 
   /** @param {string} text  @param {{done: number, total: number}|null} progress */
@@ -130,7 +145,7 @@ export class StemMap {
     byId("map-tools").hidden = Boolean(text);
     const bar = byId("map-progress");
     bar.hidden = !progress;
-    if (progress && progress.total) {
+    if (progress && progress.total > 1) {
       bar.max = progress.total;
       bar.value = progress.done;
     } else bar.removeAttribute("value");
@@ -166,7 +181,8 @@ export class StemMap {
   /** Draw all points anew. One drawing waits for the other. */
   #draw() {
     this.isStale = false;
-    this.drawing = this.drawing.then(() => this.#drawNow()).catch((error) => this.#say(`There is no map: ${error.message}`));
+    this.drawing = this.drawing.then(() => this.#drawNow())
+      .catch((error) => this.#say(`There is no map: ${error.message}`));
     return this.drawing;
   }
 
@@ -178,10 +194,11 @@ export class StemMap {
       margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, hovermode: "closest", dragmode: TOOLS[this.tool],
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", uirevision: "kept", hoverdistance: 12,
       xaxis: { visible: false, range: this.extent.x }, yaxis: { visible: false, range: this.extent.y },
-      newshape: { line: { color: SELECTION, width: 1.5 }, fillcolor: SELECTION, opacity: 0.18 },
+      newshape: SHAPE,
       shapes: this.#shapes(),
     };
-    await plotly.react(this.box, traces, layout, { displayModeBar: false, scrollZoom: true, responsive: true, doubleClick: false });
+    const config = { displayModeBar: false, scrollZoom: true, responsive: true, doubleClick: false };
+    await plotly.react(this.box, traces, layout, config);
     if (first) this.#listen();
     this.#placeRing();
   }
@@ -217,7 +234,7 @@ export class StemMap {
   #shapes() {
     if (!this.outline.length) return [];
     const path = `M${this.outline.map((corner) => corner.join(",")).join("L")}Z`;
-    return [{ type: "path", path, editable: false, line: { color: SELECTION, width: 1.5 }, fillcolor: SELECTION, opacity: 0.18 }];
+    return [{ type: "path", path, editable: false, ...SHAPE }];
   }
 
   #listen() {
@@ -246,7 +263,8 @@ export class StemMap {
   #relaidOut(change) {
     const drawn = change.shapes?.at(-1);
     if (drawn && drawn.editable !== false) {
-      const corners = drawn.type === "rect" ? cornersOfBox(drawn.x0, drawn.y0, drawn.x1, drawn.y1) : cornersOfPath(drawn.path);
+      const { type, path, x0, y0, x1, y1 } = drawn;
+      const corners = type === "rect" ? cornersOfBox(x0, y0, x1, y1) : cornersOfPath(path);
       this.outline = corners;
       this.plotly.relayout(this.box, { shapes: this.#shapes() });
       if (corners.length >= 3) this.parts.select(corners);
@@ -274,7 +292,8 @@ export class StemMap {
   #placeOf(position) {
     const points = /** @type {Float32Array} */ (this.points);
     const { xaxis, yaxis } = this.box.layout;
-    const share = (/** @type {number} */ value, /** @type {[number, number]} */ range) => (value - range[0]) / (range[1] - range[0]);
+    /** @param {number} value  @param {[number, number]} range */
+    const share = (value, [from, to]) => (value - from) / (to - from);
     const { clientWidth, clientHeight } = byId("map");
     return [
       share(points[2 * position], xaxis.range) * clientWidth,

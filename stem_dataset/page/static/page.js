@@ -1,5 +1,5 @@
 /**
- * The page: what is asked for is in the address; from there it goes to the server, and from there into list, charts and map.
+ * The page: what is asked for is in the address; it goes to the server, and comes back into list, charts and map.
  *
  *   field, chip, chart, map, key ──► change(…) ──► address ──► search() ──► list, charts, map
  *
@@ -11,19 +11,21 @@
 
 import * as api from "./api.js";
 import { chipsOf, showChips } from "./chips.js";
-import { COLUMNS, edit, isEditing } from "./edit.js";
+import { edit, isEditing } from "./edit.js";
 import { Filters } from "./filters.js";
-import { byId, bpmText, colourOf, countText, element, folderText, lengthText, nameColours } from "./format.js";
+import { byId, colourOf, countText, element, lengthText, nameColours } from "./format.js";
 import { Charts } from "./histograms.js";
-import { listenerOf, showKeys } from "./keys.js";
+import { bindingsOf, listenerOf, showKeys } from "./keys.js";
 import { List } from "./list.js";
 import { StemMap } from "./map.js";
+import { closeMenus } from "./menus.js";
 import { outlineOf, outlineText, positionsWithin } from "./outline.js";
 import { Player } from "./player.js";
-import { showQuarantine } from "./quarantine.js";
+import { showStars, showStem } from "./playing.js";
 import { bodyOf, emptyQuery, hashOf, queryOf } from "./query.js";
-import { fillRow, isCorrectable, issueText, newRow } from "./rows.js";
+import { fillRow, isCorrectable, newRow } from "./rows.js";
 import { copyText, dragOut } from "./share.js";
+import { listenToTabs, press, showView } from "./views.js";
 import { Waveform } from "./waveform.js";
 
 const TYPING_MS = 220;
@@ -42,7 +44,12 @@ let messageTimer = 0;
 
 // -- what is asked for ------------------------------------------------------------------------------------------------
 
-/** Ask for something else. @param {Partial<Query>} changed  @param {boolean} typing one entry in the history for all letters */
+/**
+ * Ask for something else.
+ *
+ * @param {Partial<Query>} changed
+ * @param {boolean} typing all letters of a word make one entry in the history
+ */
 function change(changed, typing = false) {
   query = { ...query, ...changed };
   const address = hashOf(query) || location.pathname;
@@ -104,7 +111,7 @@ function showQuery() {
   filters.show();
   showChips(byId("chips"), chipsOf(query, nameOfId, selectedOnMap), change, () => change(emptyQuery()));
   byId("listen").setAttribute("aria-pressed", String(query.needs_listening));
-  showView();
+  showView(query.quarantine, () => list.measure());
   document.title = query.text ? `${query.text} – Stems` : "Stems";
   const sort = query.sort || "rank"; // which is the best first, and so goes neither up nor down
   document.querySelectorAll("#head [data-sort]").forEach((button) => {
@@ -127,19 +134,22 @@ function nameOfId(id) {
 /** @param {import("./api.js").Result} found  @param {number[]|null} within */
 function showResult(found, within) {
   const all = library?.rows ?? found.rows;
-  byId("count").textContent = found.rows === all ? countText(all) : `${found.rows.toLocaleString("en")} of ${countText(all)}`;
+  const isFiltered = found.rows !== all;
+  byId("count").textContent = isFiltered ? `${found.rows.toLocaleString("en")} of ${countText(all)}` : countText(all);
   showNotes(found.notes, false);
   showQuery(); // the number on the map is known now
   byId("empty").hidden = found.rows > 0;
-  byId("empty").textContent = all ? "No stem passes. Remove a filter above." : "The database is empty. Fill it with prepare_dataset_sql.py.";
+  const emptyText = "The database is empty. Fill it with prepare_dataset_sql.py.";
+  byId("empty").textContent = all ? "No stem passes. Remove a filter above." : emptyText;
   byId("export-m3u").href = api.exportUrl(found.result, "m3u");
   byId("export-csv").href = api.exportUrl(found.result, "csv");
   list.show(found.rows);
   charts.show(found.histograms);
   positions = null;
-  const isFiltered = found.rows !== all;
-  if (isFiltered) resultPositions().then((ones) => result === found && map.show(ones, outlineOf(query.outline))).catch(() => {});
-  else map.show(null, within ? outlineOf(query.outline) : []);
+  const outline = within ? outlineOf(query.outline) : [];
+  if (!isFiltered) map.show(null, outline);
+  // Without an answer, the map stays as it was.
+  else resultPositions().then((ones) => result === found && map.show(ones, outline)).catch(() => {});
 }
 
 /** @returns {Promise<Uint32Array>} */
@@ -242,7 +252,9 @@ byId("scroller").addEventListener("dragstart", (/** @type {DragEvent} */ event) 
   const row = list.rowAt(list.indexAt(/** @type {HTMLElement} */ (event.target)));
   if (row) dragOut(event, row);
 });
-byId("playing-name").addEventListener("dragstart", (/** @type {DragEvent} */ event) => player.row && dragOut(event, player.row));
+byId("playing-name").addEventListener("dragstart", (/** @type {DragEvent} */ event) => {
+  if (player.row) dragOut(event, player.row);
+});
 byId("head").addEventListener("click", (/** @type {Event} */ event) => {
   const sort = /** @type {HTMLElement} */ (event.target).dataset.sort;
   if (sort) change({ sort: sort === "rank" || sort === query.sort ? "" : sort });
@@ -253,9 +265,7 @@ byId("head").addEventListener("click", (/** @type {Event} */ event) => {
 /** @param {Row} row as the server has it now */
 function showChanged(row) {
   list.update(row);
-  if (player.row?.id !== row.id) return;
-  player.row = { ...player.row, ...row, rank: player.row.rank, cosine: player.row.cosine };
-  showPlaying(player.row);
+  if (player.row?.id === row.id) showPlaying(player.row = row);
 }
 
 /** @param {Row|null} row  @param {number|null} rating null removes it */
@@ -304,7 +314,10 @@ function correct(index, column, refusal = null) {
 
 // -- the player -------------------------------------------------------------------------------------------------------
 
-const waveform = new Waveform(byId("waveform"), { fetchPeaks: api.waveform, seek: (fraction) => player.seek(fraction) });
+const waveform = new Waveform(byId("waveform"), {
+  fetchPeaks: api.waveform,
+  seek: (fraction) => player.seek(fraction),
+});
 const player = new Player({
   changed: () => {
     byId("play").setAttribute("aria-label", player.isPlaying ? "Stop" : "Play");
@@ -319,31 +332,9 @@ const player = new Player({
 
 /** @param {Row} row */
 function showPlaying(row) {
-  const name = byId("playing-name");
-  name.replaceChildren(element("bdi", { title: row.path }, row.name));
-  name.draggable = true;
-  const facts = [row.category, row.bpm === null ? "" : `${bpmText(row.bpm)} BPM`, row.key, row.ok ? "" : issueText(row.quality), folderText(row.folder)];
-  const dot = element("i", { class: "dot", "aria-hidden": "true" });
-  dot.style.backgroundColor = colourOf(row.category);
-  byId("playing-facts").replaceChildren(dot, element("bdi", {}, facts.filter(Boolean).join(" · ")));
-  for (const id of ["play", "like", "unlike", "copy"]) byId(id).disabled = false;
-  showStars(row);
+  showStem(row);
+  showStars(row, (rating) => rate(player.row, rating));
   waveform.show(row.id);
-}
-
-/** @param {Row|null} row */
-function showStars(row) {
-  const rating = row?.rating ?? null;
-  byId("stars").replaceChildren(...[0, 1, 2, 3, 4, 5].map((value) => {
-    const isGiven = value === rating;
-    const button = element("button", {
-      type: "button", "aria-pressed": String(isGiven), "aria-label": `Rate ${value}`,
-      class: value === 0 ? "zero" : value <= (rating ?? 0) ? "on" : "", title: isGiven ? "Remove the rating (Backspace)" : `Rate ${value} (${value})`,
-    }, value === 0 ? "0" : "★");
-    button.toggleAttribute("disabled", !row);
-    button.addEventListener("click", () => rate(player.row, isGiven ? null : value));
-    return button;
-  }));
 }
 
 async function copyPath() {
@@ -351,9 +342,6 @@ async function copyPath() {
   if (!row) return say("Choose a stem first.");
   return say(await copyText(row.path) ? `Copied: ${row.path}` : "The browser does not allow copying");
 }
-
-/** @param {HTMLElement} button  @param {boolean} on */
-const press = (button, on) => button.setAttribute("aria-pressed", String(on));
 
 function toggleOriginal() {
   player.useOriginal(!player.original);
@@ -375,61 +363,19 @@ byId("repeat").addEventListener("click", toggleRepeat);
 
 // -- the other views --------------------------------------------------------------------------------------------------
 
-/** Show the quarantine or the list, as the address says. */
-async function showView() {
-  const panel = byId("quarantine-panel");
-  if (panel.hidden !== query.quarantine) return;
-  panel.hidden = !query.quarantine;
-  byId("list-panel").hidden = query.quarantine;
-  press(byId("quarantine-toggle"), query.quarantine);
-  if (query.quarantine) {
-    showTab("list");
-    await showQuarantine().catch((error) => { byId("quarantine-note").textContent = error.message; });
-  } else list.measure();
-}
+const toggleQuarantine = () => change({ quarantine: !query.quarantine });
 
-function toggleQuarantine() {
-  change({ quarantine: !query.quarantine });
-}
-
-/** @param {string} tab what a narrow screen shows */
-function showTab(tab) {
-  document.body.dataset.tab = tab;
-  document.querySelectorAll(".tabs [data-tab]").forEach((/** @type {any} */ button) => press(button, button.dataset.tab === tab));
-  list.measure();
-}
-
-function toggleListen() {
-  change({ needs_listening: !query.needs_listening });
-}
+const toggleListen = () => change({ needs_listening: !query.needs_listening });
 
 byId("listen").addEventListener("click", toggleListen);
 byId("quarantine-toggle").addEventListener("click", toggleQuarantine);
-byId("quarantine-more").addEventListener("click", () => showQuarantine(true).catch((error) => say(error.message)));
-byId("help").addEventListener("click", () => showKeys(BINDINGS));
-byId("filters-toggle").addEventListener("click", () => {
-  const opens = byId("filters").classList.toggle("open");
-  byId("filters-toggle").setAttribute("aria-expanded", String(opens));
-});
-document.querySelector(".tabs")?.addEventListener("click", (event) => {
-  const { tab } = /** @type {HTMLElement} */ (event.target).dataset;
-  if (tab) showTab(tab);
-});
+byId("help").addEventListener("click", () => showKeys(bindings));
 byId("skip").addEventListener("click", (/** @type {Event} */ event) => {
   event.preventDefault(); // the address is the query's
   byId("grid").focus();
 });
-document.addEventListener("click", (event) => {
-  document.querySelectorAll("details.menu[open]").forEach((menu) => {
-    if (!menu.contains(/** @type {Node} */ (event.target))) menu.removeAttribute("open");
-  });
-});
-document.addEventListener("keydown", (event) => {
-  const menu = event.key === "Escape" && document.querySelector("details.menu[open]");
-  if (!menu) return;
-  menu.removeAttribute("open");
-  menu.querySelector("summary")?.focus();
-});
+closeMenus();
+listenToTabs(() => list.measure());
 
 // -- search, charts, map ----------------------------------------------------------------------------------------------
 
@@ -458,34 +404,26 @@ window.addEventListener("popstate", () => {
   search();
 });
 
-/** @type {import("./keys.js").Binding[]} */
-const BINDINGS = [
-  { keys: ["ArrowDown", "j"], shown: "↓ j", text: "Play the next stem", act: () => playAt(list.current + 1) },
-  { keys: ["ArrowUp", "k"], shown: "↑ k", text: "Play the previous stem", act: () => playAt(list.current < 0 ? 0 : list.current - 1) },
-  { keys: ["PageDown"], shown: "Page_down", text: "Play a stem one page below", act: () => playAt(list.current + list.rowsInView) },
-  { keys: ["PageUp"], shown: "Page_up", text: "Play a stem one page above", act: () => playAt(list.current - list.rowsInView) },
-  { keys: ["Home"], shown: "Home", text: "Play the first stem", act: () => playAt(0) },
-  { keys: ["End"], shown: "End", text: "Play the last stem", act: () => playAt(list.rows - 1) },
-  { keys: [" "], shown: "Space", text: "Stop, or play on", act: () => (player.row ? player.toggle() : playAt(Math.max(0, list.current))) },
-  { keys: ["ArrowLeft"], shown: "←", text: "Back by a tenth", act: () => player.seek(player.time / player.duration - 0.1) },
-  { keys: ["ArrowRight"], shown: "→", text: "Forward by a tenth", act: () => player.seek(player.time / player.duration + 0.1) },
-  { keys: ["0", "1", "2", "3", "4", "5"], shown: "0 … 5", text: "Rate the stem", act: (key) => rate(player.row, Number(key)) },
-  { keys: ["Backspace", "Delete"], shown: "Backspace", text: "Remove the rating", act: () => rate(player.row, null) },
-  { keys: ["Enter", "F2"], shown: "Enter", text: "Correct category, tempo and key; Tab goes on, Escape cancels", act: () => correct(list.current, COLUMNS[0]) },
-  { keys: ["b"], shown: "b", text: "Correct the tempo", act: () => correct(list.current, "bpm") },
-  { keys: ["g"], shown: "g", text: "Correct the key", act: () => correct(list.current, "key") },
-  { keys: ["m"], shown: "m", text: "More like this", act: () => askByCurrent("like") },
-  { keys: ["l"], shown: "l", text: "Less like this", act: () => askByCurrent("unlike") },
-  { keys: ["c"], shown: "c", text: "Copy the path", act: copyPath },
-  { keys: ["o"], shown: "o", text: "Hear the original, or the standardised WAV", act: toggleOriginal },
-  { keys: ["r"], shown: "r", text: "Repeat", act: toggleRepeat },
-  { keys: ["n"], shown: "n", text: "Show what needs a listen", act: toggleListen },
-  { keys: ["q"], shown: "q", text: "Show the quarantine", act: toggleQuarantine },
-  { keys: ["x"], shown: "x", text: "Remove all filters", act: () => change(emptyQuery()) },
-  { keys: ["/"], shown: "/", text: "Search", act: () => byId("search").select() ?? byId("search").focus() },
-  { keys: ["?"], shown: "?", text: "Show these keys", act: () => showKeys(BINDINGS) },
-];
-const onKey = listenerOf(BINDINGS);
+const bindings = bindingsOf({
+  step: (rows) => playAt(list.current < 0 ? 0 : list.current + rows),
+  page: (pages) => playAt(list.current + pages * list.rowsInView),
+  playFirst: () => playAt(0),
+  playLast: () => playAt(list.rows - 1),
+  toggle: () => (player.row ? player.toggle() : playAt(0)),
+  seek: (share) => player.seek(player.time / player.duration + share),
+  rate: (rating) => rate(player.row, rating),
+  correct: (column) => correct(list.current, column),
+  like: () => askByCurrent("like"),
+  unlike: () => askByCurrent("unlike"),
+  copy: copyPath,
+  original: toggleOriginal,
+  repeat: toggleRepeat,
+  listen: toggleListen,
+  quarantine: toggleQuarantine,
+  clear: () => change(emptyQuery()),
+  search: () => byId("search").select(),
+});
+const onKey = listenerOf(bindings);
 document.addEventListener("keydown", (event) => !event.defaultPrevented && !isEditing() && onKey(event));
 
 const map = new StemMap({
@@ -503,5 +441,5 @@ async function loadLibrary() {
   byId("quarantined").textContent = library.quarantined ? String(library.quarantined) : "";
 }
 
-showStars(null);
+showStars(null, () => {});
 loadLibrary().then(search).catch((error) => showNotes([error.message], true));

@@ -43,6 +43,7 @@ export class Player {
   play(row) {
     this.audio?.pause();
     this.row = row;
+    if (this.audio?.error) this.#forget(this.#urlOf(row), this.audio); // as it was prepared; the drive may be back
     if (row.audio === null) this.parts.failed(row);
     else this.#start(this.#audioOf(row), 0);
     this.parts.changed();
@@ -115,12 +116,16 @@ export class Player {
     this.ready.set(url, audio);
     for (const [old, kept] of this.ready) {
       if (this.ready.size <= READY_STEMS) break;
-      if (kept === this.audio) continue;
-      kept.removeAttribute("src");
-      kept.remove();
-      this.ready.delete(old);
+      if (kept !== this.audio) this.#forget(old, kept);
     }
     return audio;
+  }
+
+  /** @param {string} url  @param {HTMLAudioElement} audio */
+  #forget(url, audio) {
+    audio.removeAttribute("src"); // which stops its download
+    audio.remove();
+    this.ready.delete(url);
   }
 
   /** @param {HTMLAudioElement} audio  @param {number} time in seconds */

@@ -9,7 +9,7 @@ const PAGE = 200;
 let shown = 0;
 
 /** Show the first page, or the next one. @param {boolean} more  @throws {import("./api.js").ServerError} */
-export async function showQuarantine(more = false) {
+export async function showQuarantine(more) {
   if (!more) {
     shown = 0;
     byId("quarantine-rows").replaceChildren();

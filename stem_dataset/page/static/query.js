@@ -4,11 +4,15 @@
  * @typedef {{text: string, like: string[], unlike: string[], categories: string[], bpm: string, half_double: boolean,
  *   key: string, related: boolean, kind: string, seconds: string, folders: string[], rating: string, ok: boolean,
  *   needs_listening: boolean, outline: string, sort: string, quarantine: boolean}} Query
- * `outline` is a selection on the map: "x,y x,y …". `quarantine` shows the quarantine in place of the list. Empty values
- * filter nothing.
+ * `outline` is a selection on the map: "x,y x,y …". `quarantine` shows the quarantine in place of the list. Empty
+ * values filter nothing.
  */
 
-/** The name of each part in the address, and its empty value. @type {[keyof Query, string, string|boolean|string[]][]} */
+/**
+ * The name of each part in the address, and its empty value.
+ *
+ * @type {[keyof Query, string, string|boolean|string[]][]}
+ */
 const PARTS = [
   ["text", "q", ""],
   ["like", "like", []],
