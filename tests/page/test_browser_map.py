@@ -94,6 +94,7 @@ def test_a_lasso_becomes_a_chip_that_outlives_a_reload(mapped: Visit) -> None:
     drag_around(mapped, x, y)
     expect(mapped.chips).to_have_text([f"Map{len(inside)} selected×"])
     expect(mapped.count).to_have_text(f"{len(inside)} of {ALL} stems")
+    expect(mapped.rows).to_have_count(len(inside))
     assert set(mapped.names()) == inside
     mapped.page.reload()
     expect(mapped.chips).to_have_text([f"Map{len(inside)} selected×"])

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browsing import BASSES, HOSTILE, KICKS, LOOPS, Visit, needs_chromium
+from pages import page, section
 from workplace import Workplace
 
 pytestmark = needs_chromium
@@ -253,6 +254,16 @@ def test_nonsense_is_refused_and_the_field_stays_open(visit: Visit, small_librar
     visit.expect_problem("400")
 
 
+def test_a_new_result_closes_the_field_that_is_open(visit: Visit) -> None:
+    visit.row(BASSES[0]).locator(".c-key").dblclick()
+    visit.page.locator(".editor input").wait_for()
+    visit.ask("() => { location.hash = '#folder=Bass'; }")
+    expect(visit.rows).to_have_count(len(BASSES))
+    expect(visit.page.locator(".editor")).to_have_count(0)
+    visit.press("j")
+    expect(visit.page.locator("#playing-name")).to_have_text(BASSES[0])
+
+
 # -- the keyboard alone -----------------------------------------------------------------------------------------------
 
 
@@ -288,7 +299,12 @@ def test_all_can_be_done_with_the_keyboard_alone(visit: Visit, small_library: Wo
 def test_the_question_mark_shows_the_keys(visit: Visit) -> None:
     visit.press("?")
     expect(visit.page.get_by_role("dialog", name="Keys")).to_be_visible()
+    shown = visit.page.locator("#keys-list dt").all_text_contents()
+    documented = section(page("docs/page.md"), "Keys")
     expect(visit.page.locator("#keys-list")).to_contain_text("More like this")
+    keys = visit.page.locator("#keys-list kbd").all_text_contents()
+    assert len(keys) > len(shown) > 20
+    assert [key for key in keys if key != "…" and key not in "12345" and f"`{key}`" not in documented] == []
     visit.press("Escape")
     expect(visit.page.locator("#keys")).not_to_be_visible()
 

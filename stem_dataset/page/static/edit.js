@@ -21,6 +21,9 @@ let close = null;
 
 export const isEditing = () => close !== null;
 
+/** Leave all as it was. */
+export const stopEditing = () => close?.();
+
 /**
  * Open a field in a row's cell. It closes at once when it is saved, so that the next key does what it says; `refused`
  * may open it again.

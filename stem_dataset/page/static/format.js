@@ -40,7 +40,7 @@ export function lengthText(seconds) {
  * @param {string} folder
  * @param {number} [most] characters
  */
-export function folderText(folder, most = 22) {
+export function folderText(folder, most = 16) {
   const names = folder.split(/[\\/]/).filter(Boolean);
   let kept = names.length - 1;
   while (kept > 0 && names.slice(kept - 1).join("/").length <= most) kept -= 1;

@@ -11,7 +11,7 @@
 
 import * as api from "./api.js";
 import { chipsOf, showChips } from "./chips.js";
-import { edit, isEditing } from "./edit.js";
+import { edit, isEditing, stopEditing } from "./edit.js";
 import { Filters } from "./filters.js";
 import { byId, colourOf, countText, element, lengthText, nameColours } from "./format.js";
 import { Charts } from "./histograms.js";
@@ -29,6 +29,8 @@ import { listenToTabs, press, showView } from "./views.js";
 import { Waveform } from "./waveform.js";
 
 const TYPING_MS = 220;
+// CLAP embeds each new text, and takes seconds to load for the first: it need not see every letter.
+const TYPING_FOR_CLAP_MS = 700;
 const MESSAGE_MS = 8_000;
 const SLOW_MS = 400;
 
@@ -143,6 +145,7 @@ function showResult(found, within) {
   byId("empty").textContent = all ? "No stem passes. Remove a filter above." : emptyText;
   byId("export-m3u").href = api.exportUrl(found.result, "m3u");
   byId("export-csv").href = api.exportUrl(found.result, "csv");
+  stopEditing(); // its row goes
   list.show(found.rows);
   charts.show(found.histograms);
   positions = null;
@@ -387,7 +390,8 @@ const charts = new Charts(
 let typingTimer = 0;
 byId("search").addEventListener("input", () => {
   clearTimeout(typingTimer);
-  typingTimer = setTimeout(() => change({ text: byId("search").value, sort: "" }, true), TYPING_MS);
+  const wait = library?.understands_texts ? TYPING_FOR_CLAP_MS : TYPING_MS;
+  typingTimer = setTimeout(() => change({ text: byId("search").value, sort: "" }, true), wait);
 });
 byId("search").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   if (event.key === "ArrowDown" || (event.key === "Escape" && !byId("search").value)) byId("grid").focus();

@@ -11,6 +11,7 @@ const RATINGS = [0, 1, 2, 3, 4, 5];
 
 /** @param {Row} row */
 export function showStem(row) {
+  byId("player").classList.remove("idle");
   const name = byId("playing-name");
   name.replaceChildren(element("bdi", { title: row.path }, row.name));
   name.draggable = true;
