@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -108,30 +109,42 @@ def tempo_cues(onsets: Float32) -> tuple[dict[str, Float64], Float64]:
     bands = [_without_trend(strength) for strength in (*onsets, onsets.sum(axis=0))]
     frames = onsets.shape[1]
     beat = 60 * SAMPLE_RATE_HZ / HOP / TEMPI_BPM
-    correlations = [_correlation(bands[one], bands[other]) for one, other in PAIRS]
-    spectra = [_spectrum(bands[band]) for band in (LOW, MIDDLE, HIGH)]
+    correlations = np.array([_correlation(bands[one], bands[other]) for one, other in PAIRS])
+    spectra = np.array([_spectrum(bands[band]) for band in (LOW, MIDDLE, HIGH)])
     events = [_count_events(onsets[band]) / frames for band in (LOW, MIDDLE, HIGH)]
     distances = [np.log2(a_frame * beat) ** 2 if a_frame else np.zeros(len(beat)) for a_frame in events]
 
-    def after(beats: float, correlation: Float64) -> Float64:
+    def after(beats: Sequence[float], correlations: Float64) -> Float64:
         # At longer lags too few beats are left to compare.
-        lags = beats * beat
-        return np.where(lags <= 0.8 * frames, np.interp(lags, np.arange(frames), correlation), np.nan)
+        lags = np.outer(beats, beat)
+        return np.where(lags <= 0.8 * frames, _interpolated(correlations, lags), np.nan)
 
-    def at(a_beat: float, spectrum: Float64) -> Float64:
+    def at(a_beat: Sequence[float]) -> Float64:
         # The last bin is half a cycle per frame.
-        return np.interp(a_beat / beat, np.linspace(0, 0.5, len(spectrum)), spectrum)
+        return _interpolated(spectra, np.asarray(a_beat)[:, np.newaxis] * (2 * (spectra.shape[1] - 1) / beat))
 
     cues = {
-        division: np.array(
-            [np.nan_to_num(after(beats, correlation)) for correlation in correlations for beats in LAGS_BEATS[division]]
-            + [at(a_beat, spectrum) for spectrum in spectra for a_beat in RATES_A_BEAT[division]]
-            + distances
+        division: np.concatenate(
+            [
+                np.nan_to_num(after(LAGS_BEATS[division], correlations)).reshape(-1, len(beat)),
+                at(RATES_A_BEAT[division]).reshape(-1, len(beat)),
+                distances,
+            ]
         )
         for division in DIVISION_WEIGHTS
     }
-    everything = correlations[PAIRS.index((ALL, ALL))]
-    return cues, _mean_of_known(*(after(beats, everything) for beats in (1, 2, 4)))
+    everything = correlations[[PAIRS.index((ALL, ALL))]]
+    return cues, _mean_of_known(after((1, 2, 4), everything)[0])
+
+
+def _interpolated(curves: Float64, places: Float64) -> Float64:
+    """Return the values of curves, (c, n), at fractional indexes, (r, t), in the shape (c, r, t).
+
+    It is linear. Places beyond the last index have its value. `np.interp` would take one curve and one row at a time.
+    """
+    places = np.minimum(places, curves.shape[1] - 1)
+    below = np.minimum(places.astype(np.intp), curves.shape[1] - 2)
+    return np.asarray(curves[:, below] + (places - below) * (curves[:, below + 1] - curves[:, below]))
 
 
 def _spectrum(strength: Float64) -> Float64:
@@ -179,13 +192,10 @@ def _count_events(strength: Float32) -> int:
     return int(np.count_nonzero(peaks))
 
 
-def _mean_of_known(*values: Float64) -> Float64:
-    """Return the mean of the values that are not NaN, shape (n,).
-
-    It is 0 if all are NaN.
-    """
-    known = [np.isfinite(value) for value in values]
-    return np.asarray(np.sum(np.nan_to_num(values), axis=0) / np.maximum(np.sum(known, axis=0), 1))
+def _mean_of_known(values: Float64) -> Float64:
+    """Return the mean, (n,), of the rows of values, (r, n), that are not NaN; 0 if all are."""
+    known = np.isfinite(values).sum(axis=0)
+    return np.asarray(np.nan_to_num(values).sum(axis=0) / np.maximum(known, 1))
 
 
 def decide_tempo(name: NameFacts, rhythm: Rhythm) -> tuple[float | None, str | None]:
