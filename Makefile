@@ -10,7 +10,7 @@ DEMO := build/demo.txt
 # Where this is set, each start of the program compiles its modules anew, and the tests start it by the hundred.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo browse check test chaos format readme clean
+.PHONY: demo browse check test pytest chaos format readme clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -26,7 +26,9 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-test: check $(DEMO)
+test: check pytest
+
+pytest: $(DEMO)
 	# By file: two load CLAP, which takes seconds and gigabytes. When a process of pytest-xdist crashes, the run ends:
 	# one started in its place begins with the test that crashed, and the run may not come to an end.
 	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0

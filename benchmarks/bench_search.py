@@ -1,6 +1,6 @@
 """How long a search takes: python benchmarks/bench_search.py [--rows 10000 100000 1000000]
 
-For each number of rows it makes a database of invented names and random unit vectors (4.4 GB a million, and 3.1 GB
+For each number of rows it makes a database of invented names and random unit vectors (4.4 GB a million, and 2.6 GB
 beside it), and prints
 
     copy    how long the first search takes to copy what it needs, and the size of that copy

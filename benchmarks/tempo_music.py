@@ -1,7 +1,7 @@
-"""Make music of known tempo for fit_tempo.py: drum loops, loops with chords and bass, and tunes in six metres.
+"""Make music of known tempo for fit_tempo.py: drum loops, loops with chords and bass, tunes in six metres, lone drums.
 
-The instruments are those of fixtures/make_music.py, the music is not: no benchmark that reports a figure uses it. All
-of it is drawn at random from the rules below, so that no two pieces have the same pattern.
+The instruments are those of fixtures/make_music.py and drum_sounds.py, the music is not: no benchmark that reports a
+figure uses it. All of it is drawn at random from the rules below, so that no two pieces have the same pattern.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from drum_sounds import lone_drum
 from make_music import (
     KEYS,
     LOOP_CHANGES,
@@ -225,6 +226,34 @@ def a_drum_loop(rng: Dice) -> Piece:
     return piece(out, "drums", plan)
 
 
+# What a drum alone plays, in beats of four parts and of three: a kick mostly each beat, a snare mostly each second one,
+# a hat anything.
+LONE_CELLS = {
+    "kick": {4: "X... X... X... X... X..x X.x. X.....x.", 3: "X.. X.. X.x"},
+    "snare": {4: "....X... ....X... ....X... ....X..o ........X....... X.xx X...", 3: "...X.. ...X.. X.x Xoo"},
+    "hat": HAT_CELLS,
+}
+
+
+def a_lone_drum(rng: Dice) -> Piece:
+    """A kick, a snare or a hat and nothing else."""
+    kind = one_of(rng, ("kick", "kick", "snare", "hat"))
+    metre = Metre(4, 3 if rng.random() < 0.15 else 4)
+    plan = a_plan(metre, between(rng, 75, 180), rng)
+    cells = one_of(rng, LONE_CELLS[kind][metre.parts].split())
+    bar = (cells * metre.steps)[: metre.steps]
+    # A pickup to the next bar.
+    other = bar[:-2] + one_of(rng, ("X.", ".x", "xx")) if rng.random() < 0.25 else bar
+    sound = lone_drum(rng, kind, RATE_HZ)
+    out = np.zeros(round(plan.seconds * RATE_HZ))
+    for number in range(plan.bars):
+        for step, mark in enumerate(other if number % 4 == 3 else bar):
+            if mark != ".":
+                level = VELOCITY[mark] * float(np.clip(rng.normal(1, 0.08), 0.5, 1.4))
+                place(out, sound, round(plan.at_s(number * metre.steps + step) * RATE_HZ), level)
+    return piece(out, f"{kind} alone", plan)
+
+
 # ---------------------------------------------------------------------------------------------- chords and bass
 
 COMP_BARS = (
@@ -401,6 +430,9 @@ def piece(sound: Signal, kind: str, plan: Plan) -> Piece:
 
 
 def a_piece(seed: int, number: int) -> Piece:
-    """Return a drum loop, a produced loop or a tune, in turn; it depends on the seed and the number alone."""
-    makers = (a_drum_loop, a_produced_loop, a_tune)
-    return makers[number % 3](dice(seed, "tempo", number))
+    """Return a drum loop, a produced loop or a tune in turn, and each seventh time a lone drum.
+
+    It depends on the seed and the number alone.
+    """
+    makers = (a_drum_loop, a_produced_loop, a_tune, a_drum_loop, a_produced_loop, a_tune, a_lone_drum)
+    return makers[number % len(makers)](dice(seed, "tempo", number))

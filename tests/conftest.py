@@ -20,6 +20,7 @@ from workplace import REPOSITORY, Workplace, run_program
 # Each process of pytest-xdist has its own cache for what librosa compiles. When two processes fill one cache at
 # the same time, numba stores a function under the types of another, and the next process to call it crashes.
 os.environ["NUMBA_CACHE_DIR"] = str(REPOSITORY / "build" / "numba" / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+os.environ["NUMBA_OPT"] = "0"  # compiling takes longer than all that the tests then call
 
 patching.refuse_patches_that_reach_nothing()
 # Fixtures that several files share.
@@ -28,7 +29,8 @@ pytest_plugins = ("ingest", "sounds", "records", "libraries", "page_client", "br
 # In this order, those of minutes first: one that begins last leaves pytest-xdist's other process without work. Beside
 # test_session, which computes, runs one that mostly waits, and none of the two that start programs with the real CLAP.
 LONGEST_FILES = (
-    "test_session test_local_pool test_dask_pool test_run test_machine test_openvino_engine test_download".split()
+    "test_session test_local_pool test_dask_pool test_run test_machine test_signals test_openvino_engine "
+    "test_duplicates test_download".split()
 )
 
 

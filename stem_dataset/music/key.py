@@ -24,11 +24,6 @@ KEY_PROFILES = np.array(
 )
 # How much of a note's third harmonic, a fifth above the note, is in the chroma.
 THIRD_HARMONIC = 0.03
-SOUNDING_PROFILES = KEY_PROFILES + THIRD_HARMONIC * np.roll(KEY_PROFILES, 7, axis=1)
-KEY_DEVIATIONS = np.array(
-    [np.roll(profile - profile.mean(), tonic) for profile in SOUNDING_PROFILES for tonic in range(12)]
-)
-KEY_DEVIATIONS /= np.linalg.norm(KEY_DEVIATIONS, axis=1, keepdims=True)
 KEY_NAMES = tuple(note + mode for mode in ("", "m") for note in NOTE_NAMES)
 MIN_KEY_S = 1.5
 MIN_KEY_CONFIDENCE = 0.45
@@ -37,6 +32,19 @@ ENOUGH_NOTES = 4
 MIN_CLARITY = 0.8
 MIN_STEADY_SHARE = 0.75
 MIN_NOTE_SHARE = 0.01
+
+
+def key_deviations(third_harmonic: float) -> Float64:
+    """Return the profile of each of `KEY_NAMES` minus its mean, of length 1, shape (24, 12).
+
+    The notes, from C upwards, sound with this share of their third harmonics.
+    """
+    sounding = KEY_PROFILES + third_harmonic * np.roll(KEY_PROFILES, 7, axis=1)
+    rows = np.array([np.roll(profile - profile.mean(), tonic) for profile in sounding for tonic in range(12)])
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+KEY_DEVIATIONS = key_deviations(THIRD_HARMONIC)
 
 
 def estimate_keys(pitch_classes: Float64) -> Float64:

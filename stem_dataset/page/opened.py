@@ -2,13 +2,14 @@
 
 Making the sidecar again takes seconds for a large library, and while a preparer runs, the database changes every few
 seconds. So this is done for a search, not by itself; not more than once in `LEAST_PAUSE_S`; and not so often that it
-takes more than a tenth of the time. Until then, a search answers from the state before, and says so. What the page
-shows of a stem is always read from the database itself.
+takes more than a tenth of the time. If it takes long, no search waits for it. Until it is done, a search answers from
+the state before, and says so. What the page shows of a stem is always read from the database itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from stem_dataset.config import Config
 from stem_dataset.errors import PrepareError
+from stem_dataset.logs import log, printable
 from stem_dataset.search.ask import reference_of
 from stem_dataset.search.columns import ColumnArrays, load_columns, path_ranks
 from stem_dataset.search.library import Library
@@ -29,6 +31,8 @@ from stem_dataset.search.sidecar import card_if_current, open_sidecar, stamp_of
 LEAST_PAUSE_S = 30.0
 # A pause is at least this many times as long as the sidecar took.
 PAUSE_FACTOR = 10
+# A search waits for this long, and not longer.
+LONG_S = 2.0
 
 
 class Outdated(PrepareError):
@@ -64,7 +68,9 @@ class OpenLibrary:
         self.lock = threading.RLock()
         self.opening = threading.Lock()
         self.embedding = threading.Lock()
-        self.next_look_s = 0.0
+        # The thread that opens it again, if that takes long.
+        self.reopening: threading.Thread | None = None
+        self.next_look_s = self.took_s = 0.0
         self.is_stale = False
         self.stamp: list[int] = []
         self.state = self._opened()
@@ -82,25 +88,46 @@ class OpenLibrary:
             state = State(sidecar.card["vectors"], sidecar.folder, library, files.pop_all(), ranks, columns)
         self.stamp, self.is_stale = stamp, False
         now_s = monotonic_s()
-        self.next_look_s = now_s + max(LEAST_PAUSE_S, PAUSE_FACTOR * (now_s - started_s))
+        self.took_s = now_s - started_s
+        self.next_look_s = now_s + max(LEAST_PAUSE_S, PAUSE_FACTOR * self.took_s)
         return state
 
     def refresh(self, is_urgent: bool = False) -> None:
-        """Open the library again if the database has changed, and if it is time to, or if it `is_urgent`."""
-        with self.opening:
+        """Open the library again if the database has changed, and if it is time to, or if it `is_urgent`.
+
+        Where that takes long, a thread does it, and meanwhile the former state answers.
+        """
+        if not self.opening.acquire(blocking=is_urgent):
+            self.is_stale = True
+            return
+        with contextlib.ExitStack() as held:
+            held.callback(self.opening.release)
             if stamp_of(self.database) == self.stamp or self._is_patched():
                 self.is_stale = False
                 return
-            if monotonic_s() < self.next_look_s and not is_urgent:
-                self.is_stale = True
-                return
-            # Meanwhile, the former state answers.
-            state = self._opened()
-            with self.lock:
-                former, self.state = self.state, state
-                if self._query_vectors.embedding_model != state.library.embedding_model:
-                    self._query_vectors = self._new_query_vectors()
-            former.files.close()
+            self.is_stale = True
+            if is_urgent or (monotonic_s() >= self.next_look_s and self.took_s <= LONG_S):
+                self._reopen()
+            elif monotonic_s() >= self.next_look_s:
+                self.reopening = threading.Thread(target=self._reopen_alone, args=(held.pop_all(),), daemon=True)
+                self.reopening.start()
+
+    def _reopen(self) -> None:
+        state = self._opened()
+        with self.lock:
+            former, self.state = self.state, state
+            if self._query_vectors.embedding_model != state.library.embedding_model:
+                self._query_vectors = self._new_query_vectors()
+        former.files.close()
+
+    def _reopen_alone(self, held: contextlib.ExitStack) -> None:
+        """Open the library again in a thread, and then close `held`. After an error, there is a pause too."""
+        with held:
+            try:
+                self._reopen()
+            except (PrepareError, sqlite3.Error, OSError, MemoryError) as error:
+                self.next_look_s = monotonic_s() + LEAST_PAUSE_S
+                log.error("the changes of the database cannot be searched: %s", printable(error))
 
     def _is_patched(self) -> bool:
         """Return whether the sidecar that is open has been brought up to date, by a change of the owner."""

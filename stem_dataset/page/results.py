@@ -20,7 +20,7 @@ from stem_dataset.page.opened import Outdated, State
 from stem_dataset.page.questions import Question
 from stem_dataset.search.columns import NOT_KNOWN, ColumnArrays
 from stem_dataset.search.library import FUSED_DEPTH, Hit, Library, Ranking
-from stem_dataset.search.rank import Positions
+from stem_dataset.search.rank import Positions, in_order
 
 # A page keeps the result it shows; going back shows the one before.
 KEPT_RESULTS = 16
@@ -118,7 +118,7 @@ def all_ranked(state: State, kept: Positions, ranking: Ranking) -> Positions:
     is_left[first] = False
     compared = np.flatnonzero(is_left[ranking.compared])
     # Equal ones by position, as `best` has them.
-    second = ranking.compared[compared[np.argsort(-ranking.cosines[compared], kind="stable")]]
+    second = ranking.compared[compared[in_order(ranking.cosines[compared])]]
     is_left[second] = False
     return np.concatenate([first, second, by_path(state, np.flatnonzero(is_left))])
 

@@ -1,4 +1,7 @@
-"""What is measured of a sound, beside librosa's and pyloudnorm's figures."""
+"""What is measured of a sound, beside librosa's and pyloudnorm's figures.
+
+All tests that call librosa are here. Importing its analysis compiles for ten seconds, in each process that does it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from librosa import feature
 
 from audio_files import encode, use_inline_workers
+from make_stems import STEMS, Stem, render
 from patching import replace_name
 from sounds import (
     FIVE,
@@ -298,6 +302,37 @@ def test_mel_spectrum_equals_librosas() -> None:
     librosas = feature.melspectrogram(S=power.T, sr=RATE_HZ, n_fft=N_FFT)
     # The widest band is a sum of 64 products, in whatever order: as many roundings on either side.
     np.testing.assert_allclose(_mel_spectrum(power), librosas.T, rtol=2 * 64 * ROUNDING)
+
+
+def test_the_key_of_a_made_stem_can_be_heard_by_librosa() -> None:
+    """Krumhansl-Kessler: the profile that correlates best with the chroma names the key."""
+    heard = {key: heard_key(stem_named(f"Chords/chord_soft_{key}.wav")) for key in ("C", "Am")}
+    assert heard == {"C": "C", "Am": "Am"}
+
+
+def test_the_tempo_of_a_made_stem_can_be_heard_by_librosa() -> None:
+    """The tempo that `librosa.beat.beat_track` returns, without the beats, whose code would be compiled too."""
+    stem = stem_named("Loops/120bpm/loop_01.wav")
+    assert stem.bpm is not None
+    tempo_bpm = float(feature.tempo(y=render(stem)[:, 0], sr=stem.form.sample_rate_hz)[0])
+    assert min(abs(tempo_bpm / stem.bpm / octave - 1) for octave in (0.5, 1, 2)) < 0.04
+
+
+def stem_named(file: str) -> Stem:
+    return next(stem for stem in STEMS if stem.file == file)
+
+
+def heard_key(stem: Stem) -> str:
+    major = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+    minor = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+    chroma = feature.chroma_stft(y=render(stem)[:, 0], sr=stem.form.sample_rate_hz, n_fft=8192).mean(axis=1)
+    notes = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+    fits = {
+        note + mode: np.corrcoef(np.roll(profile, semitones), chroma)[0, 1]
+        for mode, profile in (("", major), ("m", minor))
+        for semitones, note in enumerate(notes)
+    }
+    return max(fits, key=lambda key: float(fits[key]))
 
 
 @pytest.mark.parametrize("frames", [3, 100])

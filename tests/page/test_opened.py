@@ -60,8 +60,15 @@ def test_the_pause_grows_with_the_time_that_it_takes(
         searched.add("/music/new.wav")
         clock[0] += 599
         assert page.search()["rows"] == 4
+        assert page.desk.opened.reopening is None
         clock[0] += 2
-        assert page.search()["rows"] == 5
+        # No search waits for a minute.
+        found = page.search()
+        assert (found["rows"], found["notes"]) == (4, [STALE])
+        assert page.desk.opened.reopening is not None
+        page.desk.opened.reopening.join(60)
+        found = page.search()
+        assert (found["rows"], found["notes"]) == (5, [])
 
 
 def test_rows_are_shown_as_they_are_now(searched: SearchedLibrary, page: PageClient) -> None:
@@ -112,6 +119,9 @@ def test_scrolling_goes_on_while_the_library_is_opened_again(
         searching.start()
         assert is_copying.wait(60)
         assert len(page.get(f"/api/rows?result={token}")["rows"]) == 4
+        # Another tab searches what there was.
+        found = page.search()
+        assert (found["rows"], found["notes"]) == (4, [STALE])
         may_end.set()
         searching.join(60)
         page.get(f"/api/rows?result={token}", 410)
@@ -159,3 +169,23 @@ def test_a_database_that_a_writer_holds_is_not_read_in_parts(
         assert error == "another program holds the database: try again"
         other.execute("ROLLBACK")
     assert page.get(f"/api/rows?result={token}")["rows"][0]["bpm"] is None
+
+
+def test_if_opening_fails_in_its_thread_the_page_goes_on_and_tries_again(
+    searched: SearchedLibrary, clock: list[float], page: PageClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = page.desk.opened
+    opened.took_s = 60
+    content = searched.database.read_bytes()
+    searched.database.write_bytes(b"no database" * 1000)
+    clock[0] += 1000
+    assert page.search()["notes"] == [STALE]
+    assert opened.reopening is not None
+    opened.reopening.join(60)
+    assert "the changes of the database cannot be searched" in caplog.text
+    searched.database.write_bytes(content)
+    assert page.search()["notes"] == [STALE]
+    clock[0] += 31
+    page.search()
+    opened.reopening.join(60)
+    assert page.search()["notes"] == []

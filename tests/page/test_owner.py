@@ -35,7 +35,8 @@ def test_a_rating_is_stored_shown_searched_and_sorted_at_once(searched: Searched
     assert page.names(sort="rating")[0] == "odd.wv"
     assert page.send("PUT", f"/api/stem/{ids['odd.wv']}/rating", {"rating": None})["rating"] is None
     assert page.names(rating=0) == []
-    # The library was not copied again, so what was found before can still be scrolled.
+    # The library was not copied again, so what was found before can still be scrolled; and it is not stale.
+    assert page.search()["notes"] == []
     assert page.desk.opened.state.name == name
 
 

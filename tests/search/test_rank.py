@@ -14,7 +14,7 @@ from libraries import PUBLISHED_MODEL, STAND_IN_MODEL, SearchedLibrary, add_all,
 from patching import replace_name
 from stem_dataset.errors import UsageError, WeightsMissing
 from stem_dataset.search import rank, text_index
-from stem_dataset.search.rank import best, combined, cosines, fused
+from stem_dataset.search.rank import best, combined, cosines, fused, in_order
 
 
 @pytest.fixture
@@ -180,6 +180,16 @@ def test_the_best_are_those_of_a_full_sort() -> None:
     assert scores[best(scores, 20)].tolist() == scores[expected[:20]].tolist()
     assert best(scores, 999).tolist() == expected.tolist()
     assert best(scores[:0], 5).tolist() == []
+
+
+def test_all_in_order_are_those_of_a_stable_sort() -> None:
+    dice = np.random.default_rng(1)
+    scores = np.round(dice.standard_normal(2_000), 2).astype(np.float32)
+    scores[dice.integers(0, 2_000, 50)] = 0.0
+    scores[dice.integers(0, 2_000, 50)] = -0.0
+    scores[:8] = [np.nan, np.inf, -np.inf, 1e-45, -1e-45, -np.nan, 3e38, -3e38]
+    assert in_order(scores).tolist() == np.argsort(-scores, kind="stable").tolist()
+    assert in_order(scores[:0]).tolist() == []
 
 
 def test_fusion_follows_the_paper() -> None:

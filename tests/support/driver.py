@@ -326,7 +326,7 @@ def main() -> int:
 
 if not FAULTS.get("measure", os.environ.get("CHAOS") == "long"):
     replace_for_good("analyse", plausible_measurements)
-    WORKER_IMPORTS[:] = set(WORKER_IMPORTS) - {"librosa.filters", "pyloudnorm"}  # most of a short run
+    WORKER_IMPORTS[:] = set(WORKER_IMPORTS) - {"librosa.filters", "pyloudnorm", "scipy.fft"}  # most of a short run
 if "spawn" in FAULTS:
     spawn = multiprocessing.get_context("spawn")
     multiprocessing.get_context = lambda method=None: spawn  # type: ignore[assignment]
