@@ -430,9 +430,11 @@ def piece(sound: Signal, kind: str, plan: Plan) -> Piece:
 
 
 def a_piece(seed: int, number: int) -> Piece:
-    """Return a drum loop, a produced loop or a tune in turn, and each seventh time a lone drum.
+    """Return a drum loop, a produced loop or a tune, in turn; it depends on the seed and the number alone."""
+    makers = (a_drum_loop, a_produced_loop, a_tune)
+    return makers[number % 3](dice(seed, "tempo", number))
 
-    It depends on the seed and the number alone.
-    """
-    makers = (a_drum_loop, a_produced_loop, a_tune, a_drum_loop, a_produced_loop, a_tune, a_lone_drum)
-    return makers[number % len(makers)](dice(seed, "tempo", number))
+
+def a_lone_piece(seed: int, number: int) -> Piece:
+    """Return a lone drum; it depends on the seed and the number alone."""
+    return a_lone_drum(dice(seed, "lone drum", number))

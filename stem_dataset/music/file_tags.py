@@ -23,7 +23,7 @@ from stem_dataset.music.tempo import (
 )
 
 # A tempo of the audio supports a stated one if it is at least this regular, as a share of the most regular one. If all
-# candidates did, a third of wrong tempi or more would find support by chance (`benchmarks/bench_tags.py`).
+# candidates did, more than a quarter of wrong tempi would find support by chance (`benchmarks/bench_tags.py`).
 AGREEING_REGULARITY = 2 / 3
 
 # Editors write this tempo into files that have none.

@@ -20,6 +20,7 @@ from stem_dataset.music.tempo_weights import (
     MIDDLE,
     PAIRS,
     RATES_A_BEAT,
+    REGULARITY_WEIGHT,
 )
 
 # Each tempo is half a percent above the one before.
@@ -87,6 +88,7 @@ def tempo_candidates(onsets: Float32, center_bpm: float) -> list[Tempo]:
     divisions = [np.concatenate(DIVISION_WEIGHTS[name]) @ cues[name] for name in cues]
     # The log-normal prior of Ellis, "Beat tracking by dynamic programming", 2007.
     scores = np.max(divisions, axis=0) + DISTANCE_WEIGHT * np.log2(TEMPI_BPM / center_bpm) ** 2
+    scores += REGULARITY_WEIGHT * regularity
     around = sliding_window_view(np.pad(scores, 6, constant_values=-np.inf), 13).max(axis=1)
     tempi = [
         Tempo(float(TEMPI_BPM[i]), float(regularity[i]), float(scores[i])) for i in np.flatnonzero(scores == around)
