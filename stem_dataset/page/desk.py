@@ -59,7 +59,7 @@ class Desk:
                 "keys": list(KEY_NAMES),
                 "quarantined": quarantined,
                 "other_model_rows": library.rows_of_other_models(),
-                "state": state.name.removeprefix("vectors-").removesuffix(".npy"),
+                "state": name_of(state),
             }
 
     def search(self, question: Question) -> dict[str, Any]:
@@ -70,6 +70,7 @@ class Desk:
             result = result_of(state, question, vector)
             histograms = dataclasses.asdict(histograms_of(state.columns, result.ordered.astype(np.int64)))
             others = state.library.rows_of_other_models()
+            state_name = name_of(state)
         if others and vector is not None:
             notes.append(f"{others} rows have vectors of another model, which are not compared")
         if self.opened.is_stale:
@@ -79,6 +80,7 @@ class Desk:
             "rows": len(result.ordered),
             "notes": notes,
             "histograms": histograms,
+            "state": state_name,
         }
 
     def _vector_of(self, question: Question) -> tuple[list[str], Float32 | None]:
@@ -179,6 +181,11 @@ def categories_of(columns: ColumnArrays) -> list[dict[str, Any]]:
     """Return the categories with their rows, in the order of their codes."""
     rows = np.bincount(columns.category[columns.category != NOT_KNOWN], minlength=len(columns.category_names))
     return [{"name": name, "rows": count} for name, count in zip(columns.category_names, rows.tolist(), strict=True)]
+
+
+def name_of(state: State) -> str:
+    """Return what the page knows a state by; positions belong to one state."""
+    return state.name.removeprefix("vectors-").removesuffix(".npy")
 
 
 def stored_sound(state: State, stem_id: str, name: str) -> Part:

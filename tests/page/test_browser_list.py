@@ -49,7 +49,10 @@ def play_a_million(page: Page, asked: list[int]) -> None:
     histograms = {"bpm": none, "seconds": none, "category": no_names, "key": no_names}
 
     def found(route: Route) -> None:
-        route.fulfill(json={"result": "million", "rows": MILLION, "notes": [], "histograms": histograms})
+        # The real one has the name of the library's state.
+        real = route.fetch().json()
+        invented = {"result": "million", "rows": MILLION, "notes": [], "histograms": histograms}
+        route.fulfill(json={**real, **invented})
 
     def rows(route: Route) -> None:
         given = parse_qs(urlparse(route.request.url).query)
@@ -154,6 +157,16 @@ def test_the_current_row_stays_current_while_others_are_looked_at(million: tuple
     assert visit.page.locator(f"#{active}").count() == 1
     visit.press("j")
     assert current(visit) == ("5", "stem 3.wav")
+
+
+def test_a_field_stays_open_while_others_are_looked_at(million: tuple[Visit, list[int]]) -> None:
+    visit, _ = million
+    visit.press("Home", "b")
+    visit.page.keyboard.type("12")
+    visit.ask("() => { document.getElementById('scroller').scrollTop = 4_000_000; }")
+    expect(visit.rows.filter(has_text=re.compile(r"stem \d{6}\.wav")).first).to_be_visible()
+    visit.page.keyboard.type("8")
+    assert visit.page.locator(".editor input").input_value() == "128"
 
 
 def test_a_list_that_is_turned_narrow_keeps_its_place(million: tuple[Visit, list[int]]) -> None:

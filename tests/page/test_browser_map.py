@@ -118,6 +118,9 @@ def test_the_map_needs_no_mouse(mapped: Visit) -> None:
     whole = places(mapped)
     mapped.press("+", "+", "ArrowRight")
     mapped.page.wait_for_timeout(300)
+    zoomed = places(mapped)
+    one, other = BASSES
+    assert zoomed[one][0] - zoomed[other][0] == pytest.approx(1.5**2 * (whole[one][0] - whole[other][0]), rel=0.01)
     frame = mapped.page.locator("#map-frame").bounding_box()
     assert frame
     right, bottom = frame["x"] + frame["width"], frame["y"] + frame["height"]

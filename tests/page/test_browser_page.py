@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from browsing import BASSES, HOSTILE, KICKS, LOOPS, Visit, needs_chromium
+from browsing import BASSES, HOSTILE, KICKS, LOOPS, UNSURE, Visit, needs_chromium
 from pages import page, section
 from workplace import Workplace
 
@@ -80,8 +80,10 @@ def test_what_needs_a_listen_is_one_click_away(visit: Visit) -> None:
     visit.page.click("#listen")
     expect(visit.chips).to_have_text(["Needsa listen×"])
     assert visit.page.get_attribute("#listen", "aria-pressed") == "true"
-    for name in KICKS:
-        expect(visit.row(name)).to_have_count(0)
+    expect(visit.count).to_have_text(f"1 of {ALL} stems")
+    expect(visit.rows).to_have_count(1)
+    expect(visit.rows.locator(".name")).to_have_text(UNSURE)
+    expect(visit.rows.locator(".warning")).to_have_text("quality issues")
     visit.page.click("#listen")
     expect(visit.chips).to_have_count(0)
 
@@ -135,8 +137,9 @@ def test_more_like_this_and_less_like_this_become_chips(visit: Visit) -> None:
 
 
 def test_a_click_plays_a_stem_and_prepares_the_next(visit: Visit) -> None:
+    ids = {name: visit.row(name).get_attribute("data-id") for name in LOOPS}
     visit.row("groove_124bpm_loop.wav").click()
-    playing = visit.page.locator("audio").first
+    playing = visit.page.locator(f"audio[data-id='{ids['groove_124bpm_loop.wav']}']")
     for _ in range(100):
         if playing.evaluate("audio => audio.currentTime") > 0.2:
             break
@@ -144,11 +147,18 @@ def test_a_click_plays_a_stem_and_prepares_the_next(visit: Visit) -> None:
     assert playing.evaluate("audio => [audio.paused, audio.currentTime > 0.2]") == [False, True]
     expect(visit.page.locator("#play")).to_have_attribute("aria-label", "Stop")
     expect(visit.page.locator("#playing-name")).to_have_text("groove_124bpm_loop.wav")
-    following = visit.row("groove_180bpm_loop.wav").get_attribute("data-id")
-    expect(visit.page.locator("audio").nth(1)).to_have_attribute("data-id", following or "")
+    following = visit.page.locator(f"audio[data-id='{ids['groove_180bpm_loop.wav']}']")
+    following.wait_for(state="attached")
+    assert following.evaluate("audio => [audio.preload, audio.paused]") == ["auto", True]
     visit.press(" ")
     assert playing.evaluate("audio => audio.paused")
     expect(visit.page.locator("#play")).to_have_attribute("aria-label", "Play")
+
+
+def test_the_first_stem_found_is_ready_to_be_heard(visit: Visit) -> None:
+    visit.go("#folder=Loops")
+    first = visit.rows.first.get_attribute("data-id")
+    expect(visit.page.locator("audio")).to_have_attribute("data-id", first or "")
 
 
 def test_a_click_on_the_waveform_seeks(visit: Visit) -> None:
@@ -261,7 +271,7 @@ def test_a_new_result_closes_the_field_that_is_open(visit: Visit) -> None:
     expect(visit.rows).to_have_count(len(BASSES))
     expect(visit.page.locator(".editor")).to_have_count(0)
     visit.press("j")
-    expect(visit.page.locator("#playing-name")).to_have_text(BASSES[0])
+    expect(visit.page.locator(".row[aria-selected=true]")).to_contain_text(BASSES[0])
 
 
 # -- the keyboard alone -----------------------------------------------------------------------------------------------

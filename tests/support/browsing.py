@@ -50,6 +50,7 @@ HOSTILE = (
 )
 HOSTILE_FOLDER = "<b>bold & 'quoted' "
 KICKS = ("kick_punchy_01.wav", "kick_soft_02.wav", "kick_deep_03.wav")
+UNSURE = "kick_soft_02.wav"
 BASSES = ("bass_low_Am.wav", "bass_saw_C.wav")
 LOOPS = ("groove_90bpm_loop.wav", "groove_124bpm_loop.wav", "groove_180bpm_loop.wav")
 BROKEN = ("broken <img src=x onerror=hacked=1>.wav", "broken_cut.flac")
@@ -74,6 +75,7 @@ def make_library(place: Workplace) -> None:
         place.run()
     # The name of a checkpoint that understands no texts: else a search by words would load CLAP.
     place.change("UPDATE stems SET embedding_model = ?", STAND_IN_MODEL)
+    place.change("UPDATE stems SET quality_ok = 0 WHERE original_file GLOB ?", f"*{UNSURE}")
 
 
 @contextlib.contextmanager

@@ -34,8 +34,12 @@ def show_alike(page: Page) -> None:
     page.locator(".chip[data-label=Like]").wait_for()
     page.locator(".chip[data-label=Words] button").click()
     page.locator(".chip[data-label=Words]").wait_for(state="detached")
+    page.fill("#seconds", "0.2-2")
+    page.keyboard.press("Enter")
+    page.locator(".chip[data-label=Seconds]").wait_for()
+    page.wait_for_timeout(1_000)
     page.locator("#grid").focus()
-    for key in ("j", "5", "j", "4", "j", "3"):
+    for key in ("j", "5", "j", "4", "j", "3", "j"):
         page.keyboard.press(key)
         page.wait_for_timeout(400)
     page.keyboard.press("k")

@@ -7,7 +7,7 @@
  * @typedef {{edges: number[], counts: number[], missing: number}} Bins
  * @typedef {{names: string[], counts: number[], missing: number}} Bars
  * @typedef {{bpm: Bins, seconds: Bins, category: Bars, key: Bars}} Histograms
- * @typedef {{result: string, rows: number, notes: string[], histograms: Histograms}} Result
+ * @typedef {{result: string, rows: number, notes: string[], histograms: Histograms, state: string}} Result
  * @typedef {{rows: number, database: string, understands_texts: boolean, embedding_model: string,
  *   categories: {name: string, rows: number}[], keys: string[], quarantined: number, other_model_rows: number,
  *   state: string}} Library

@@ -22,7 +22,10 @@ class BarChart {
    * @param {(first: number, last: number) => void} pick bars are picked
    */
   constructor(figure, title, way, isRange, pick) {
-    Object.assign(this, { title, isRange, pick });
+    this.title = title;
+    this.isRange = isRange;
+    this.pick = pick;
+    this.silence = ""; // what the readout says while no bar is pointed at
     this.readout = element("span", { class: "readout" });
     this.box = element("div", {
       class: `bars ${way}`, role: "listbox", tabindex: "0", "aria-label": title,

@@ -21,7 +21,13 @@ export class List {
    *   fillRow: (element: HTMLElement, row: Row|undefined) => void, failed: (error: Error) => void}} parts
    */
   constructor(grid, scroller, spacer, parts) {
-    Object.assign(this, { grid, scroller, spacer, parts });
+    this.grid = grid;
+    this.scroller = scroller;
+    this.spacer = spacer;
+    this.parts = parts;
+    this.rowHeight = 0; // in pixels, as the view and the top
+    this.view = 0;
+    this.scale = 1; // true pixels per pixel of the scroll bar
     this.rows = 0;
     this.current = -1;
     this.top = 0; // in true pixels
@@ -153,21 +159,24 @@ export class List {
 
   /** @param {number} index  @param {number} origin where row 0 is in the spacer */
   #drawRow(index, origin) {
-    let element = this.drawn.get(index);
-    if (!element) {
-      element = this.parts.newRow();
-      element.id = `row-${index}`;
-      element.dataset.index = String(index);
-      element.setAttribute("aria-rowindex", String(index + 2));
-      element.classList.toggle("odd", index % 2 === 1);
-      this.parts.fillRow(element, this.rowAt(index));
-      this.drawn.set(index, element);
-      this.spacer.append(element);
-    }
+    const element = this.drawn.get(index) ?? this.#newRow(index);
     // Far rows are cut off: the current one may be 30 million pixels away, where layouts lose precision.
     const y = Math.max(-1_000, Math.min(TALLEST + 1_000, origin + index * this.rowHeight));
     element.style.transform = `translateY(${y}px)`;
     element.setAttribute("aria-selected", String(index === this.current));
+  }
+
+  /** @param {number} index */
+  #newRow(index) {
+    const element = this.parts.newRow();
+    element.id = `row-${index}`;
+    element.dataset.index = String(index);
+    element.setAttribute("aria-rowindex", String(index + 2));
+    element.classList.toggle("odd", index % 2 === 1);
+    this.parts.fillRow(element, this.rowAt(index));
+    this.drawn.set(index, element);
+    this.spacer.append(element);
+    return element;
   }
 
   #clear() {
@@ -205,7 +214,7 @@ export class List {
   /** @param {number} first  @param {number} last */
   #fetchSoon(first, last) {
     clearTimeout(this.timer);
-    const missing = [];
+    /** @type {number[]} */ const missing = [];
     for (let page = Math.floor(first / PAGE); page <= Math.floor(last / PAGE); page += 1) {
       if (this.rows && !this.pages.has(page)) missing.push(page);
     }

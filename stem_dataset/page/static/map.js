@@ -13,6 +13,9 @@ import { cornersOfBox, cornersOfPath } from "./outline.js";
 
 const OWN_START_ROWS = 20_000; // up to this many, the map is computed without asking
 const ASK_MS = 1_000;
+// plotly takes a second or two for a million points, in which the page stands still: not while somebody still types.
+const MANY_ROWS = 100_000;
+const MANY_WAIT_MS = 500;
 const MARGIN = 0.03;
 const ZOOM = 1.5;
 const PAN = 0.15;
@@ -34,11 +37,13 @@ export class StemMap {
     /** The found positions; null while all are found. @type {Uint32Array|null} */ this.found = null;
     /** By trace: the positions of its points. @type {Uint32Array[]} */ this.traces = [];
     /** @type {Outline} */ this.outline = [];
+    this.extent = extentOf(new Float32Array());
     this.tool = "lasso";
     this.hovered = -1;
     this.current = -1;
     this.visible = false;
-    this.drawing = Promise.resolve();
+    /** The drawing that waits. @type {Promise<void>|null} */ this.drawing = null;
+    this.isStale = false; // what is drawn is not what was found last
     /** @type {any} */ this.plotly = null;
     byId("map-start").addEventListener("click", () => this.#start());
     byId("map-update").addEventListener("click", () => this.#start());
@@ -178,10 +183,17 @@ export class StemMap {
     return this.plotly;
   }
 
-  /** Draw all points anew. One drawing waits for the other. */
+  /** Draw all points anew; calls that come while the drawing waits make no second one. */
   #draw() {
-    this.isStale = false;
-    this.drawing = this.drawing.then(() => this.#drawNow())
+    this.isStale = true;
+    const rows = (this.points?.length ?? 0) / 2;
+    const wait = rows > MANY_ROWS ? MANY_WAIT_MS : 0;
+    this.drawing ??= new Promise((resolve) => { setTimeout(resolve, wait); })
+      .then(() => {
+        this.isStale = false;
+        this.drawing = null;
+        return this.#drawNow();
+      })
       .catch((error) => this.#say(`There is no map: ${error.message}`));
     return this.drawing;
   }

@@ -19,6 +19,7 @@ import { bindingsOf, listenerOf, showKeys } from "./keys.js";
 import { List } from "./list.js";
 import { StemMap } from "./map.js";
 import { closeMenus } from "./menus.js";
+import { nameOfId, nameOfPosition, noteName } from "./names.js";
 import { outlineOf, outlineText, positionsWithin } from "./outline.js";
 import { Player } from "./player.js";
 import { showStars, showStem } from "./playing.js";
@@ -42,7 +43,6 @@ let query = queryOf(location.hash);
 let searching = new AbortController();
 let isTyping = false;
 let messageTimer = 0;
-/** @type {Map<string, string>} */ const names = new Map();
 
 // -- what is asked for ------------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ function change(changed, typing = false) {
 function askByCurrent(part) {
   const row = player.row;
   if (!row) return say("Choose a stem first.");
-  names.set(row.id, row.name);
+  noteName(row);
   const other = part === "like" ? "unlike" : "like";
   const without = (/** @type {string[]} */ ids) => ids.filter((id) => id !== row.id);
   return change({ [part]: [...without(query[part]), row.id], [other]: without(query[other]), sort: "" });
@@ -84,7 +84,9 @@ async function search() {
     const found = await api.search(bodyOf(query, within), signal);
     if (signal.aborted) return;
     result = found;
-    showResult(found, within);
+    // The database has changed: the outline's stems and the map have other positions now.
+    if (found.state !== library?.state) await beginAnew();
+    else showResult(found, within);
   } catch (error) {
     if (/** @type {Error} */ (error).name !== "AbortError") showNotes([/** @type {Error} */ (error).message], true);
   } finally {
@@ -111,7 +113,8 @@ function showQuery() {
   const search = byId("search");
   if (document.activeElement !== search || !isTyping) search.value = query.text;
   filters.show();
-  showChips(byId("chips"), chipsOf(query, nameOfId, selectedOnMap), change, () => change(emptyQuery()));
+  const chips = chipsOf(query, (id) => nameOfId(id, showQuery), selectedOnMap);
+  showChips(byId("chips"), chips, change, () => change(emptyQuery()));
   byId("listen").setAttribute("aria-pressed", String(query.needs_listening));
   showView(query.quarantine, () => list.measure());
   document.title = query.text ? `${query.text} – Stems` : "Stems";
@@ -122,15 +125,6 @@ function showQuery() {
     if (isSorted && sort !== "rank") head.setAttribute("aria-sort", sort === "rating" ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   });
-}
-
-/** @param {string} id  @returns {string} the name of a stem; its id until the name has come */
-function nameOfId(id) {
-  if (!names.has(id)) {
-    names.set(id, id);
-    api.stem(id).then((row) => names.set(id, row.name)).then(showQuery).catch(() => {});
-  }
-  return /** @type {string} */ (names.get(id));
 }
 
 /** @param {import("./api.js").Result} found  @param {number[]|null} within */
@@ -147,6 +141,7 @@ function showResult(found, within) {
   byId("export-csv").href = api.exportUrl(found.result, "csv");
   stopEditing(); // its row goes
   list.show(found.rows);
+  if (found.rows) list.rowSoon(0).then((row) => player.prepare(row)); // it is likely to be heard first
   charts.show(found.histograms);
   positions = null;
   const outline = within ? outlineOf(query.outline) : [];
@@ -192,7 +187,7 @@ const list = new List(byId("grid"), byId("scroller"), byId("spacer"), {
   },
 });
 
-/** Ask for the library and the result again. */
+/** Ask for the library, the map and the result again. */
 async function beginAnew() {
   await loadLibrary();
   map.forget();
@@ -227,13 +222,6 @@ async function playPosition(position) {
   player.play(row);
   showPlaying(row);
   return map.mark(position);
-}
-
-/** @param {number} position  @returns {Promise<string>} */
-async function nameOfPosition(position) {
-  const [id] = await api.idsAt([position]);
-  if (!names.has(id)) names.set(id, (await api.stem(id)).name);
-  return /** @type {string} */ (names.get(id));
 }
 
 byId("scroller").addEventListener("click", (/** @type {MouseEvent} */ event) => {
@@ -297,6 +285,7 @@ function correct(index, column, refusal = null) {
   edit(rowElement, row, column, {
     save: async (name, value) => {
       showChanged(await api.correct(row.id, name, value));
+      if (name === "category") await loadLibrary(); // it may be a new one
       say(`${row.name}: ${name} corrected`);
     },
     undo: async (name) => {
@@ -439,8 +428,11 @@ const map = new StemMap({
 });
 
 async function loadLibrary() {
+  const former = library?.categories;
   library = await api.library();
   nameColours(library.categories);
+  const isSame = library.categories.every(({ name }, place) => name === former?.[place]?.name);
+  if (former && !isSame) map.forget(); // it has the categories by their places
   filters.offer(library);
   byId("quarantined").textContent = library.quarantined ? String(library.quarantined) : "";
 }

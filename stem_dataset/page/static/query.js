@@ -33,9 +33,9 @@ const PARTS = [
   ["quarantine", "quarantine", false],
 ];
 
-/** @returns {Query} */
-export const emptyQuery = () => /** @type {Query} */ (Object.fromEntries(
-  PARTS.map(([part, , empty]) => [part, Array.isArray(empty) ? [] : empty])));
+/** @returns {any} a Query: all its parts are in PARTS */
+export const emptyQuery = () =>
+  Object.fromEntries(PARTS.map(([part, , empty]) => [part, Array.isArray(empty) ? [] : empty]));
 
 /** @param {string} hash as location.hash has it  @returns {Query} */
 export function queryOf(hash) {
@@ -54,7 +54,7 @@ export function queryOf(hash) {
 export function hashOf(query) {
   const given = new URLSearchParams();
   for (const [part, name, empty] of PARTS) {
-    const value = query[part];
+    /** @type {any} */ const value = query[part];
     if (Array.isArray(empty)) value.forEach((/** @type {string} */ one) => given.append(name, one));
     else if (typeof empty === "boolean") value && given.set(name, "1");
     else if (value) given.set(name, value);
