@@ -122,7 +122,7 @@ def hold_outputs(config: Config) -> Iterator[None]:
             except filelock.Timeout:
                 holder = lock_file.read_text(encoding="ascii") if os.name == "posix" else "unknown"
                 raise AlreadyRunning(
-                    f"{printable(output)} is in the hands of another run (process {holder}): wait for it"
+                    f"{printable(output)} is in use by another run (process {holder}): wait for it"
                 ) from None
             except OSError as error:
                 raise RunStopped(f"{printable(output)}: not writable: {with_remedy(error)}") from None

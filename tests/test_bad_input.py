@@ -472,12 +472,12 @@ def test_a_second_run_at_once_is_refused_with_the_output_and_the_process(
         try:
             second = workplace.execute()
             assert second.returncode == 5
-            assert f"{workplace.database} is in the hands of another run (process {first.pid})" in second.stderr
+            assert f"{workplace.database} is in use by another run (process {first.pid})" in second.stderr
             with pytest.raises(AlreadyRunning, match=f"process {first.pid}"):  # a refusal does not overwrite it
                 workplace.run()
             for output, folder in (("stems", workplace.wavs), ("quarantine", workplace.quarantine)):
                 assert main([*other.flags(), f"--{output}", str(folder)]) == 5
-                assert f"{folder} is in the hands of another run (process {first.pid})" in capsys.readouterr().err
+                assert f"{folder} is in use by another run (process {first.pid})" in capsys.readouterr().err
             assert everything(other.input) == before
             with pytest.raises(AlreadyRunning):
                 DatasetPreparer(workplace.config(), show_progress=False).restore_quarantine()
