@@ -112,10 +112,9 @@ from stem_dataset.errors import (
     blaming_the_program,
     is_machine_fault,
     is_memory_error,
-    with_remedy,
 )
 from stem_dataset.files import check_unchanged, is_inside, open_regular, sha256_of
-from stem_dataset.logs import add_level_flags, log, log_to_console, log_to_file, print_lines, printable
+from stem_dataset.logs import add_level_flags, exit_code_of, log, log_to_console, log_to_file, print_lines, printable
 from stem_dataset.music.describe import describe, features_of_audio
 from stem_dataset.music.features import analyse
 from stem_dataset.music.filenames import read_name
@@ -788,16 +787,8 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
                 # Dask pickles functions of `__main__` by value: a worker would run the driver's code, not its own.
                 return int(importlib.import_module(PROGRAM).run_safely(options, signals))
             return _run_options(options, config, signals)
-    except PrepareError as error:
-        log.error("%s", error)
-        return error.exit_code
-    except (OSError, MemoryError) as error:  # the machine is at fault
-        log.error("stopped: %s; what was committed stays, run again", printable(with_remedy(error)))
-        log.debug("traceback", exc_info=True)
-        return RunStopped.exit_code
-    except Exception:
-        log.critical("a fault of this program, not of your files; what was committed stays", exc_info=True)
-        return RunStopped.exit_code
+    except Exception as error:
+        return exit_code_of(error, "; what was committed stays, run again")
 
 
 def _run_options(options: argparse.Namespace, config: Config, signals: StopSignals) -> int:

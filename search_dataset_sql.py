@@ -37,8 +37,8 @@ from typing import NoReturn
 
 from stem_dataset import __version__
 from stem_dataset.config import Config, flag_options, load_config, path_if_given, refuse_nothing
-from stem_dataset.errors import PrepareError, RunStopped, UsageError, with_remedy
-from stem_dataset.logs import add_level_flags, log, log_to_console, printable
+from stem_dataset.errors import UsageError
+from stem_dataset.logs import add_level_flags, exit_code_of, log, log_to_console, printable
 from stem_dataset.progress import Progress
 from stem_dataset.search.ask import Given, filters_of, note_on_text, query_vector, reference_of, sound_of, unwanted_of
 from stem_dataset.search.copying import copy_originals
@@ -312,16 +312,8 @@ def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
     try:
         with StopSignals(outer_signals) as signals:
             return _run_options(options, signals)
-    except PrepareError as error:
-        log.error("%s", error)
-        return error.exit_code
-    except (OSError, MemoryError) as error:  # the machine is at fault
-        log.error("stopped: %s", printable(with_remedy(error)))
-        log.debug("traceback", exc_info=True)
-        return RunStopped.exit_code
-    except Exception:
-        log.critical("a fault of this program, not of your files", exc_info=True)
-        return RunStopped.exit_code
+    except Exception as error:
+        return exit_code_of(error)
 
 
 def _run_options(options: argparse.Namespace, signals: StopSignals) -> int:

@@ -34,6 +34,22 @@ def printable(path: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def exit_code_of(error: Exception, advice: str = "") -> int:
+    """Log why a command has ended, and return its exit code.
+
+    `advice` follows the message of an error that does not bring its own.
+    """
+    if isinstance(error, PrepareError):
+        log.error("%s", error)
+        return error.exit_code
+    if isinstance(error, (OSError, MemoryError)):  # the machine is at fault
+        log.error("stopped: %s%s", printable(with_remedy(error)), advice)
+        log.debug("traceback", exc_info=error)
+    else:
+        log.critical("a fault of this program, not of your files%s", advice, exc_info=error)
+    return RunStopped.exit_code
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Print the result of a command; whoever reads it may stop early, as `| head` does."""
     try:
