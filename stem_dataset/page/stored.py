@@ -36,7 +36,7 @@ class StemPaths:
     wav: str | None
 
 
-class StoredStems:
+class DatabaseReader:
     """Reads the database of the page."""
 
     def __init__(self, database: Path) -> None:
