@@ -59,9 +59,21 @@ def estimate_rhythm(name: NameFacts, tempi: list[Tempo], duration_s: float) -> R
     a steady pulse.
     """
     least = MIN_LOOP_REGULARITY if name.is_loop else least_regularity(duration_s)
-    if tempi and tempi[0].regularity < least:
+    if not _has_pulse(tempi, least):
         tempi = []
     return Rhythm(duration_s, tempi, _is_loop(name, bool(tempi), duration_s))
+
+
+def _has_pulse(tempi: Sequence[Tempo], least: float) -> bool:
+    """Whether the best tempo is a steady pulse: it, its half or its double has the least regularity.
+
+    A beat may be weak where every second one is strong, as in slow chords. But half the regularity must be its own:
+    a pad that swells twice has one at half its tempo.
+    """
+    if not tempi or tempi[0].regularity < least / 2:
+        return False
+    octaves = [octave * tempi[0].bpm for octave in (0.5, 1, 2)]
+    return any(tempo.regularity >= least and any(_is_near(tempo.bpm, bpm) for bpm in octaves) for tempo in tempi)
 
 
 def least_regularity(duration_s: float) -> float:

@@ -20,7 +20,7 @@ from stem_dataset.page.opened import OpenLibrary, State
 from stem_dataset.page.questions import Question
 from stem_dataset.page.results import Results, result_of
 from stem_dataset.page.rows import row_of, shown
-from stem_dataset.page.stored import StemPaths, DatabaseReader
+from stem_dataset.page.stored import DatabaseReader, StemPaths
 from stem_dataset.search.ask import Part, note_on_text, query_vector, sound_of
 from stem_dataset.search.columns import NOT_KNOWN, ColumnArrays
 from stem_dataset.search.histograms import histograms_of

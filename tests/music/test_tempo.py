@@ -302,3 +302,20 @@ def test_what_is_called_a_loop_needs_a_less_regular_pulse() -> None:
     tempi = [Tempo(120.0, 0.25, 0.0)]
     assert estimate_rhythm(NameFacts(), tempi, 4.0).tempi == []
     assert estimate_rhythm(NameFacts(is_loop=True), tempi, 4.0).tempi == tempi
+
+
+@pytest.mark.parametrize(
+    ("own", "other_bpm", "other", "has_pulse"),
+    [
+        (0.2, 60, 0.5, True),
+        (0.2, 240, 0.5, True),
+        (0.2, 90, 0.5, False),
+        (0.2, 60, 0.2, False),
+        (0.1, 60, 0.9, False),
+    ],
+)
+def test_weak_beat_is_a_pulse_where_its_half_or_double_is_strong(
+    own: float, other_bpm: float, other: float, has_pulse: bool
+) -> None:
+    tempi = [Tempo(120, own, 0.0), Tempo(other_bpm, other, -1.0)]
+    assert estimate_rhythm(NameFacts(), tempi, 4.0) == Rhythm(4.0, tempi if has_pulse else [], has_pulse)
