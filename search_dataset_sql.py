@@ -313,11 +313,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     with StopSignals() as signals:
         try:
-            options = build_parser().parse_args(argv)
+            options = _options_given(argv)
         except SystemExit as stop:  # --help, --version, or a usage error
             return int(stop.code or 0)
         with log_to_console(options.level):
             return run_safely(options, signals)
+
+
+def _options_given(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(argv)
+    if not unknown:
+        return options
+    text = f"unrecognized arguments: {' '.join(unknown)}"
+    if options.text is not None and not any(word.startswith("-") for word in unknown):
+        text += f'; put words in quotes, as "{" ".join([options.text, *unknown])}"'
+    parser.error(text)
+    return None
 
 
 def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
