@@ -323,13 +323,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options_given(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     options, unknown = parser.parse_known_args(argv)
-    if not unknown:
-        return options
-    text = f"unrecognized arguments: {' '.join(unknown)}"
-    if options.text is not None and not any(word.startswith("-") for word in unknown):
-        text += f'; put words in quotes, as "{" ".join([options.text, *unknown])}"'
-    parser.error(text)
-    return None
+    if unknown:
+        text = f"unrecognized arguments: {' '.join(unknown)}"
+        if options.text is not None and not any(word.startswith("-") for word in unknown):
+            text += f'; put words in quotes, as "{" ".join([options.text, *unknown])}"'
+        parser.error(text)
+    return options
 
 
 def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:
