@@ -33,6 +33,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from stem_dataset import __version__
@@ -157,9 +158,9 @@ class Search:
         """Write the files that were asked for, and return the exit code."""
         options = self.options
         if options.csv is not None:
-            write_file(options.csv, csv_content())
+            _write_output("--csv", options.csv, csv_content())
         if options.m3u is not None:
-            write_file(options.m3u, m3u_of(hits))
+            _write_output("--m3u", options.m3u, m3u_of(hits))
         if options.copy_to is None:
             return 0
         return 1 if copy_originals(hits, options.copy_to, self.progress.signals.check) else 0
@@ -172,6 +173,18 @@ class Search:
                 nearest = difflib.get_close_matches(category, known, n=1, cutoff=0)
                 text = f"; did you mean {printable(nearest[0])}?" if nearest else ""
                 log.info("no stem has the category %s%s", printable(category), text)
+
+
+def _write_output(flag: str, path: Path, content: bytes) -> None:
+    """Write the file that `flag` names; raises `RunStopped` with that name, not with the one it has at first."""
+    try:
+        write_file(path, content)
+    except OSError as error:
+        named = f"{flag} {printable(path)}"
+        if not path.parent.is_dir():
+            raise RunStopped(f"{named}: there is no folder {printable(path.parent)}") from None
+        reason = with_remedy(OSError(error.errno, error.strerror))
+        raise RunStopped(f"{named}: cannot be written: {reason}") from None
 
 
 def filters_given(options: argparse.Namespace) -> Filters:
@@ -300,11 +313,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     with StopSignals() as signals:
         try:
-            options = build_parser().parse_args(argv)
+            options = _options_given(argv)
         except SystemExit as stop:  # --help, --version, or a usage error
             return int(stop.code or 0)
         with log_to_console(options.level):
             return run_safely(options, signals)
+
+
+def _options_given(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        text = f"unrecognized arguments: {' '.join(unknown)}"
+        if options.text is not None and not any(word.startswith("-") for word in unknown):
+            text += f'; put words in quotes, as "{" ".join([options.text, *unknown])}"'
+        parser.error(text)
+    return options
 
 
 def run_safely(options: argparse.Namespace, outer_signals: StopSignals) -> int:

@@ -113,6 +113,18 @@ def test_nothing_is_cut_off_at_360_pixels(visit: Visit) -> None:
 
 
 @needs_chromium
+def test_a_tab_of_a_narrow_screen_leaves_the_quarantine(visit: Visit) -> None:
+    visit.page.set_viewport_size(NARROW)
+    for view, panel in (("List", "#list-panel"), ("Charts", "#charts")):
+        visit.page.get_by_role("button", name="Quarantine").click()
+        expect(visit.page.locator("#quarantine-panel")).to_be_visible()
+        visit.page.get_by_role("button", name=view, exact=True).click()
+        expect(visit.page.locator(panel)).to_be_visible()
+        expect(visit.page.locator("#quarantine-panel")).not_to_be_visible()
+        expect(visit.page.locator("#quarantine-toggle")).to_have_attribute("aria-pressed", "false")
+
+
+@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out_from_their_ground(visit: Visit, scheme: str) -> None:
     visit.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")

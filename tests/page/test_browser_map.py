@@ -105,6 +105,22 @@ def test_a_lasso_becomes_a_chip_that_outlives_a_reload(mapped: Visit) -> None:
     expect(mapped.count).to_have_text(f"{ALL} stems")
 
 
+def test_a_box_leaves_no_outline_when_its_filter_is_removed(mapped: Visit) -> None:
+    x, y = places(mapped)[BASSES[0]]
+    mapped.page.get_by_role("button", name="Box", exact=True).click()
+    mapped.page.mouse.move(x - 12, y - 12)
+    mapped.page.mouse.down()
+    mapped.page.mouse.move(x + 12, y + 12, steps=4)
+    mapped.page.mouse.up()
+    mapped.page.get_by_role("button", name="Lasso", exact=True).click()
+    expect(mapped.chips).to_have_count(1)
+    outlines = mapped.page.frame_locator("#map-frame").locator(".shapelayer path")
+    expect(outlines).to_have_count(1)
+    mapped.page.locator(".chip button").click()
+    expect(mapped.count).to_have_text(f"{ALL} stems")
+    expect(outlines).to_have_count(0)
+
+
 def test_what_is_found_is_coloured_and_the_rest_is_grey(mapped: Visit) -> None:
     mapped.page.fill("#folder", "Kicks")
     mapped.page.press("#folder", "Enter")

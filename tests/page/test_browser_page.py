@@ -378,5 +378,6 @@ def test_what_is_shown_can_be_exported(visit: Visit, kind: str) -> None:
     visit.page.click("#export summary")
     with visit.page.expect_download() as download:
         visit.page.click(f"#export-{kind}")
+    expect(visit.page.locator(f"#export-{kind}")).not_to_be_visible()
     content = download.value.path().read_text(encoding="utf-8")
     assert [name in content for name in (*BASSES, KICKS[0])] == [True, True, False]

@@ -98,6 +98,15 @@ def test_help_and_version_end_with_0(flag: str, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out
 
 
+def test_words_without_quotes_are_a_usage_error_that_shows_the_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dark", "kick", "--ok", "deep"]) == 2
+    assert 'put words in quotes, as "dark kick deep"' in capsys.readouterr().err
+    assert main(["dark", "--nope"]) == 2
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --nope" in said
+    assert "quotes" not in said
+
+
 def test_an_empty_text_is_a_usage_error(searched: SearchedLibrary) -> None:
     add_all(searched, ["kick.wav"])
     searched.run(" ", exit_code=2)

@@ -156,8 +156,27 @@ def test_an_interrupted_copy_lists_what_it_has_copied(
 def test_a_folder_that_cannot_be_made_stops_with_4(found: SearchedLibrary, tmp_path: Path) -> None:
     write_text(tmp_path / "file")
     found.run("--copy-to", str(tmp_path / "file" / "folder"), exit_code=4)
-    found.run("--csv", str(tmp_path / "file" / "found.csv"), exit_code=4)
     found.run("--csv", "", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file/found", "there is no folder {}/file"),
+        ("none/found", "there is no folder {}/none"),
+        ("", "cannot be written"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--csv", "--m3u"])
+def test_a_file_that_cannot_be_written_is_named_with_its_flag(
+    found: SearchedLibrary, tmp_path: Path, flag: str, place: str, reason: str
+) -> None:
+    write_text(tmp_path / "file")
+    path = tmp_path / place
+    found.run(flag, str(path), exit_code=4)
+    said = found.messages
+    assert f"{flag} {path}: {reason.format(tmp_path)}" in said
+    assert ".unfinished" not in said
 
 
 # -- near duplicates --------------------------------------------------------------------------------------------------

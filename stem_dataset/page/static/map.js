@@ -207,6 +207,8 @@ export class StemMap {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", uirevision: "kept", hoverdistance: 12,
       xaxis: { visible: false, range: this.extent.x }, yaxis: { visible: false, range: this.extent.y },
       newshape: SHAPE,
+      // With "kept", plotly would put what was drawn by hand back over an outline that is gone, as a black box.
+      editrevision: false,
       shapes: this.#shapes(),
     };
     const config = { displayModeBar: false, scrollZoom: true, responsive: true, doubleClick: false };

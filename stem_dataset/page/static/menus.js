@@ -1,11 +1,12 @@
-/** Closes a menu that is open: with Escape, and with a click elsewhere. */
+/** Closes a menu that is open: with Escape, with a click elsewhere, and with one on a link in it, such as an export. */
 
 const OPEN_MENU = "details.menu[open]";
 
 export function closeMenus() {
   document.addEventListener("click", (event) => {
     document.querySelectorAll(OPEN_MENU).forEach((menu) => {
-      if (!menu.contains(/** @type {Node} */ (event.target))) menu.removeAttribute("open");
+      const target = /** @type {Element} */ (event.target);
+      if (!menu.contains(target) || target.closest("a")) menu.removeAttribute("open");
     });
   });
   document.addEventListener("keydown", (event) => {

@@ -367,7 +367,10 @@ byId("skip").addEventListener("click", (/** @type {Event} */ event) => {
   byId("grid").focus();
 });
 closeMenus();
-listenToTabs(() => list.measure());
+listenToTabs(() => {
+  if (query.quarantine) change({ quarantine: false });
+  else list.measure();
+});
 
 // -- search, charts, map ----------------------------------------------------------------------------------------------
 
