@@ -38,7 +38,7 @@ from typing import NoReturn
 
 from stem_dataset import __version__
 from stem_dataset.config import Config, flag_options, load_config, path_if_given, refuse_nothing
-from stem_dataset.errors import UsageError
+from stem_dataset.errors import RunStopped, UsageError, with_remedy
 from stem_dataset.logs import add_level_flags, exit_code_of, log, log_to_console, printable
 from stem_dataset.progress import Progress
 from stem_dataset.search.ask import Given, filters_of, note_on_text, query_vector, reference_of, sound_of, unwanted_of
@@ -176,15 +176,15 @@ class Search:
 
 
 def _write_output(flag: str, path: Path, content: bytes) -> None:
-    """Write the file that `flag` names; raises `RunStopped` with that name, not with the one it has at first."""
+    """Write the file that `flag` names; raises `UsageError` if its folder does not exist, and else `RunStopped`."""
     try:
         write_file(path, content)
     except OSError as error:
-        named = f"{flag} {printable(path)}"
+        named = f"{flag} {printable(path)}: cannot be written"
         if not path.parent.is_dir():
-            raise RunStopped(f"{named}: there is no folder {printable(path.parent)}") from None
-        reason = with_remedy(OSError(error.errno, error.strerror))
-        raise RunStopped(f"{named}: cannot be written: {reason}") from None
+            raise UsageError(f"{named}: there is no folder {printable(path.parent)}") from None
+        # The error names the file that is written first, which the user does not know.
+        raise RunStopped(f"{named}: {with_remedy(OSError(error.errno, error.strerror))}") from None
 
 
 def filters_given(options: argparse.Namespace) -> Filters:

@@ -160,20 +160,20 @@ def test_a_folder_that_cannot_be_made_stops_with_4(found: SearchedLibrary, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("place", "exit_code", "reason"),
     [
-        ("file/found", "there is no folder {}/file"),
-        ("none/found", "there is no folder {}/none"),
-        ("", "cannot be written"),
+        ("file/found", 2, "cannot be written: there is no folder {}/file"),
+        ("none/found", 2, "cannot be written: there is no folder {}/none"),
+        ("", 4, "cannot be written"),
     ],
 )
 @pytest.mark.parametrize("flag", ["--csv", "--m3u"])
 def test_a_file_that_cannot_be_written_is_named_with_its_flag(
-    found: SearchedLibrary, tmp_path: Path, flag: str, place: str, reason: str
+    found: SearchedLibrary, tmp_path: Path, flag: str, place: str, exit_code: int, reason: str
 ) -> None:
     write_text(tmp_path / "file")
     path = tmp_path / place
-    found.run(flag, str(path), exit_code=4)
+    found.run(flag, str(path), exit_code=exit_code)
     said = found.messages
     assert f"{flag} {path}: {reason.format(tmp_path)}" in said
     assert ".unfinished" not in said
