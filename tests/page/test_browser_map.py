@@ -129,6 +129,24 @@ def test_what_is_found_is_coloured_and_the_rest_is_grey(mapped: Visit) -> None:
     assert set(places(mapped)) == set(KICKS)
 
 
+def test_a_corrected_category_has_its_colour_on_the_map_at_once(mapped: Visit) -> None:
+    drawn = """() => document.getElementById("map-frame").contentDocument.getElementById("points").data
+        .filter((trace) => trace.marker.opacity > 0.5).map((trace) => trace.x.length).sort()"""
+    before = mapped.ask(drawn)
+    mapped.row(BASSES[0]).locator(".c-category").dblclick()
+    mapped.page.keyboard.type("kick")
+    mapped.press("Enter")
+    expect(mapped.row(BASSES[0]).locator(".c-category")).to_contain_text("kick")
+    mapped.page.wait_for_timeout(700)
+    corrected = mapped.ask(drawn)
+    mapped.row(BASSES[0]).locator(".c-category").dblclick()
+    mapped.page.get_by_role("button", name="Undo your correction").click()
+    expect(mapped.row(BASSES[0]).locator(".c-category")).to_contain_text("bass")
+    mapped.page.wait_for_timeout(700)
+    assert corrected != before
+    assert mapped.ask(drawn) == before
+
+
 def test_the_map_needs_no_mouse(mapped: Visit) -> None:
     mapped.page.locator("#map").focus()
     whole = places(mapped)

@@ -75,6 +75,14 @@ export class StemMap {
     this.#placeRing();
   }
 
+  /** Show the categories as they are now. */
+  async recolour() {
+    if (!this.points) return;
+    this.categories = await api.mapCategories();
+    if (this.visible && this.points) this.#draw();
+    else this.isStale = true;
+  }
+
   /** Forget the points, as after the database has changed. */
   forget() {
     this.loading = null;

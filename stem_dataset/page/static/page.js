@@ -270,6 +270,12 @@ async function rate(row, rating) {
   }
 }
 
+/** Show a corrected category, which may be a new one, on the map too. */
+async function recolour() {
+  await loadLibrary();
+  await map.recolour();
+}
+
 /**
  * Open a field for a correction.
  *
@@ -285,11 +291,12 @@ function correct(index, column, refusal = null) {
   edit(rowElement, row, column, {
     save: async (name, value) => {
       showChanged(await api.correct(row.id, name, value));
-      if (name === "category") await loadLibrary(); // it may be a new one
+      if (name === "category") await recolour();
       say(`${row.name}: ${name} corrected`);
     },
     undo: async (name) => {
       showChanged(await api.correct(row.id, name, null));
+      if (name === "category") await recolour();
       say(`${row.name}: the correction of ${name} is undone`);
     },
     refused: (name, given, error) => {
