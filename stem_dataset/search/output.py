@@ -123,7 +123,8 @@ def values_of(hit: Hit) -> dict[str, Any]:
     values = {name: getattr(hit, name) for name in COLUMNS}
     for name in ("original_file", "wav", "file_name", "folder"):
         values[name] = None if values[name] is None else valid_text(values[name])
-    return {**values, "tags": list(hit.tags)}
+    category = None if hit.category == UNKNOWN_CATEGORY else hit.category
+    return {**values, "category": category, "tags": list(hit.tags)}
 
 
 def valid_text(path: str) -> str:

@@ -82,6 +82,7 @@ def test_json_has_every_column_and_null_for_what_is_missing(found: SearchedLibra
         "quality_ok": True,
     }
     assert (hostile["bpm"], hostile["key"], hostile["is_loop"], hostile["tags"]) == (None, None, None, [])
+    assert hostile["category"] is None
     assert hostile["file_name"] == "ki\x1b[31mck\n\\xff<script>.wav"
 
 
@@ -94,7 +95,7 @@ def test_csv_has_a_row_for_each_stem(found: SearchedLibrary, tmp_path: Path) -> 
     with open(tmp_path / "found.csv", encoding="utf-8", newline="") as file:
         hostile, known = sorted(csv.DictReader(file), key=lambda row: row["file_name"])
     assert (known["bpm"], known["tags"], known["is_loop"], known["cosine"]) == ("124.0", "dark; soft", "1", "")
-    assert (hostile["bpm"], hostile["is_loop"], hostile["quality_ok"]) == ("", "", "1")
+    assert (hostile["bpm"], hostile["category"], hostile["is_loop"], hostile["quality_ok"]) == ("", "", "", "1")
 
 
 def test_paths_are_the_bytes_of_the_file_system(found: SearchedLibrary) -> None:
