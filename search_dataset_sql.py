@@ -363,6 +363,9 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
         raise UsageError("-0: needs --paths")
     if options.text is not None and not options.text.strip():
         raise UsageError("the text is empty, like an unset shell variable: give a text, or leave it out")
+    for name in ("like", "unlike", "category", "folder"):
+        if any(not value.strip() for value in getattr(options, name)):
+            raise UsageError(f"--{name}: is empty, like an unset shell variable: give a value, or leave it out")
     if options.near_duplicates is not None and (options.text or options.like or options.unlike):
         raise UsageError(
             "--near-duplicates: compares all stems that pass the filters: leave text, --like, --unlike out"

@@ -113,6 +113,13 @@ def test_an_empty_text_is_a_usage_error(searched: SearchedLibrary) -> None:
     assert "the text is empty" in searched.messages
 
 
+@pytest.mark.parametrize("flag", ["--like", "--unlike", "--category", "--folder"])
+def test_an_empty_value_is_a_usage_error(searched: SearchedLibrary, flag: str) -> None:
+    add_all(searched, ["kick.wav"])
+    searched.run(flag, "", exit_code=2)
+    assert f"{flag}: is empty, like an unset shell variable" in searched.messages
+
+
 def test_a_damaged_sidecar_stops_the_search_and_says_what_to_do(searched: SearchedLibrary) -> None:
     searched.model = STAND_IN_MODEL
     add_all(searched, ["kick.wav"])
