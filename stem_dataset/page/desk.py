@@ -71,6 +71,8 @@ class Desk:
             histograms = dataclasses.asdict(histograms_of(state.columns, result.ordered.astype(np.int64)))
             others = state.library.rows_of_other_models()
             state_name = name_of(state)
+        if question.text is not None and vector is None and not result.is_ranked:
+            notes.append("no name has these words: the stems are listed by path")
         if others and vector is not None:
             notes.append(f"{others} rows have vectors of another model, which are not compared")
         if self.opened.is_stale:

@@ -33,11 +33,13 @@ class Result:
     state: the name of the library's state, in which the positions hold
     ordered: the positions, (N,), in the order in which they are shown
     cosines: of these positions with the query, (N,); NaN for those without one
+    is_ranked: whether the question's words or sounds rank any of them
     """
 
     state: str
     ordered: npt.NDArray[np.int32]
     cosines: Float32
+    is_ranked: bool
 
     def hits(self, library: Library, start: int, count: int) -> list[Hit]:
         """Return the stems from the place `start`, at most `count`."""
@@ -79,13 +81,13 @@ def result_of(state: State, question: Question, vector: Float32 | None) -> Resul
     selected = selection_of(library, question)
     if selected is not None:
         kept = np.intersect1d(kept, selected, assume_unique=True)
-    is_ranked = len(kept) and (question.text is not None or vector is not None)
-    ranking = library.ranking(kept, question.text, vector, FUSED_DEPTH) if is_ranked else empty_ranking(kept)
+    has_query = len(kept) and (question.text is not None or vector is not None)
+    ranking = library.ranking(kept, question.text, vector, FUSED_DEPTH) if has_query else empty_ranking(kept)
     ordered = all_ranked(state, kept, ranking)
     shown = sorted_as(state, ordered, question.sort)
     all_cosines = np.full(len(library.vectors), np.nan, np.float32)
     all_cosines[ranking.compared] = ranking.cosines
-    return Result(state.name, shown.astype(np.int32), all_cosines[shown])
+    return Result(state.name, shown.astype(np.int32), all_cosines[shown], len(ranking.positions) > 0)
 
 
 def empty_ranking(kept: Positions) -> Ranking:

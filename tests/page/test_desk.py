@@ -141,6 +141,7 @@ def test_without_a_model_of_texts_the_names_rank_and_a_note_says_so(searched: Se
             "stand-in@0123456789ab does not understand texts: the words rank by names alone"
         ]
         assert page.names(text="kick") == ["kick b.wav", "a.wav", "c.wav"]
+        assert page.search(text="zzqqx")["notes"][1:] == ["no name has these words: the stems are listed by path"]
 
 
 def test_like_and_unlike_rank_by_sound(searched: SearchedLibrary) -> None:
