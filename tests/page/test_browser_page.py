@@ -189,7 +189,9 @@ def test_a_stem_whose_files_are_gone_says_so(visit: Visit, small_library: Workpl
         os.rename(path, away)
     try:
         visit.row("kick_soft_02.wav").click()
-        expect(visit.page.locator("#message")).to_have_text("kick_soft_02.wav cannot be played: the file may be gone")
+        expect(visit.page.locator("#message")).to_have_text(
+            "kick_soft_02.wav cannot be played: its WAV, or the page's server, may be gone"
+        )
         visit.page.wait_for_load_state("networkidle")
     finally:
         for path, away in moved:

@@ -326,7 +326,7 @@ const player = new Player({
   },
   failed: (row) => say(row.audio === null
     ? `${row.name}: there is no WAV, and a browser cannot play the original`
-    : `${row.name} cannot be played: the file may be gone`),
+    : `${row.name} cannot be played: its WAV, or the page's server, may be gone`),
 });
 
 /** @param {Row} row */
