@@ -28,7 +28,8 @@ class Question:
 
     like, unlike: ids of stems
     selected: the ids or the positions of a selection on the map; None if there is none
-    sort: one of `SORTS`
+    sort: one of `SORTS`; ratings from the highest, the other columns from the lowest
+    is_reversed: the other way round
     """
 
     text: str | None
@@ -38,6 +39,7 @@ class Question:
     selected_ids: tuple[str, ...] | None
     selected_positions: tuple[int, ...] | None
     sort: str
+    is_reversed: bool = False
 
 
 def parsed(body: bytes) -> Any:
@@ -88,12 +90,13 @@ def question_of(body: bytes) -> Question:
         selected_ids=_names(given, "ids", MOST_IDS) if given.get("ids") is not None else None,
         selected_positions=positions_of(given["positions"]) if given.get("positions") is not None else None,
         sort=sort,
+        is_reversed=_value(given, "reverse", bool) or False,
     )
 
 
 QUESTION_KEYS = frozenset(
     "text like unlike categories bpm half_double key related kind seconds folders rating ok needs_listening ids "
-    "positions sort".split()
+    "positions sort reverse".split()
 )
 
 

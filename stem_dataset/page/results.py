@@ -84,7 +84,7 @@ def result_of(state: State, question: Question, vector: Float32 | None) -> Resul
     has_query = len(kept) and (question.text is not None or vector is not None)
     ranking = library.ranking(kept, question.text, vector, FUSED_DEPTH) if has_query else empty_ranking(kept)
     ordered = all_ranked(state, kept, ranking)
-    shown = sorted_as(state, ordered, question.sort)
+    shown = sorted_as(state, ordered, question.sort, question.is_reversed)
     all_cosines = np.full(len(library.vectors), np.nan, np.float32)
     all_cosines[ranking.compared] = ranking.cosines
     return Result(state.name, shown.astype(np.int32), all_cosines[shown], len(ranking.positions) > 0)
@@ -125,14 +125,13 @@ def all_ranked(state: State, kept: Positions, ranking: Ranking) -> Positions:
     return np.concatenate([first, second, by_path(state, np.flatnonzero(is_left))])
 
 
-def sorted_as(state: State, ordered: Positions, sort: str) -> Positions:
+def sorted_as(state: State, ordered: Positions, sort: str, is_reversed: bool) -> Positions:
     """Return positions sorted by a column, the unknown last; equal ones stay in their order."""
-    if sort == "rank":
-        return ordered
-    if sort == "path":
-        return by_path(state, ordered)
+    if sort in ("rank", "path"):
+        in_order = ordered if sort == "rank" else by_path(state, ordered)
+        return in_order[::-1] if is_reversed else in_order
     values = sort_values(state.columns, sort)[ordered]
-    return ordered[np.argsort(values, kind="stable")]
+    return ordered[np.argsort(-values if is_reversed else values, kind="stable")]
 
 
 def sort_values(columns: ColumnArrays, sort: str) -> Float32:

@@ -92,6 +92,11 @@ def test_a_click_on_a_head_sorts(visit: Visit) -> None:
     visit.page.click("#head [data-sort=bpm]")
     expect(visit.rows.first).to_contain_text("groove_90bpm_loop.wav")
     expect(visit.page.locator("#head [aria-sort=ascending]")).to_have_text("BPM")
+    visit.page.click("#head [data-sort=bpm]")
+    expect(visit.rows.first).to_contain_text("groove_180bpm_loop.wav")
+    expect(visit.page.locator("#head [aria-sort=descending]")).to_have_text("BPM")
+    visit.page.click("#head [data-sort=bpm]")
+    expect(visit.page.locator("#head [aria-sort]")).to_have_count(0)
 
 
 def test_a_bar_of_a_chart_filters_with_the_mouse_and_with_the_keyboard(visit: Visit) -> None:

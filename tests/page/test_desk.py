@@ -183,13 +183,17 @@ def test_stems_of_another_model_come_last_by_path(searched: SearchedLibrary) -> 
         ("category", "deep beat kick odd"),
         ("seconds", "kick odd deep beat"),
         ("rating", "odd beat deep kick"),
+        ("-path", "odd beat kick deep"),
+        ("-seconds", "beat deep odd kick"),
+        ("-rating", "beat odd deep kick"),
     ],
 )
 def test_columns_sort_with_the_unknown_last(searched: SearchedLibrary, page: PageClient, sort: str, names: str) -> None:
     searched.change("UPDATE stems SET user_rating = 5 WHERE original_file LIKE '%odd%'")
     searched.change("UPDATE stems SET user_rating = 0 WHERE original_file LIKE '%beat%'")
     page.desk.opened.refresh(is_urgent=True)
-    assert [name.partition(".")[0] for name in page.names(sort=sort)] == names.split()
+    found = page.names(sort=sort.removeprefix("-"), reverse=sort.startswith("-"))
+    assert [name.partition(".")[0] for name in found] == names.split()
 
 
 def test_rows_come_page_by_page_with_their_ranks(page: PageClient) -> None:

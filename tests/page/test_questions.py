@@ -22,7 +22,7 @@ def test_nothing_asked_filters_nothing() -> None:
     empty: dict[str, object] = {
         "text": None, "like": [], "unlike": [], "categories": [], "bpm": None, "half_double": False, "key": None,
         "related": False, "kind": None, "seconds": None, "folders": [], "rating": None, "ok": False,
-        "needs_listening": False, "ids": None, "sort": "rank",
+        "needs_listening": False, "ids": None, "sort": "rank", "reverse": False,
     }  # fmt: skip
     assert asked(**empty) == nothing
     assert asked(text="  ", bpm="", key=" ") == nothing

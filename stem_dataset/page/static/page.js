@@ -118,11 +118,12 @@ function showQuery() {
   byId("listen").setAttribute("aria-pressed", String(query.needs_listening));
   showView(query.quarantine, () => list.measure());
   document.title = query.text ? `${query.text} – Stems` : "Stems";
-  const sort = query.sort || "rank"; // which is the best first, and so goes neither up nor down
+  const sort = query.sort.replace("-", "") || "rank"; // which is the best first, and so goes neither up nor down
+  const isDown = (sort === "rating") !== query.sort.startsWith("-");
   document.querySelectorAll("#head [data-sort]").forEach((button) => {
     const isSorted = /** @type {HTMLElement} */ (button).dataset.sort === sort;
     const head = /** @type {HTMLElement} */ (button.parentElement);
-    if (isSorted && sort !== "rank") head.setAttribute("aria-sort", sort === "rating" ? "descending" : "ascending");
+    if (isSorted && sort !== "rank") head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   });
 }
@@ -248,7 +249,10 @@ byId("playing-name").addEventListener("dragstart", (/** @type {DragEvent} */ eve
 });
 byId("head").addEventListener("click", (/** @type {Event} */ event) => {
   const sort = /** @type {HTMLElement} */ (event.target).dataset.sort;
-  if (sort) change({ sort: sort === "rank" || sort === query.sort ? "" : sort });
+  if (!sort) return;
+  // The first click sorts, the second turns the order round, and the third undoes that.
+  const next = query.sort === sort ? `-${sort}` : query.sort === `-${sort}` ? "" : sort;
+  change({ sort: sort === "rank" ? "" : next });
 });
 
 // -- ratings and corrections ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
  * @typedef {{text: string, like: string[], unlike: string[], categories: string[], bpm: string, half_double: boolean,
  *   key: string, related: boolean, kind: string, seconds: string, folders: string[], rating: string, ok: boolean,
  *   needs_listening: boolean, outline: string, sort: string, quarantine: boolean}} Query
- * `outline` is a selection on the map: "x,y x,y …". `quarantine` shows the quarantine in place of the list. Empty
+ * `outline` is a selection on the map: "x,y x,y …". `sort` is a column, and "-" before it turns the order round. `quarantine` shows the quarantine in place of the list. Empty
  * values filter nothing.
  */
 
@@ -84,7 +84,8 @@ export function bodyOf(query, positions) {
     rating: query.rating ? Number(query.rating) : null,
     ok: query.ok,
     needs_listening: query.needs_listening,
-    sort: query.sort || "rank",
+    sort: query.sort.replace("-", "") || "rank",
+    reverse: query.sort.startsWith("-"),
     ...(positions ? { positions } : {}),
   };
 }
