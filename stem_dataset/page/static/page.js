@@ -26,6 +26,7 @@ import { showStars, showStem } from "./playing.js";
 import { bodyOf, emptyQuery, hashOf, queryOf } from "./query.js";
 import { fillRow, isCorrectable, newRow } from "./rows.js";
 import { copyText, dragOut } from "./share.js";
+import { showSort, sortAfterClick } from "./sort.js";
 import { listenToTabs, press, showView } from "./views.js";
 import { Waveform } from "./waveform.js";
 
@@ -118,14 +119,7 @@ function showQuery() {
   byId("listen").setAttribute("aria-pressed", String(query.needs_listening));
   showView(query.quarantine, () => list.measure());
   document.title = query.text ? `${query.text} – Stems` : "Stems";
-  const sort = query.sort.replace("-", "") || "rank"; // which is the best first, and so goes neither up nor down
-  const isDown = (sort === "rating") !== query.sort.startsWith("-");
-  document.querySelectorAll("#head [data-sort]").forEach((button) => {
-    const isSorted = /** @type {HTMLElement} */ (button).dataset.sort === sort;
-    const head = /** @type {HTMLElement} */ (button.parentElement);
-    if (isSorted && sort !== "rank") head.setAttribute("aria-sort", isDown ? "descending" : "ascending");
-    else head.removeAttribute("aria-sort");
-  });
+  showSort(byId("head"), query.sort);
 }
 
 /** @param {import("./api.js").Result} found  @param {number[]|null} within */
@@ -248,11 +242,8 @@ byId("playing-name").addEventListener("dragstart", (/** @type {DragEvent} */ eve
   if (player.row) dragOut(event, player.row);
 });
 byId("head").addEventListener("click", (/** @type {Event} */ event) => {
-  const sort = /** @type {HTMLElement} */ (event.target).dataset.sort;
-  if (!sort) return;
-  // The first click sorts, the second turns the order round, and the third undoes that.
-  const next = query.sort === sort ? `-${sort}` : query.sort === `-${sort}` ? "" : sort;
-  change({ sort: sort === "rank" ? "" : next });
+  const column = /** @type {HTMLElement} */ (event.target).dataset.sort;
+  if (column) change({ sort: sortAfterClick(query.sort, column) });
 });
 
 // -- ratings and corrections ------------------------------------------------------------------------------------------

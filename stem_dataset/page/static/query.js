@@ -4,8 +4,8 @@
  * @typedef {{text: string, like: string[], unlike: string[], categories: string[], bpm: string, half_double: boolean,
  *   key: string, related: boolean, kind: string, seconds: string, folders: string[], rating: string, ok: boolean,
  *   needs_listening: boolean, outline: string, sort: string, quarantine: boolean}} Query
- * `outline` is a selection on the map: "x,y x,y …". `sort` is a column, and "-" before it turns the order round. `quarantine` shows the quarantine in place of the list. Empty
- * values filter nothing.
+ * `sort` is as in sort.js. `outline` is a selection on the map: "x,y x,y …". `quarantine` shows the quarantine in place
+ * of the list. Empty values filter nothing.
  */
 
 /**
