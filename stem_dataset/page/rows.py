@@ -10,9 +10,8 @@ from typing import Any
 
 from stem_dataset.logs import printable
 from stem_dataset.page.audio import source_of
-from stem_dataset.page.stored import known_category
 from stem_dataset.search.library import Hit, texts_of
-from stem_dataset.search.output import COLUMNS, csv_of, m3u_of, valid_text, values_of
+from stem_dataset.search.output import COLUMNS, csv_of, known_category, m3u_of, valid_text, values_of
 
 # A page of an export.
 EXPORTED_ROWS = 2_000

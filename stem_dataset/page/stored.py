@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from stem_dataset.database.connection import open_beside_writers
-from stem_dataset.datatypes import UNKNOWN_CATEGORY
 from stem_dataset.search.sidecar import SHOWN_COLUMNS, shown_columns
 
 PATHS = "SELECT original_file, path FROM stems WHERE id = ?"
@@ -76,8 +75,3 @@ class DatabaseReader:
 
 def _bytes_of(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
-
-
-def known_category(category: str) -> str | None:
-    """Return a category; None for the one that stands for none."""
-    return None if category == UNKNOWN_CATEGORY else category

@@ -59,7 +59,7 @@ def table(hits: Sequence[Hit], width: int) -> list[str]:
 
     lines = [line("", "cosine", "name", "folder", "category", "bpm", "key", "seconds")]
     for hit in hits:
-        category = "" if hit.category == UNKNOWN_CATEGORY else printable(hit.category)
+        category = printable(known_category(hit.category) or "")
         bpm = "" if hit.bpm is None else f"{hit.bpm:.1f}"
         texts = (printable(hit.file_name), printable(hit.folder), category, bpm, printable(hit.key or ""))
         lines.append(line(str(hit.rank), bar_of(hit.cosine), *texts, f"{hit.seconds:.2f}"))
@@ -123,8 +123,12 @@ def values_of(hit: Hit) -> dict[str, Any]:
     values = {name: getattr(hit, name) for name in COLUMNS}
     for name in ("original_file", "wav", "file_name", "folder"):
         values[name] = None if values[name] is None else valid_text(values[name])
-    category = None if hit.category == UNKNOWN_CATEGORY else hit.category
-    return {**values, "category": category, "tags": list(hit.tags)}
+    return {**values, "category": known_category(hit.category), "tags": list(hit.tags)}
+
+
+def known_category(category: str) -> str | None:
+    """Return a category; None for the one that stands for none."""
+    return None if category == UNKNOWN_CATEGORY else category
 
 
 def valid_text(path: str) -> str:
